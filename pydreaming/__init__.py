@@ -1,0 +1,1 @@
+"""A world model of sound, learned from unlabelled audio by contrastive prediction."""

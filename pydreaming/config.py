@@ -1,0 +1,360 @@
+"""Configuration: named YAML sections, typed overrides, frozen dataclasses.
+
+`configs/<name>.yaml` files are merged in the order given, then `--section.key value` overrides are applied, and the result is converted
+once into `Config`. Units and meanings of the keys stand beside their values in `configs/defaults.yaml`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+import yaml
+
+from pydreaming.errors import ConfigError
+
+CONFIG_DIR = Path(__file__).resolve().parent.parent / "configs"
+
+Positive = Annotated[int, msgspec.Meta(ge=1)]
+Natural = Annotated[int, msgspec.Meta(ge=0)]
+PositiveFloat = Annotated[float, msgspec.Meta(gt=0)]
+NonNegative = Annotated[float, msgspec.Meta(ge=0)]
+Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    name: str
+    dir: str
+    seed: Natural
+
+
+@dataclass(frozen=True)
+class SourceConfig:
+    kind: Literal[
+        "auto", "folder", "fsdd", "esc50", "librispeech", "common_voice", "speech_commands", "ljspeech",
+        "nemo", "kaldi", "audiofolder", "fairseq",
+    ]  # fmt: skip
+    path: str
+    root: str
+    labels: Literal["auto", "metadata", "folders", "none"]
+    channels: Literal["mix", "first", "each"]
+    held_out: Annotated[float, msgspec.Meta(ge=0, le=0.5)]
+    max_files: Natural
+
+
+@dataclass(frozen=True)
+class FeatureConfig:
+    """Front-end settings; they travel with every replay file and checkpoint, and must agree.
+
+    Source: log-mel as in `torchaudio.transforms.MelSpectrogram` (HTK scale, no area norm), see `pydreaming.audio.features`.
+    """
+
+    sample_rate: Annotated[int, msgspec.Meta(ge=1000, le=192_000)]
+    n_fft: Annotated[int, msgspec.Meta(ge=16, le=65_536)]
+    win_length: Annotated[int, msgspec.Meta(ge=16, le=65_536)]
+    hop_length: Positive
+    n_mels: Annotated[int, msgspec.Meta(ge=1, le=1024)]
+    f_min: NonNegative
+    f_max: NonNegative
+    token_frames: Annotated[int, msgspec.Meta(ge=1, le=1024)]
+    token_hop: Annotated[int, msgspec.Meta(ge=1, le=1024)]
+    stats_files: Positive
+
+    @property
+    def token_dim(self) -> int:
+        """Values in one token: token_frames * n_mels."""
+        return self.token_frames * self.n_mels
+
+    @property
+    def token_stride_samples(self) -> int:
+        """Samples (at `sample_rate`) between the starts of adjacent tokens."""
+        return self.token_hop * self.hop_length
+
+    @property
+    def token_span_samples(self) -> int:
+        """Samples (at `sample_rate`) that one token sees, first to last."""
+        return (self.token_frames - 1) * self.hop_length + self.win_length
+
+
+@dataclass(frozen=True)
+class ActionConfig:
+    kind: Literal["none", "stride", "controls"]
+    strides: list[Positive]
+    columns: list[str]
+
+    @property
+    def dim(self) -> int:
+        """Width of the action vector; the placeholder of kind `none` is one zero."""
+        return {"none": 1, "stride": len(self.strides), "controls": len(self.columns)}[self.kind]
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    probability: Fraction
+    gain_db: NonNegative
+    noise_db: NonNegative
+    freq_mask: Natural
+    time_mask: Natural
+
+
+@dataclass(frozen=True)
+class WorkersConfig:
+    count: Natural
+    passes: Natural
+    lease_items: Positive
+    lease_ttl_s: PositiveFloat
+    beat_s: PositiveFloat
+
+
+@dataclass(frozen=True)
+class CoordinatorConfig:
+    address: str
+    keys: str
+
+
+@dataclass(frozen=True)
+class ReplayConfig:
+    dir: str
+    capacity_tokens: Positive
+    episode_tokens: Annotated[int, msgspec.Meta(ge=2)]
+    shard_episodes: Positive
+    prefill_tokens: Natural
+    replay_ratio: NonNegative
+    slack_tokens: Positive
+    group_share: Fraction
+    cut_share: Fraction
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    encoder_layers: list[Positive]
+    embed: Positive
+    dynamics: Literal["belief", "rssm"]
+    posterior: Literal["token", "filter"]
+    detach_latents: bool
+    deter: Positive
+    hidden: Positive
+    groups: Positive
+    classes: Annotated[int, msgspec.Meta(ge=2)]
+    unimix: Annotated[float, msgspec.Meta(ge=0, lt=1)]
+    decoder_hidden: Positive
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    name: Literal["dreaming_v2"]
+    horizon: Positive
+    horizon_decay: Annotated[float, msgspec.Meta(gt=0, le=1)]
+    temperature: PositiveFloat
+    negatives: Literal["batch", "sequence"]
+    latent_scale: NonNegative
+    same_step: NonNegative
+    next_step: NonNegative
+    consistency: NonNegative
+    unrolls: Annotated[int, msgspec.Meta(ge=1, le=8)]
+    latent_streams: Annotated[float, msgspec.Meta(gt=0, le=1)]
+    kl_dyn: NonNegative
+    kl_rep: NonNegative
+    free_nats: NonNegative
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    steps: Natural
+    seconds: NonNegative
+    batch_size: Positive
+    batch_length: Annotated[int, msgspec.Meta(ge=2)]
+    learning_rate: PositiveFloat
+    weight_decay: NonNegative
+    warmup_steps: Natural
+    decay_from: Fraction
+    final_rate: Fraction
+    clip: PositiveFloat
+    device: str
+    precision: Literal["auto", "float32", "bfloat16"]
+    threads: Natural
+    log_s: PositiveFloat
+    checkpoint_s: PositiveFloat
+    keep_checkpoints: Positive
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    every_s: NonNegative
+    max_clips: Positive
+    streams: Positive
+    rollouts: Positive
+    context_tokens: Positive
+
+
+@dataclass(frozen=True)
+class TrackingConfig:
+    uri: str
+    experiment: str
+    flush_s: PositiveFloat
+
+
+@dataclass(frozen=True)
+class Config:
+    """The whole resolved configuration of a run."""
+
+    run: RunConfig
+    source: SourceConfig
+    features: FeatureConfig
+    action: ActionConfig
+    augment: AugmentConfig
+    workers: WorkersConfig
+    coordinator: CoordinatorConfig
+    replay: ReplayConfig
+    model: ModelConfig
+    objective: ObjectiveConfig
+    training: TrainingConfig
+    evaluation: EvaluationConfig
+    tracking: TrackingConfig
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(self.to_dict(), sort_keys=False)
+
+
+def load_config(names: Sequence[str], overrides: Sequence[str] = (), config_dir: Path = CONFIG_DIR) -> Config:
+    """Merge the named presets, apply `--section.key value` overrides and validate.
+
+    Args:
+      names: presets, in order; each is `configs/<name>.yaml` or the path of a YAML file. The first is normally `defaults`.
+      overrides: alternating `--section.key` and value, or `--section.key=value`, as on the command line.
+    Raises:
+      ConfigError: a wrong preset, key, type or range; the message names the key and the nearest right one.
+    """
+    merged: dict[str, dict[str, Any]] = {}
+    for name in names:
+        for section, values in _read_preset(name, config_dir).items():
+            merged.setdefault(section, {}).update(values)
+    for dotted, text in _parse_overrides(overrides):
+        section, key = _split_key(dotted)
+        merged.setdefault(section, {})[key] = _coerce(text, dotted, field_types(section)[key])
+    return config_from_dict(merged)
+
+
+def config_from_dict(values: Mapping[str, Any]) -> Config:
+    """Validate plain sections (from YAML, JSON or a message) into a `Config`. Raises ConfigError."""
+    for section, content in values.items():
+        if not isinstance(content, Mapping):
+            raise ConfigError(f"section '{section}' must hold keys, got {type(content).__name__}")
+        for key in content:
+            _split_key(f"{section}.{key}")
+    for section in section_types():
+        missing = set(field_types(section)) - set(values.get(section, {}))
+        if missing:
+            raise ConfigError(f"key '{section}.{min(missing)}' is not set; begin with --configs defaults")
+    try:
+        config = msgspec.convert(values, Config, strict=False)
+    except msgspec.ValidationError as e:
+        message, _, where = str(e).partition(" - at `$.")
+        raise ConfigError(f"key '{where.rstrip('`')}': {message}") from e
+    _check_relations(config)
+    return config
+
+
+def field_types(section: str) -> dict[str, Any]:
+    """Types of the keys of one section, by name."""
+    return typing.get_type_hints(section_types()[section], include_extras=True)
+
+
+def section_types() -> dict[str, type]:
+    """The dataclass behind each section, by name."""
+    return typing.get_type_hints(Config)
+
+
+def _read_preset(name: str, config_dir: Path) -> dict[str, dict[str, Any]]:
+    path = Path(name) if name.endswith((".yaml", ".yml")) else config_dir / f"{name}.yaml"
+    if not path.is_file():
+        known = sorted(p.stem for p in config_dir.glob("*.yaml"))
+        raise ConfigError(f"no preset '{name}'{_nearest(name, known)}; there are: {', '.join(known)}")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as e:
+        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(e).split())}") from e
+    content = {} if content is None else content
+    if not isinstance(content, dict) or not all(isinstance(v, dict) for v in content.values()):
+        raise ConfigError(f"{path} must hold sections of keys, as configs/defaults.yaml does")
+    return content
+
+
+def _parse_overrides(arguments: Sequence[str]) -> Iterable[tuple[str, str]]:
+    rest = list(arguments)
+    while rest:
+        flag = rest.pop(0)
+        if not flag.startswith("--"):
+            raise ConfigError(f"expected --section.key before '{flag}'")
+        dotted, equals, text = flag[2:].partition("=")
+        if not equals:
+            if not rest:
+                raise ConfigError(f"--{dotted} needs a value")
+            text = rest.pop(0)
+        yield dotted, text
+
+
+def _split_key(dotted: str) -> tuple[str, str]:
+    section, _, key = dotted.partition(".")
+    sections = section_types()
+    if section in sections and key in field_types(section):
+        return section, key
+    every = [f"{s}.{k}" for s in sections for k in field_types(s)]
+    raise ConfigError(f"unknown key '{dotted}'{_nearest(dotted, every)}")
+
+
+def _nearest(wrong: str, right: Sequence[str]) -> str:
+    close = difflib.get_close_matches(wrong, right, n=1, cutoff=0.0)
+    return f"; did you mean '{close[0]}'?" if close else ""
+
+
+def _coerce(text: str, dotted: str, kind: Any) -> Any:
+    """A command-line word as the type of its key; lists are YAML flow sequences such as [1,2,4]."""
+    value: Any = text
+    if typing.get_origin(kind) is list:
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as e:
+            raise ConfigError(f"key '{dotted}': '{text}' is not a list such as [1, 2]") from e
+        value = value if isinstance(value, list) else [value]
+    try:
+        return msgspec.convert(value, kind, strict=False)
+    except msgspec.ValidationError as e:
+        raise ConfigError(f"key '{dotted}': {e}, got '{text}'") from e
+
+
+def _check_relations(config: Config) -> None:
+    """Constraints that involve more than one key."""
+    f, a = config.features, config.action
+    limits = [
+        (f.win_length <= f.n_fft, "features.win_length must not exceed features.n_fft"),
+        (f.f_max == 0 or f.f_min < f.f_max, "features.f_min must be below features.f_max"),
+        (f.f_max <= f.sample_rate / 2, "features.f_max must not exceed half of features.sample_rate (0 means half)"),
+        (f.hop_length <= f.win_length, "features.hop_length must not exceed features.win_length, or samples are skipped"),
+        (a.kind != "stride" or bool(a.strides), "action.strides needs at least one stride for action.kind 'stride'"),
+        (len(set(a.strides)) == len(a.strides), "action.strides must not repeat a stride"),
+        (a.kind != "controls" or bool(a.columns), "action.columns needs at least one column for action.kind 'controls'"),
+        (config.training.steps > 0 or config.training.seconds > 0, "set training.steps or training.seconds"),
+        (config.objective.horizon < config.training.batch_length, "objective.horizon must be below training.batch_length"),
+        (
+            config.replay.episode_tokens >= config.training.batch_length,
+            "replay.episode_tokens must be at least training.batch_length",
+        ),
+        (
+            config.replay.prefill_tokens <= config.replay.capacity_tokens,
+            "replay.prefill_tokens must not exceed replay.capacity_tokens",
+        ),
+    ]
+    for holds, message in limits:
+        if not holds:
+            raise ConfigError(message)

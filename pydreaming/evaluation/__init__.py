@@ -1,0 +1,1 @@
+"""Figures of merit beside their baselines: probes, open-loop prediction."""

@@ -1,0 +1,1 @@
+"""Distributions, window encoder, discrete recurrent state-space models, probe decoder."""

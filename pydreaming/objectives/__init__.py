@@ -1,0 +1,1 @@
+"""Training objectives behind one interface, one file each."""

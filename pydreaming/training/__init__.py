@@ -1,0 +1,1 @@
+"""One optimisation step, checkpoints, diagnostics."""
