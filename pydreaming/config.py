@@ -30,6 +30,8 @@ Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
 @dataclass(frozen=True)
 class RunConfig:
+    """Name, place and seed of a run."""
+
     name: str
     dir: str
     seed: Natural
@@ -37,6 +39,8 @@ class RunConfig:
 
 @dataclass(frozen=True)
 class SourceConfig:
+    """Where the recordings are and how they are read."""
+
     kind: Literal[
         "auto", "folder", "fsdd", "esc50", "librispeech", "common_voice", "speech_commands", "ljspeech",
         "nemo", "kaldi", "audiofolder", "fairseq",
@@ -85,6 +89,8 @@ class FeatureConfig:
 
 @dataclass(frozen=True)
 class ActionConfig:
+    """What the action vector holds."""
+
     kind: Literal["none", "stride", "controls"]
     strides: list[Positive]
     columns: list[str]
@@ -97,6 +103,8 @@ class ActionConfig:
 
 @dataclass(frozen=True)
 class AugmentConfig:
+    """Random changes made to recordings by the workers; 0 turns one off."""
+
     probability: Fraction
     gain_db: NonNegative
     noise_db: NonNegative
@@ -106,6 +114,8 @@ class AugmentConfig:
 
 @dataclass(frozen=True)
 class WorkersConfig:
+    """How many worker processes there are and how work is handed to them."""
+
     count: Natural
     passes: Natural
     lease_items: Positive
@@ -115,12 +125,16 @@ class WorkersConfig:
 
 @dataclass(frozen=True)
 class CoordinatorConfig:
+    """Where the coordinator listens and its keys."""
+
     address: str
     keys: str
 
 
 @dataclass(frozen=True)
 class ReplayConfig:
+    """The Parquet store and how sequences are drawn from it."""
+
     dir: str
     capacity_tokens: Positive
     episode_tokens: Annotated[int, msgspec.Meta(ge=2)]
@@ -134,6 +148,8 @@ class ReplayConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
+    """Widths and form of the networks."""
+
     encoder_layers: list[Positive]
     embed: Positive
     dynamics: Literal["belief", "rssm"]
@@ -149,6 +165,8 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
+    """The training objective and the weights of its terms."""
+
     name: Literal["dreaming_v2"]
     horizon: Positive
     horizon_decay: Annotated[float, msgspec.Meta(gt=0, le=1)]
@@ -167,6 +185,8 @@ class ObjectiveConfig:
 
 @dataclass(frozen=True)
 class TrainingConfig:
+    """Length of training, optimiser, device, and what is written when."""
+
     steps: Natural
     seconds: NonNegative
     batch_size: Positive
@@ -187,6 +207,8 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class EvaluationConfig:
+    """When and on how much the model is evaluated."""
+
     every_s: NonNegative
     max_clips: Positive
     streams: Positive
@@ -196,6 +218,8 @@ class EvaluationConfig:
 
 @dataclass(frozen=True)
 class TrackingConfig:
+    """Where MLflow is."""
+
     uri: str
     experiment: str
     flush_s: PositiveFloat
@@ -220,9 +244,11 @@ class Config:
     tracking: TrackingConfig
 
     def to_dict(self) -> dict[str, Any]:
+        """Plain sections, as `config_from_dict` takes them."""
         return dataclasses.asdict(self)
 
     def to_yaml(self) -> str:
+        """The same as a YAML preset."""
         return yaml.safe_dump(self.to_dict(), sort_keys=False)
 
 

@@ -1,0 +1,104 @@
+"""A deterministic trunk with a discrete belief beside it.
+
+    trunk       c_t = GRU(c_{t-1}, [e_t, a_t])            all that is known at t, from the tokens
+    posterior   P_t = softmax(W LN(e_t) + V c_{t-1})      (V only with posterior: filter)
+    prior       p(z_t | s_{t-1}, a_t)                     s is a trunk state or a belief
+    update      s_t = U(s_{t-1}, z_t, a_t)                g, n = Linear([s, z, a]);  s + sigmoid(g) (tanh(n) - s)
+
+Imagination starts from the trunk, s_t = c_t, and repeats: z ~ prior(s, a), s = U(s, z, a). Training unrolls U for a few teacher-forced
+steps from every trunk state, so that a belief fed with samples stays where the trunk would be. With `detach_latents` the latents' losses
+leave the trunk alone: KL terms and straight-through samples cost it a good part of what it learns (docs/experiments.md).
+
+Compared with an RSSM the recurrence reads embeddings, not samples, so it trains in one fused call; the price is a second network U that
+must learn to agree with it. The form is this project's own (its objective follows arXiv 2203.00494).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from pydreaming.config import ModelConfig
+from pydreaming.models.distributions import log_probabilities, straight_through
+from pydreaming.models.layers import run_gru, shift_right
+from pydreaming.models.state import Observed, State, Unroll, stack_states
+
+
+class Belief(nn.Module):
+    """Trunk, discrete posterior and prior, and the belief update."""
+
+    def __init__(self, config: ModelConfig, action_dim: int) -> None:
+        super().__init__()
+        self.config = config
+        self.latent = config.groups * config.classes
+        self.context_dim = config.deter
+        self.feat_dim = config.deter + self.latent
+        self.gru = nn.GRU(config.embed + action_dim, config.deter, batch_first=True)
+        self.post_token = nn.Sequential(nn.LayerNorm(config.embed), nn.Linear(config.embed, self.latent))
+        self.post_past = nn.Linear(config.deter, self.latent, bias=False) if config.posterior == "filter" else None
+        self.prior = nn.Linear(config.deter + action_dim, self.latent)
+        self.update = nn.Linear(config.deter + self.latent + action_dim, 2 * config.deter)
+
+    def initial(self, batch: int, device: torch.device) -> State:
+        """State before the first step: zeros, (batch, ...)."""
+        c = self.config
+        latent = torch.zeros(batch, c.groups, c.classes, device=device)
+        return State(torch.zeros(batch, c.deter, device=device), latent, latent)
+
+    def observe(self, embed: Tensor, action: Tensor, is_first: Tensor, carry: State, noise: Tensor | None) -> Observed:
+        """Posterior rollout over observed tokens.
+
+        Args:
+          embed: (B, T, E). action: (B, T, A). is_first: (B, T) bool.
+          carry: (B, ...) state before the first step.
+          noise: (B, T, S, K) Gumbel noise; None takes modes.
+        """
+        action = action * (~is_first).unsqueeze(-1).to(action.dtype)
+        deter = run_gru(self.gru, torch.cat([embed, action], -1), is_first, carry.deter)
+        previous = shift_right(deter, carry.deter, is_first)
+        seen, past = (embed.detach(), previous.detach()) if self.config.detach_latents else (embed, previous)
+        scores = self.post_token(seen)
+        if self.post_past is not None:
+            scores = scores + self.post_past(past)
+        logits = self._log_probs(scores)
+        post = State(deter, straight_through(logits, noise), logits)
+        prior_logits = self._prior(past, action)
+        return Observed(embed, action, is_first, post, prior_logits, deter, past, post.at(slice(None), -1))
+
+    def imagine(self, state: State, actions: Tensor, noise: Tensor | None, temperature: float = 1.0) -> State:
+        """Prior rollout: (B, ...) state and (B, N, A) actions -> states (B, N, ...). `noise` (B, N, S, K), or None for modes."""
+        states = []
+        for n in range(actions.shape[1]):
+            logits = self._prior(state.deter, actions[:, n])
+            stoch = straight_through(logits / temperature, None if noise is None else noise[:, n])
+            state = State(self._update(state.deter, stoch, actions[:, n]), stoch, logits)
+            states.append(state)
+        return stack_states(states)
+
+    def unrolls(self, observed: Observed, count: int) -> list[Unroll]:
+        """`count` teacher-forced belief updates from every trunk state.
+
+        Unroll j starts at c_{t-1-j} and takes in the posterior's samples up to t; all starting points run side by side.
+        """
+        state, valid = observed.previous, torch.ones_like(observed.is_first)
+        target = observed.context.detach()
+        result = []
+        for _ in range(count):
+            logits = self._prior(state, observed.action)
+            after = self._update(state, observed.post.stoch, observed.action)
+            result.append(Unroll(logits, after, target, valid))
+            state = shift_right(after, torch.zeros_like(after[:, 0]), observed.is_first)
+            # The belief at t - 1 exists only if t continues its clip and t - 1 was itself reached by a valid unroll.
+            valid = shift_right(valid.unsqueeze(-1), torch.zeros_like(valid[:, :1]), observed.is_first).squeeze(-1)
+        return result
+
+    def _prior(self, deter: Tensor, action: Tensor) -> Tensor:
+        return self._log_probs(self.prior(torch.cat([deter, action], -1)))
+
+    def _update(self, deter: Tensor, stoch: Tensor, action: Tensor) -> Tensor:
+        gate, new = self.update(torch.cat([deter, stoch.flatten(-2), action], -1)).chunk(2, -1)
+        after: Tensor = deter + gate.sigmoid() * (new.tanh() - deter)
+        return after
+
+    def _log_probs(self, logits: Tensor) -> Tensor:
+        return log_probabilities(logits.unflatten(-1, (self.config.groups, self.config.classes)), self.config.unimix)

@@ -1,0 +1,75 @@
+"""Groups of categorical variables: mixing with the uniform, straight-through samples, KL divergences.
+
+Shapes: `...` any leading axes, S groups, K classes. All arithmetic is float32 whatever the autocast state; quantities are in nats.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def log_probabilities(logits: Tensor, unimix: float) -> Tensor:
+    """Log-probabilities of softmax(logits) mixed with the uniform distribution.
+
+    Args:
+      logits: (..., S, K), any finite values.
+      unimix: share u of the uniform; every class keeps at least u / K.
+    Returns:
+      (..., S, K) float32.
+    Source: arXiv 2301.04104, "Robust predictions" (1 % unimix).
+    """
+    probabilities = logits.float().softmax(-1)
+    if unimix > 0:
+        probabilities = (1 - unimix) * probabilities + unimix / logits.shape[-1]
+        return probabilities.log()
+    return logits.float().log_softmax(-1)
+
+
+def gumbel(shape: torch.Size | tuple[int, ...], device: torch.device, generator: torch.Generator | None = None) -> Tensor:
+    """Standard Gumbel noise: argmax(log p + noise) is a sample of p. Returns `shape` float32, finite."""
+    exponential = torch.empty(shape, device=device).exponential_(generator=generator)
+    return -exponential.clamp_min(1e-30).log()
+
+
+def straight_through(log_probs: Tensor, noise: Tensor | None) -> Tensor:
+    """One-hot sample whose gradient is that of the probabilities.
+
+    Args:
+      log_probs: (..., S, K) from `log_probabilities`.
+      noise: Gumbel noise of the same shape; None takes the mode.
+    Returns:
+      (..., S, K); the forward value is exactly one-hot, d(sample)/d(logits) = d(probs)/d(logits).
+    Source: arXiv 2010.02193, algorithm 1.
+    """
+    scores = log_probs if noise is None else log_probs + noise
+    hard = torch.zeros_like(log_probs).scatter_(-1, scores.argmax(-1, keepdim=True), 1.0)
+    if not log_probs.requires_grad:
+        return hard
+    probs = log_probs.exp()
+    # (probs - probs.detach()) is exactly zero in the forward pass, so the sum stays exactly one-hot.
+    return hard + (probs - probs.detach())
+
+
+def kl_divergence(log_q: Tensor, log_p: Tensor) -> Tensor:
+    """KL(q || p) summed over the groups: (..., S, K) twice -> (...) in nats."""
+    return (log_q.exp() * (log_q - log_p)).sum((-2, -1))
+
+
+def entropy(log_probs: Tensor) -> Tensor:
+    """Entropy summed over the groups: (..., S, K) -> (...) in nats."""
+    return -(log_probs.exp() * log_probs).sum((-2, -1))
+
+
+def balanced_kl(log_post: Tensor, log_prior: Tensor, free_nats: float) -> tuple[Tensor, Tensor]:
+    """The two sides of KL balancing, each at least `free_nats` per step (no gradient below).
+
+    Args:
+      log_post, log_prior: (..., S, K).
+    Returns:
+      dyn (...): max(free, KL(sg post || prior)), trains the prior; rep (...): max(free, KL(post || sg prior)), trains the posterior.
+    Source: arXiv 2010.02193, algorithm 2; per-step free nats as in arXiv 2301.04104, eq. 5.
+    """
+    dyn = kl_divergence(log_post.detach(), log_prior).clamp_min(free_nats)
+    rep = kl_divergence(log_post, log_prior.detach()).clamp_min(free_nats)
+    return dyn, rep

@@ -1,0 +1,65 @@
+"""Building blocks shared by the encoder, the dynamics and the probe decoder."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+def mlp(sizes: Sequence[int]) -> nn.Sequential:
+    """Linear layers of the given widths with LayerNorm and SiLU between them; the last layer is plain."""
+    layers: list[nn.Module] = []
+    for inputs, outputs in itertools.pairwise(sizes[:-1]):
+        layers += [nn.Linear(inputs, outputs), nn.LayerNorm(outputs), nn.SiLU()]
+    return nn.Sequential(*layers, nn.Linear(sizes[-2], sizes[-1]))
+
+
+def shift_right(x: Tensor, first: Tensor, is_first: Tensor) -> Tensor:
+    """The previous step's value at each step, zero where a step starts afresh.
+
+    Args:
+      x: (B, T, ...) values at t.
+      first: (B, ...) value before the first step (from an earlier chunk).
+      is_first: (B, T) bool.
+    Returns:
+      (B, T, ...): x at t - 1.
+    """
+    previous = torch.cat([first.unsqueeze(1), x[:, :-1]], 1)
+    keep = (~is_first).to(x.dtype)
+    return previous * keep.reshape(*keep.shape, *[1] * (x.dim() - 2))
+
+
+def run_gru(gru: nn.GRU, x: Tensor, is_first: Tensor, h0: Tensor) -> Tensor:
+    """A fused GRU over sequences that restart from zero at every `is_first`.
+
+    A fused kernel cannot reset in mid-sequence, so each run between resets becomes a row of its own and all rows go through one call.
+
+    Args:
+      gru: one layer, batch first.
+      x: (B, T, I).
+      is_first: (B, T) bool; True resets the state before that step.
+      h0: (B, D) state before the first step, used where the first step is no reset.
+    Returns:
+      (B, T, D) states after each step.
+    """
+    B, T = is_first.shape
+    h0 = h0 * (~is_first[:, :1]).to(h0.dtype)
+    inner = is_first[:, 1:]
+    if not bool(inner.any()):
+        whole: Tensor = gru(x, h0.unsqueeze(0))[0]
+        return whole
+    starts = is_first.clone()
+    starts[:, 0] = True
+    begin = starts.flatten().nonzero().squeeze(1)  # (N,) flat index of each run's first step
+    end = torch.cat([begin[1:], begin.new_tensor([B * T])])
+    length = int((end - begin).max())
+    index = begin.unsqueeze(1) + torch.arange(length, device=x.device)  # (N, L) flat index of each run's steps
+    inside = index < end.unsqueeze(1)
+    rows = x.flatten(0, 1)[index.clamp_max(B * T - 1)]  # (N, L, I); steps past a run's end are computed and dropped
+    # A run carries a state in only where it opens its sequence.
+    opens = (begin % T == 0).to(h0.dtype).unsqueeze(1)
+    states: Tensor = gru(rows, (h0[begin // T] * opens).unsqueeze(0))[0]
+    return states[inside].reshape(B, T, -1)

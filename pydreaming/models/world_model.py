@@ -1,0 +1,83 @@
+"""The world model: window encoder, discrete dynamics, probe decoder."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from pydreaming.config import ModelConfig
+from pydreaming.models.belief import Belief
+from pydreaming.models.decoder import ProbeDecoder
+from pydreaming.models.distributions import gumbel
+from pydreaming.models.encoder import WindowEncoder
+from pydreaming.models.rssm import RSSM
+from pydreaming.models.state import Observed, State
+
+
+class WorldModelNet(nn.Module):
+    """Networks of the world model; the contrastive heads belong to the objective.
+
+    Args:
+      token_dim: values in one token. action_dim: width A of the action vector.
+    """
+
+    def __init__(self, config: ModelConfig, token_dim: int, action_dim: int) -> None:
+        super().__init__()
+        self.config = config
+        self.token_dim = token_dim
+        self.action_dim = action_dim
+        self.encoder = WindowEncoder(token_dim, config)
+        self.dynamics: Belief | RSSM = Belief(config, action_dim) if config.dynamics == "belief" else RSSM(config, action_dim)
+        self.decoder = ProbeDecoder(self.dynamics.feat_dim, token_dim, config)
+
+    @property
+    def feat_dim(self) -> int:
+        """Width F of `State.feat`."""
+        return self.dynamics.feat_dim
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    def observe(
+        self, tokens: Tensor, action: Tensor, is_first: Tensor, carry: State | None = None, noise: Tensor | None = None
+    ) -> Observed:
+        """Posterior rollout over observed tokens.
+
+        Args:
+          tokens: (B, T, token_dim) normalised log-mel windows.
+          action: (B, T, A); a_t leads from t - 1 to t and is ignored at resets.
+          is_first: (B, T) bool; True resets the state before that step.
+          carry: state after the previous chunk; None starts from the initial state.
+          noise: (B, T, S, K) Gumbel noise from `noise`; None takes the mode of each posterior.
+        Raises:
+          ValueError: the arguments disagree on (B, T) or on a width.
+        """
+        B, T = is_first.shape
+        if tokens.shape != (B, T, self.token_dim) or action.shape != (B, T, self.action_dim):
+            expected = f"tokens {(B, T, self.token_dim)} and action {(B, T, self.action_dim)}"
+            raise ValueError(f"expected {expected}, got {tuple(tokens.shape)} and {tuple(action.shape)}")
+        carry = self.dynamics.initial(B, tokens.device) if carry is None else carry
+        return self.dynamics.observe(self.encoder(tokens), action, is_first, carry, noise)
+
+    def imagine(self, state: State, actions: Tensor, noise: Tensor | None = None, temperature: float = 1.0) -> State:
+        """Prior rollout from any state; the encoder is never called.
+
+        Args:
+          state: (B, ...) state to start from.
+          actions: (B, N, A); zeros for the placeholder action.
+          noise: (B, N, S, K) Gumbel noise; None takes modes.
+          temperature: divides the prior's log-probabilities before sampling.
+        Returns:
+          States (B, N, ...).
+        """
+        return self.dynamics.imagine(state, actions, noise, temperature)
+
+    def noise(self, batch: int, steps: int, generator: torch.Generator | None = None) -> Tensor:
+        """Gumbel noise for `observe` or `imagine`: (batch, steps, S, K)."""
+        return gumbel((batch, steps, self.config.groups, self.config.classes), self.device, generator)
+
+    def no_action(self, batch: int, steps: int) -> Tensor:
+        """Zero actions (batch, steps, A)."""
+        return torch.zeros(batch, steps, self.action_dim, device=self.device)

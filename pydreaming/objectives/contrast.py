@@ -1,0 +1,75 @@
+"""InfoNCE over the tokens of a batch.
+
+Source: arXiv 1807.03748 (CPC), eq. 4, with cosine similarities over a temperature as in arXiv 2002.05709, eq. 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Result of `info_nce`: loss (B, T) nats, accuracy@1 (B, T) as 0 or 1, and valid (B, T) bool."""
+
+    loss: Tensor
+    correct: Tensor
+    valid: Tensor
+
+
+def reaches(is_first: Tensor, mask: Tensor, steps: int) -> Tensor:
+    """Where t and t + steps both exist and no reset lies between: (B, T) bool twice -> (B, T) bool, False in the last `steps` columns."""
+    T = is_first.shape[1]
+    result = torch.zeros_like(mask)
+    if steps >= T:
+        return result
+    clip = is_first.long().cumsum(1)
+    result[:, : T - steps] = (clip[:, : T - steps] == clip[:, steps:]) & mask[:, : T - steps] & mask[:, steps:]
+    return result
+
+
+def info_nce(
+    query: Tensor,
+    key: Tensor,
+    token_id: Tensor,
+    valid: Tensor,
+    mask: Tensor,
+    *,
+    steps: int,
+    temperature: float,
+    within_sequence: bool = False,
+) -> Contrast:
+    """Tell the token `steps` ahead from every other token.
+
+    Args:
+      query: (B, T, P) predictions made at t. key: (B, T, P) tokens. Both are brought to unit length here.
+      token_id: (B, T) int64; keys that are the same audio as the positive are no negatives.
+      valid: (B, T) bool, where a prediction at t counts (see `reaches`).
+      mask: (B, T) bool; padding is no negative.
+      steps: how far ahead the positive lies; 0 is the same step.
+      temperature: of the cosine logits.
+      within_sequence: take negatives from the same sequence only.
+    Returns:
+      Contrast; with identical features everywhere the loss is ln N, N the number of candidates.
+    """
+    B, T, _ = query.shape
+    # float32: at a temperature of 0.07 the logits span +-14, and bfloat16 would keep two digits of them.
+    q = functional.normalize(query.float(), dim=-1).flatten(0, 1)
+    k = functional.normalize(key.float(), dim=-1).flatten(0, 1)
+    logits = q @ k.t() / temperature  # (BT, BT)
+    position = torch.arange(B * T, device=query.device)
+    positive = (position + steps).clamp_max(B * T - 1)
+    ids = token_id.flatten()
+    banned = ~mask.flatten().unsqueeze(0) | (ids[positive].unsqueeze(1) == ids.unsqueeze(0))
+    if within_sequence:
+        banned = banned | (position.unsqueeze(1) // T != position.unsqueeze(0) // T)
+    banned.scatter_(1, positive.unsqueeze(1), False)
+    logits = logits.masked_fill(banned, -torch.inf)
+    loss = functional.cross_entropy(logits, positive, reduction="none").reshape(B, T)
+    correct = (logits.detach().argmax(-1) == positive).float().reshape(B, T)
+    # Predictions that do not count may have no finite logit beside their own; keep them out of the sum, not merely weighted by zero.
+    return Contrast(loss.where(valid, 0.0), correct, valid)

@@ -1,0 +1,240 @@
+"""Checkpoints: a folder of safetensors and JSON, written whole or not at all.
+
+    checkpoints/step-00001000/
+      model.safetensors       networks and heads ("model.*", "objective.*")
+      optimizer.safetensors   moments of both optimisers, random generators
+      state.json              configuration, feature settings and statistics, counters, sampler state
+      SHA256SUMS              of the three, written last
+
+Nothing here is ever unpickled, so a checkpoint from a stranger cannot run code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from pydreaming.audio.features import FeatureStats
+from pydreaming.config import Config, config_from_dict
+from pydreaming.errors import CheckpointError, ConfigError
+from pydreaming.models.world_model import WorldModelNet
+from pydreaming.objectives import Objective, make_objective
+from pydreaming.training.trainer import Trainer
+
+FORMAT = 1
+_NAME = re.compile(r"step-(\d{8})")
+_FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
+
+
+@dataclass(frozen=True)
+class CheckpointState:
+    """What a checkpoint says beside its tensors.
+
+    Attributes:
+      config: resolved configuration of the run. stats: statistics the tokens were normalised with.
+      token_dim, action_dim: widths of the data. counters: step, trained_tokens, seconds, non_finite_steps.
+      sampler: state of the replay sampler, for an identical next batch.
+    """
+
+    config: Config
+    stats: FeatureStats
+    token_dim: int
+    action_dim: int
+    counters: dict[str, float]
+    sampler: dict[str, Any]
+
+
+def save_checkpoint(folder: Path, trainer: Trainer, stats: FeatureStats, sampler: dict[str, Any], seconds: float, keep: int) -> Path:
+    """Write `folder/step-XXXXXXXX` atomically and remove all but the `keep` newest. Returns the checkpoint's path."""
+    final = folder / f"step-{trainer.step:08d}"
+    temporary = folder / f".{final.name}.{os.getpid()}.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    safetensors.torch.save_file(_weights(trainer), temporary / "model.safetensors")
+    safetensors.torch.save_file(_optimizer_tensors(trainer), temporary / "optimizer.safetensors")
+    state = {
+        "format": FORMAT,
+        "config": trainer.config.to_dict(),
+        "stats": msgspec.to_builtins(stats),
+        "token_dim": trainer.model.token_dim,
+        "action_dim": trainer.model.action_dim,
+        "counters": {
+            "step": trainer.step,
+            "trained_tokens": trainer.trained_tokens,
+            "non_finite_steps": trainer.non_finite_steps,
+            "seconds": seconds,
+        },
+        "sampler": sampler,
+    }
+    (temporary / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
+    sums = "".join(f"{_sha256(temporary / name)}  {name}\n" for name in _FILES)
+    (temporary / "SHA256SUMS").write_text(sums, encoding="ascii")
+    _sync(temporary)
+    if final.exists():  # the same step again, after a resume: replace it
+        shutil.rmtree(final)
+    temporary.rename(final)
+    _sync_folder(folder)
+    for old in list_checkpoints(folder)[:-keep]:
+        shutil.rmtree(old)
+    return final
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Complete checkpoint folders below `folder`, oldest first."""
+    if not folder.is_dir():
+        return []
+    return sorted(p for p in folder.iterdir() if _NAME.fullmatch(p.name) and (p / "SHA256SUMS").is_file())
+
+
+def latest_intact(folder: Path) -> Path | None:
+    """The newest checkpoint whose checksums hold; None where there is none."""
+    for path in reversed(list_checkpoints(folder)):
+        try:
+            verify(path)
+        except CheckpointError:
+            continue
+        return path
+    return None
+
+
+def verify(path: Path) -> None:
+    """Raises CheckpointError unless every file has the checksum it was written with."""
+    try:
+        lines = (path / "SHA256SUMS").read_text(encoding="ascii").splitlines()
+        sums = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
+        bad = [name for name in _FILES if sums.get(name) != _sha256(path / name)]
+    except (OSError, ValueError) as e:
+        raise CheckpointError(f"{path} is no complete checkpoint: {e}") from e
+    if bad:
+        raise CheckpointError(f"{path / bad[0]} is damaged: its checksum differs; use an earlier checkpoint beside it")
+
+
+def read_state(path: Path) -> CheckpointState:
+    """Configuration, statistics and counters of a checkpoint. Raises CheckpointError."""
+    try:
+        raw = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        if raw["format"] != FORMAT:
+            raise CheckpointError(f"{path} has format {raw['format']}, this version reads {FORMAT}: use the version that wrote it")
+        stats = msgspec.convert(raw["stats"], FeatureStats)
+        config = config_from_dict(raw["config"])
+        return CheckpointState(config, stats, int(raw["token_dim"]), int(raw["action_dim"]), raw["counters"], raw["sampler"])
+    except FileNotFoundError as e:
+        raise CheckpointError(f"{path} is no checkpoint: it has no state.json") from e
+    except (OSError, ValueError, KeyError, TypeError, msgspec.ValidationError, ConfigError) as e:
+        raise CheckpointError(f"{path / 'state.json'} cannot be read: {e}") from e
+
+
+def load_networks(path: Path, device: torch.device) -> tuple[WorldModelNet, Objective, CheckpointState]:
+    """Networks and heads of a checkpoint, ready for inference. Raises CheckpointError."""
+    state = read_state(path)
+    model = WorldModelNet(state.config.model, state.token_dim, state.action_dim)
+    objective = make_objective(state.config.objective, model)
+    _load_weights(path, model, objective)
+    return model.to(device).eval(), objective.to(device).eval(), state
+
+
+def restore(path: Path, trainer: Trainer) -> CheckpointState:
+    """Load weights, optimisers, random generators and counters into `trainer`, bit for bit. Raises CheckpointError."""
+    state = read_state(path)
+    _check_same_networks(path, state, trainer)
+    _load_weights(path, trainer.model, trainer.objective)
+    tensors = _read_tensors(path / "optimizer.safetensors")
+    for name, optimizer in _optimizers(trainer).items():
+        _load_optimizer(name, optimizer, tensors)
+    torch.set_rng_state(tensors["random.torch"])
+    trainer.generator.set_state(tensors["random.sampling"])
+    trainer.step = int(state.counters["step"])
+    trainer.trained_tokens = int(state.counters["trained_tokens"])
+    trainer.non_finite_steps = int(state.counters["non_finite_steps"])
+    return state
+
+
+def _check_same_networks(path: Path, state: CheckpointState, trainer: Trainer) -> None:
+    ours, theirs = trainer.config, state.config
+    for section in ("model", "objective", "features", "action"):
+        mine, other = getattr(ours, section), getattr(theirs, section)
+        for key in mine.__dataclass_fields__:
+            if getattr(mine, key) != getattr(other, key):
+                raise CheckpointError(
+                    f"{path} was trained with {section}.{key}={getattr(other, key)}, the run asks for {getattr(mine, key)}: "
+                    "resume with the old value or start a new run"
+                )
+
+
+def _weights(trainer: Trainer) -> dict[str, Tensor]:
+    modules = {"model": trainer.model, "objective": trainer.objective}
+    return {f"{prefix}.{k}": v.detach().cpu().contiguous() for prefix, m in modules.items() for k, v in m.state_dict().items()}
+
+
+def _load_weights(path: Path, model: WorldModelNet, objective: Objective) -> None:
+    tensors = _read_tensors(path / "model.safetensors")
+    for prefix, module in (("model.", model), ("objective.", objective)):
+        own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        try:
+            module.load_state_dict(own)
+        except RuntimeError as e:
+            raise CheckpointError(
+                f"{path / 'model.safetensors'} does not fit its own configuration: {str(e).splitlines()[-1].strip()}"
+            ) from e
+
+
+def _optimizers(trainer: Trainer) -> dict[str, torch.optim.AdamW]:
+    return {"world": trainer.optimizer, "decoder": trainer.decoder_optimizer}
+
+
+def _optimizer_tensors(trainer: Trainer) -> dict[str, Tensor]:
+    tensors = {"random.torch": torch.get_rng_state(), "random.sampling": trainer.generator.get_state()}
+    for name, optimizer in _optimizers(trainer).items():
+        for index, moments in optimizer.state_dict()["state"].items():
+            tensors |= {f"{name}.{index}.{key}": value.detach().cpu().contiguous() for key, value in moments.items()}
+    return tensors
+
+
+def _load_optimizer(name: str, optimizer: torch.optim.AdamW, tensors: dict[str, Tensor]) -> None:
+    own = optimizer.state_dict()
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        prefix, _, rest = key.partition(".")
+        if prefix == name:
+            index, _, moment = rest.partition(".")
+            state.setdefault(int(index), {})[moment] = value
+    optimizer.load_state_dict({"state": state, "param_groups": own["param_groups"]})
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return safetensors.torch.load_file(path)
+    except (OSError, safetensors.SafetensorError) as e:
+        raise CheckpointError(f"{path} cannot be read: {e}") from e
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def _sync(folder: Path) -> None:
+    for path in folder.iterdir():
+        with path.open("rb") as f:
+            os.fsync(f.fileno())
+    _sync_folder(folder)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,102 @@
+"""Is it learning, is it collapsing: figures of one batch, and a verdict in one line."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pydreaming.models.distributions import entropy, kl_divergence
+from pydreaming.models.state import Observed
+from pydreaming.objectives import TensorBatch
+from pydreaming.training.open_loop import gain_on_batch, marginal
+from pydreaming.training.trainer import StepResult, Trainer
+
+MIN_INFORMATION = 0.5  # nats; below it the code says almost nothing about the token
+MIN_RANK_SHARE = 0.05  # of the embedding's width
+
+
+@torch.no_grad()
+def latent_diagnostics(observed: Observed, mask: Tensor, free_nats: float) -> dict[str, float]:
+    """Figures of the latents and the embedding over the valid steps of a batch.
+
+    Returns:
+      kl (nats), free_share (of steps with a KL under the free nats), post_entropy, prior_entropy, information (I(z;x) = KL(q || batch
+      marginal), nats), perplexity (mean over groups, of K), effective_rank and least_std of the embedding, adjacent_cosine.
+    """
+    post, prior = observed.post.logits[mask], observed.prior_logits[mask]  # (N, S, K)
+    unigram = marginal(observed.post.logits, mask)
+    kl = kl_divergence(post, prior)
+    embed = observed.embed[mask].float()
+    cosine = functional.cosine_similarity(observed.embed[:, 1:].float(), observed.embed[:, :-1].float(), dim=-1)
+    inside = mask[:, 1:] & mask[:, :-1] & ~observed.is_first[:, 1:]
+    return {
+        "kl": float(kl.mean()),
+        "free_share": float((kl < free_nats).float().mean()),
+        "post_entropy": float(entropy(post).mean()),
+        "prior_entropy": float(entropy(prior).mean()),
+        "information": float(kl_divergence(post, unigram.expand_as(post)).mean()),
+        "perplexity": float((-(unigram.exp() * unigram).sum(-1)).exp().mean()),
+        "effective_rank": effective_rank(embed),
+        "least_std": float(embed.std(0).min()) if len(embed) > 1 else 0.0,
+        "adjacent_cosine": float(cosine[inside].mean()) if bool(inside.any()) else 0.0,
+    }
+
+
+def effective_rank(x: Tensor) -> float:
+    """exp of the entropy of the normalised singular values of the centred rows (N, D); between 1 and min(N, D).
+
+    Source: Roy and Vetterli, "The effective rank" (EUSIPCO 2007), eq. 2.
+    """
+    values = torch.linalg.svdvals(x - x.mean(0))
+    share = values / values.sum().clamp_min(1e-12)
+    return float(torch.exp(-(share * share.clamp_min(1e-12).log()).sum()))
+
+
+def gradient_norms(modules: Mapping[str, nn.Module]) -> dict[str, float]:
+    """Norm of the gradient held by each module; zero where it has none."""
+    norms = {}
+    for name, module in modules.items():
+        grads = [p.grad.norm() for p in module.parameters() if p.grad is not None]
+        norms[name] = float(torch.stack(grads).norm()) if grads else 0.0
+    return norms
+
+
+def step_metrics(trainer: Trainer, result: StepResult, mask: Tensor) -> dict[str, float]:
+    """Everything worth a line in the log after a training step; names as in `pydreaming.tracking` sections."""
+    losses = result.losses
+    metrics = {"learning/loss": float(result.total), "learning/decoder_loss": float(result.decoder)}
+    metrics |= {f"learning/loss_{name}": float(term.mean()) for name, term in losses.terms.items()}
+    metrics |= {f"learning/{name}": float(value) for name, value in losses.metrics.items()}
+    metrics["learning/chance"] = 1 / max(1, int(mask.sum()))
+    metrics["learning/learning_rate"] = float(trainer.optimizer.param_groups[0]["lr"])
+    latents = latent_diagnostics(losses.observed, mask, trainer.config.objective.free_nats)
+    metrics |= {f"health/{name}": value for name, value in latents.items()}
+    modules = {"encoder": trainer.model.encoder, "dynamics": trainer.model.dynamics, "heads": trainer.objective}
+    metrics |= {f"health/grad_norm_{name}": value for name, value in gradient_norms(modules).items()}
+    metrics["health/grad_norm"] = float(result.grad_norm)
+    metrics["health/non_finite_steps"] = float(trainer.non_finite_steps)
+    return metrics
+
+
+def world_model_metrics(trainer: Trainer, result: StepResult, batch: TensorBatch) -> dict[str, float]:
+    """Open-loop gain on the batch just trained on, by step ahead."""
+    gains = gain_on_batch(trainer.model, result.losses.observed, batch, steps=8)
+    return {f"world_model/open_loop_gain_k{k}": value for k, value in gains.items()}
+
+
+def verdict(metrics: Mapping[str, float], embed_width: int) -> str:
+    """One line on health: what is wrong, or that nothing is."""
+    if metrics["health/non_finite_steps"] > 0 and not math.isfinite(metrics["learning/loss"]):
+        return "BROKEN: the loss is not finite; lower training.learning_rate"
+    if metrics["health/information"] < MIN_INFORMATION:
+        return f"COLLAPSED: the code tells {metrics['health/information']:.2f} nat about its token (alarm under {MIN_INFORMATION})"
+    if metrics["health/effective_rank"] < MIN_RANK_SHARE * embed_width:
+        return f"COLLAPSING: effective rank of the embedding {metrics['health/effective_rank']:.1f} of {embed_width}"
+    gain = metrics.get("world_model/open_loop_gain_k1")
+    if gain is not None and gain <= 0:
+        return f"no world model yet: one-step open-loop gain {gain:.2f} nat (above 0 means that it predicts)"
+    return "healthy"

@@ -1,0 +1,153 @@
+"""One optimisation step: losses, gradients, guards, updates."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pydreaming.config import Config
+from pydreaming.errors import ConfigError
+from pydreaming.models.world_model import WorldModelNet
+from pydreaming.objectives import Losses, TensorBatch, make_objective
+from pydreaming.replay.sampler import Batch
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """Outcome of one step.
+
+    Attributes:
+      losses: what the objective returned (still on the device).
+      total, decoder: () scalars on the device. grad_norm: () before clipping.
+      finite: False when the update was refused.
+    """
+
+    losses: Losses
+    total: Tensor
+    decoder: Tensor
+    grad_norm: Tensor
+    finite: bool
+
+
+class Trainer:
+    """Networks, optimisers and the step that joins them.
+
+    Args:
+      token_dim: values in one token; action_dim: width of the action vector (both as the replay store has them).
+    """
+
+    def __init__(self, config: Config, token_dim: int, action_dim: int) -> None:
+        self.config = config
+        self.device = pick_device(config.training.device)
+        self.autocast_dtype = pick_precision(config.training.precision, self.device)
+        torch.manual_seed(config.run.seed)
+        self.model = WorldModelNet(config.model, token_dim, action_dim).to(self.device)
+        self.objective = make_objective(config.objective, self.model).to(self.device)
+        self.world = [p for name, p in self.model.named_parameters() if not name.startswith("decoder.")]
+        self.world += list(self.objective.parameters())
+        self.probe = list(self.model.decoder.parameters())
+        self.optimizer = _adamw(self.world, config)
+        self.decoder_optimizer = _adamw(self.probe, config)
+        self.step = 0
+        self.trained_tokens = 0
+        self.non_finite_steps = 0
+        self.generator = torch.Generator(self.device).manual_seed(config.run.seed + 1)
+
+    def train_step(self, batch: TensorBatch, progress: float) -> StepResult:
+        """Update all networks on one batch.
+
+        Args:
+          progress: share of the run that is over, for the learning-rate schedule.
+        Returns:
+          StepResult. A step whose loss or gradient is not finite changes no weight and is counted in `non_finite_steps`.
+        """
+        self._set_rate(progress)
+        B, T = batch.mask.shape
+        noise = self.model.noise(B, T, self.generator)
+        with self._autocast():
+            losses = self.objective(self.model, batch, noise)
+            total = losses.total()
+            decoder = decoder_loss(self.model, losses, batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.decoder_optimizer.zero_grad(set_to_none=True)
+        (total + decoder).backward()
+        grad_norm = nn.utils.clip_grad_norm_(self.world, self.config.training.clip)
+        nn.utils.clip_grad_norm_(self.probe, self.config.training.clip)
+        finite = bool(torch.isfinite(grad_norm) & torch.isfinite(total) & torch.isfinite(decoder))
+        if finite:
+            self.optimizer.step()
+            self.decoder_optimizer.step()
+        else:
+            self.non_finite_steps += 1
+        self.step += 1
+        self.trained_tokens += batch.mask.numel()
+        return StepResult(losses, total.detach(), decoder.detach(), grad_norm, finite)
+
+    def to_device(self, batch: Batch) -> TensorBatch:
+        """A replay batch as tensors on the training device."""
+
+        def move(array: np.ndarray) -> Tensor:
+            return torch.from_numpy(np.ascontiguousarray(array)).to(self.device, non_blocking=True)
+
+        tokens = move(batch.tokens).float()
+        return TensorBatch(tokens, move(batch.is_first), move(batch.action), move(batch.token_id), move(batch.mask))
+
+    def _set_rate(self, progress: float) -> None:
+        rate = self.config.training.learning_rate * rate_factor(self.config, self.step, progress)
+        for optimizer in (self.optimizer, self.decoder_optimizer):
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+
+    def _autocast(self) -> contextlib.AbstractContextManager[object]:
+        if self.autocast_dtype is None:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, self.autocast_dtype)
+
+
+def decoder_loss(model: WorldModelNet, losses: Losses, batch: TensorBatch) -> Tensor:
+    """Squared error of the probe decoder on detached features: () per value of normalised log-mel."""
+    predicted = model.decoder(losses.observed.post.feat)
+    error = functional.mse_loss(predicted.float(), batch.tokens, reduction="none").mean(-1)
+    return (error * batch.mask).sum() / batch.mask.sum().clamp_min(1)
+
+
+def rate_factor(config: Config, step: int, progress: float) -> float:
+    """Linear warm-up in steps, flat, then linear from `decay_from` of the run to `final_rate` at its end."""
+    t = config.training
+    warm = min(1.0, (step + 1) / (t.warmup_steps + 1))
+    if progress <= t.decay_from or t.decay_from >= 1:
+        return warm
+    past = min(1.0, (progress - t.decay_from) / (1 - t.decay_from))
+    return warm * (1 - (1 - t.final_rate) * past)
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` is the first GPU where there is one. Raises ConfigError for a device that does not exist."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as e:
+        raise ConfigError(f"training.device '{name}' cannot be used here: {str(e).splitlines()[0]}") from e
+    return device
+
+
+def pick_precision(name: str, device: torch.device) -> torch.dtype | None:
+    """The autocast type; None is plain float32. `auto` takes bfloat16 on a GPU that has it."""
+    if name == "auto":
+        return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else None
+    return torch.bfloat16 if name == "bfloat16" else None
+
+
+def _adamw(parameters: list[nn.Parameter], config: Config) -> torch.optim.AdamW:
+    """Fused AdamW; weight decay on matrices only, since shrinking biases and norms has no regularising effect."""
+    matrices = [p for p in parameters if p.dim() > 1]
+    vectors = [p for p in parameters if p.dim() <= 1]
+    groups = [{"params": matrices, "weight_decay": config.training.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=config.training.learning_rate, fused=True)
