@@ -1,0 +1,163 @@
+"""Samples to log-mel frames and tokens, as a stream.
+
+Log-mel as `torchaudio.transforms.MelSpectrogram` (power 2, HTK scale, no area norm) without its reflected edges: frame t covers samples
+[t * hop_length, t * hop_length + win_length), num_frames = 1 + (n - win_length) // hop_length, natural logarithm, power floored at
+LOG_FLOOR. Frames are computed in blocks on a fixed grid from the start of the stream: neither the chunks in which samples arrive nor their
+number changes a single bit of the result (for one machine and number of threads).
+
+Shapes: n samples of a block, f frames, F = n_fft // 2 + 1 bins, M = n_mels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torchaudio.functional import melscale_fbanks
+
+from pydreaming.audio.augment import ItemAugment
+from pydreaming.audio.buffer import SampleBuffer, Samples
+from pydreaming.audio.resample import Resampler
+from pydreaming.audio.stats import MIN_STD, FeatureStats, StatsAccumulator, StatsSums, merge_stats
+from pydreaming.audio.tokens import Frames, cut_tokens, join_tokens
+from pydreaming.config import FeatureConfig
+
+__all__ = ["LOG_FLOOR", "MIN_STD", "FeatureStats", "FrontEnd", "LogMel", "StatsAccumulator", "StatsSums", "mel_filters", "merge_stats"]
+
+LOG_FLOOR = 1e-6  # power; about that of 10-bit white noise at n_fft 512. Digital silence is log(1e-6) = -13.8 in every band
+BLOCK_VALUES = 1 << 18  # window samples in one block: its spectra stay in the second-level cache
+MEL_GROUPS = 4  # neighbouring bands share few bins; four products of a quarter of the bands cost a third of one of all
+
+
+class _Bands(NamedTuple):
+    """A group of neighbouring mel bands, and the bins that any of them weighs."""
+
+    bins: slice
+    bands: slice
+    weights: torch.Tensor  # (bins, bands)
+
+
+class LogMel:
+    """Log-mel of blocks of samples. Owns its scratch memory: use one per thread."""
+
+    def __init__(self, features: FeatureConfig) -> None:
+        self.features = features
+        self.block_frames = max(1, BLOCK_VALUES // features.n_fft)
+        bins = features.n_fft // 2 + 1
+        self._window = torch.hann_window(features.win_length)
+        self._filters = _group_bands(mel_filters(features))
+        self._padded = torch.zeros(self.block_frames, features.n_fft)  # the part beyond win_length stays zero
+        self._spectrum = torch.empty(self.block_frames, bins, dtype=torch.complex64)
+        self._power = torch.empty(self.block_frames, bins)
+
+    def __call__(self, samples: torch.Tensor) -> torch.Tensor:
+        """Samples (n,) float32 of at least one window and at most `block_frames` frames -> (f, M), natural logarithm of power."""
+        windows = samples.unfold(0, self.features.win_length, self.features.hop_length)
+        f = len(windows)
+        # Zeros behind the window instead of on both sides turn phases, which power does not see.
+        torch.mul(windows, self._window, out=self._padded[:f, : self.features.win_length])
+        torch.fft.rfft(self._padded[:f], out=self._spectrum[:f])
+        # (f, 2F): real and imaginary parts alternate
+        parts = torch.view_as_real(self._spectrum[:f]).view(f, -1)
+        parts.mul_(parts)
+        power = torch.add(parts[:, 0::2], parts[:, 1::2], out=self._power[:f])
+        mel = torch.empty(f, self.features.n_mels)
+        for group in self._filters:
+            torch.mm(power[:, group.bins], group.weights, out=mel[:, group.bands])
+        return mel.clamp_(min=LOG_FLOOR).log_()
+
+
+class FrontEnd:
+    """Mono samples at any rate -> normalised log-mel frames -> tokens. Use one per thread.
+
+    Args:
+      features: the settings.
+      stats: normalise each band by them; None: plain log-mel.
+    Raises:
+      ValueError: the statistics are for another number of bands.
+    """
+
+    def __init__(self, features: FeatureConfig, stats: FeatureStats | None = None) -> None:
+        if stats is not None and not len(stats.mean) == len(stats.std) == features.n_mels:
+            raise ValueError(f"statistics of {len(stats.mean)} bands do not fit features.n_mels {features.n_mels}")
+        self.features = features
+        self.stats = stats
+        self._log_mel = LogMel(features)
+        self._mean = torch.tensor(stats.mean if stats else [0.0] * features.n_mels, dtype=torch.float32)
+        self._std = torch.tensor(stats.std if stats else [1.0] * features.n_mels, dtype=torch.float32).clamp_(min=MIN_STD)
+
+    def frames(self, chunks: Iterable[Samples], sample_rate: int, augment: ItemAugment | None = None) -> Iterator[Frames]:
+        """Frames (f, n_mels) float32 of one stream, as they become complete.
+
+        Args:
+          chunks: (num_samples,) float32 in [-1, 1], one after the other.
+          sample_rate: of the chunks, Hz; another one than `features.sample_rate` is converted.
+          augment: this item's augmentation in this pass.
+        Raises:
+          ValueError: chunks that are not one-dimensional floats.
+        """
+        return self._frames(chunks, sample_rate, augment, least=0)
+
+    def tokens(self, chunks: Iterable[Samples], sample_rate: int, augment: ItemAugment | None = None) -> Iterator[Frames]:
+        """Tokens (t, token_dim) float32 of one stream, as they become complete; arguments as for `frames`.
+
+        A recording shorter than one token is padded with zero samples to one; trailing frames that fill no token are dropped.
+        """
+        return cut_tokens(self._frames(chunks, sample_rate, augment, self.features.token_span_samples), self.features)
+
+    def tokens_of(self, samples: Samples, sample_rate: int) -> Frames:
+        """Tokens (T, token_dim) float32 of a whole short recording (num_samples,)."""
+        parts = list(self.tokens([samples], sample_rate))
+        return np.concatenate(parts) if parts else np.empty((0, self.features.token_dim), dtype=np.float32)
+
+    def denormalise(self, tokens: npt.NDArray[Any]) -> Frames:
+        """Log-mel frames (F, n_mels) float32, natural logarithm of power, of consecutive tokens (T, token_dim). Raises ValueError."""
+        frames = torch.from_numpy(join_tokens(tokens.astype(np.float32), self.features))
+        return cast(Frames, (frames * self._std + self._mean).numpy())
+
+    def _frames(self, chunks: Iterable[Samples], sample_rate: int, augment: ItemAugment | None, least: int) -> Iterator[Frames]:
+        samples = Resampler(sample_rate, self.features.sample_rate).stream(chunks)
+        if augment is None:
+            return self._blocks(samples, least)
+        frame_rate = self.features.sample_rate / self.features.hop_length
+        return augment.frames(self._blocks(augment.samples(samples), least), frame_rate)
+
+    def _blocks(self, samples: Iterable[Samples], least: int) -> Iterator[Frames]:
+        """Frames block by block; a stream of fewer than `least` samples (but any) is padded with zeros to so many."""
+        win, hop = self.features.win_length, self.features.hop_length
+        step = self._log_mel.block_frames * hop
+        buffer = SampleBuffer()
+        for chunk in samples:
+            buffer.push(chunk)
+            while buffer.end - buffer.start >= step - hop + win:
+                yield self._block(buffer.view(buffer.start, buffer.start + step - hop + win))
+                buffer.drop(buffer.start + step)
+        end = max(buffer.end, least) if buffer.end else 0
+        if end - buffer.start >= win:
+            yield self._block(buffer.view(buffer.start, end))
+
+    def _block(self, samples: Samples) -> Frames:
+        frames = self._log_mel(torch.from_numpy(samples))
+        if self.stats is not None:
+            frames.sub_(self._mean).div_(self._std)
+        return cast(Frames, frames.numpy())
+
+
+def mel_filters(features: FeatureConfig) -> torch.Tensor:
+    """Mel filter bank (n_fft // 2 + 1, n_mels) float32, HTK scale, triangles of height 1."""
+    top = features.f_max or features.sample_rate / 2
+    bank = melscale_fbanks(features.n_fft // 2 + 1, features.f_min, top, features.n_mels, features.sample_rate, None, "htk")
+    return cast(torch.Tensor, bank)
+
+
+def _group_bands(bank: torch.Tensor) -> list[_Bands]:
+    groups = []
+    for bands in torch.arange(bank.shape[1]).chunk(MEL_GROUPS):
+        columns = slice(int(bands[0]), int(bands[-1]) + 1)
+        used = bank[:, columns].any(dim=1).nonzero().flatten()
+        bins = slice(int(used[0]), int(used[-1]) + 1) if len(used) else slice(0, 1)  # bands narrower than a bin may weigh none
+        groups.append(_Bands(bins, columns, bank[bins, columns].contiguous()))
+    return groups

@@ -1,0 +1,113 @@
+"""Containers that are shorter than they announce: libsndfile reads them without complaint, so their headers are read here.
+
+Only what the decoder hides is looked at; whatever is not recognised is left to the decoder.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import IO, Literal
+
+MP3_SLACK = 2 * 1152  # samples; encoders differ on whether delay and padding count
+STREAMED = 0x7FFF0000  # bytes; sizes from here on are placeholders of programs that wrote to a pipe
+STREAMED_64 = 1 << 62  # the same where sizes have 64 bits
+_OGG_FIRST = 2  # bit of an Ogg page's header type: a stream begins
+
+
+class DamageError(Exception):
+    """A container contradicts itself; the text says how."""
+
+
+def check(file: IO[bytes]) -> int | None:
+    """Look for damage that the decoder would hide.
+
+    Args:
+      file: the file, open for reading; its position is changed.
+    Returns:
+      samples by which the decoded length may fall short of the announced one before it means truncation: 0, two MPEG frames for an MP3
+      with a Xing header, and None for an MP3 without one, whose announced length is an estimate.
+    Raises:
+      DamageError: the data is shorter than announced, or parts of the file would be skipped.
+    """
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    head = file.read(4096)
+    if not head:
+        raise DamageError("empty")
+    magic = head[:4]
+    if magic in (b"RIFF", b"RIFX", b"FORM"):
+        _check_chunks(file, size, b"SSND" if magic == b"FORM" else b"data", "little" if magic == b"RIFF" else "big")
+    elif magic == b".snd":
+        _check_announced(int.from_bytes(head[4:8], "big"), int.from_bytes(head[8:12], "big"), size)
+    elif head.startswith(b"riff\x2e\x91\xcf\x11"):  # W64, sizes of 64 bits
+        _check_announced(0, int.from_bytes(head[16:24], "little"), size, STREAMED_64)
+    elif magic == b"RF64" and head[12:16] == b"ds64":
+        _check_announced(0, int.from_bytes(head[28:36], "little"), size, STREAMED_64)
+    elif magic == b"NIST":
+        _check_sphere(head, size)
+    elif magic == b"OggS":
+        _check_ogg(file, size)
+    elif magic[:3] == b"ID3" or (magic[0] == 0xFF and magic[1] & 0xE0 == 0xE0):
+        return MP3_SLACK if _has_mp3_length(file, head) else None
+    return 0
+
+
+def _check_announced(start: int, length: int, size: int, placeholder: int = STREAMED) -> None:
+    if length < placeholder and start + length > size:
+        raise DamageError(f"truncated: {max(0, size - start)} of {length} bytes")
+
+
+def _check_chunks(file: IO[bytes], size: int, wanted: bytes, order: Literal["little", "big"]) -> None:
+    """WAV and AIFF: a list of chunks, each a name, a size and content padded to an even size."""
+    position = 12
+    while position + 8 <= size:
+        file.seek(position)
+        header = file.read(8)
+        length = int.from_bytes(header[4:], order)
+        if header[:4] == wanted:
+            _check_announced(position + 8, length, size)
+            return
+        position += 8 + length + length % 2
+
+
+def _check_sphere(head: bytes, size: int) -> None:
+    """NIST SPHERE: text lines `name -i value` after the size of the header."""
+    fields = dict(line.split(b" -i ", 1) for line in head.splitlines() if b" -i " in line)
+    try:
+        start = int(head.splitlines()[1])
+        length = int(fields[b"sample_count"]) * int(fields[b"sample_n_bytes"]) * int(fields[b"channel_count"])
+    except (KeyError, ValueError, IndexError):
+        return  # the decoder judges headers that lack these
+    if b"shorten" not in head:
+        _check_announced(start, length, size)
+
+
+def _check_ogg(file: IO[bytes], size: int) -> None:
+    """Every page follows the last, the last is whole, and no second stream is chained behind the first."""
+    position, content = 0, False
+    while position < size:
+        file.seek(position)
+        header = file.read(27 + 255)
+        if header[:4] != b"OggS":
+            if content and header[:3] in (b"TAG", b"ID3"):
+                return  # tags appended by other programs
+            raise DamageError(f"damaged: no Ogg page at byte {position}")
+        segments = header[26] if len(header) > 26 else 255
+        length = 27 + segments + sum(header[27 : 27 + segments])
+        if position + length > size or len(header) < 27 + segments:
+            raise DamageError(f"truncated: the last Ogg page has {size - position} of {length} bytes")
+        first = bool(header[5] & _OGG_FIRST)
+        if first and content:
+            raise DamageError(f"a second Ogg stream is chained at byte {position}; only one can be read")
+        content = content or not first
+        position += length
+
+
+def _has_mp3_length(file: IO[bytes], head: bytes) -> bool:
+    """Whether the first MPEG frame carries a Xing or Info header with the number of frames."""
+    start = 0
+    if head[:3] == b"ID3":
+        start = 10 + sum((byte & 0x7F) << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=True))
+    file.seek(start)
+    first = file.read(256)
+    return b"Xing" in first or b"Info" in first

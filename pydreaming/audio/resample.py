@@ -1,0 +1,128 @@
+"""Streaming sample-rate conversion with the windowed sinc of `torchaudio.functional.resample` (its default settings).
+
+Output sample j lies at the time of input sample j * orig / new (the rates divided by their greatest common divisor) and is a weighted sum
+of the `width` input samples on either side of it; the weights repeat after `new` outputs. Outputs are computed in blocks on a fixed grid, so
+that the chunks in which the input arrives do not change a single bit. Any ratio is exact:
+
+- small ratios: a period of outputs is cut into bands of neighbours, which share most of their inputs; each band is one matrix product over
+  all periods of the block (a single matrix for the whole period would mostly hold zeros);
+- nearly coprime rates (35,467 to 16,000 Hz): the inputs of each output are gathered and weighted.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from pydreaming.audio.buffer import SampleBuffer, Samples
+
+LOWPASS_WIDTH = 6  # zero crossings on either side of the centre
+ROLLOFF = 0.99  # cut-off as a share of the lower Nyquist frequency
+BLOCK_OUTPUTS = 16384  # outputs in a block, about
+MIN_PERIOD = 64  # outputs; shorter periods are repeated to it, so that the products are not too narrow
+MAX_PERIOD = 4096  # outputs; beyond, a block holds too few periods and taps are gathered
+
+
+class _Band(NamedTuple):
+    """Neighbouring outputs of a period: their columns, the first input they need, and the weights (inputs, outputs)."""
+
+    outputs: slice
+    first: int
+    weights: torch.Tensor
+
+
+def resampled_length(num_samples: int, orig_rate: int, new_rate: int) -> int:
+    """Samples after conversion: ceil(num_samples * new_rate / orig_rate)."""
+    return -(-num_samples * new_rate // orig_rate)
+
+
+class Resampler:
+    """Converts streams from `orig_rate` to `new_rate` Hz; keeps nothing between streams."""
+
+    def __init__(self, orig_rate: int, new_rate: int) -> None:
+        divisor = math.gcd(orig_rate, new_rate)
+        self._orig, self._new = orig_rate // divisor, new_rate // divisor
+        self._width = math.ceil(LOWPASS_WIDTH * self._orig / (min(self._orig, self._new) * ROLLOFF))
+        self._banded = self._new <= MAX_PERIOD
+        self._period = self._new * max(1, round(MIN_PERIOD / self._new)) if self._banded else 1  # outputs
+        self._block = max(1, BLOCK_OUTPUTS // self._period) * self._period
+
+    def stream(self, chunks: Iterable[Samples]) -> Iterator[Samples]:
+        """Convert chunks (num_samples,) of one stream; in all, `resampled_length` samples come out."""
+        if self._orig == self._new:
+            yield from chunks
+            return
+        buffer, done = SampleBuffer(), 0
+        for chunk in chunks:
+            buffer.push(chunk)
+            while buffer.end > (done + self._block) * self._orig // self._new + self._width:
+                yield self._convert(buffer, done, self._block)
+                done += self._block
+                buffer.drop(done * self._orig // self._new - self._width)
+        total = resampled_length(buffer.end, self._orig, self._new)
+        while done < total:
+            count = min(self._block, -(-(total - done) // self._period) * self._period)
+            yield self._convert(buffer, done, count)[: total - done]
+            done += count
+
+    def _convert(self, buffer: SampleBuffer, begin: int, count: int) -> Samples:
+        """Outputs [begin, begin + count), whole periods; inputs outside the stream count as zeros."""
+        first = begin * self._orig // self._new - self._width
+        last = (begin + count) * self._orig // self._new + self._width + 1
+        inputs = torch.from_numpy(buffer.view(first, last))
+        outputs = self._by_bands(inputs, count) if self._banded else self._by_taps(inputs, begin, count)
+        return cast(Samples, outputs.numpy())
+
+    def _by_bands(self, inputs: torch.Tensor, count: int) -> torch.Tensor:
+        periods, stride = count // self._period, self._period // self._new * self._orig
+        result = torch.empty(periods, self._period)
+        for band in _bands(self._orig, self._new, self._width, self._period):
+            windows = inputs[band.first :].unfold(0, len(band.weights), stride)[:periods]
+            torch.mm(windows, band.weights, out=result[:, band.outputs])
+        return result.view(-1)
+
+    def _by_taps(self, inputs: torch.Tensor, begin: int, count: int) -> torch.Tensor:
+        weights = _taps(self._orig, self._new, self._width)
+        outputs = np.arange(begin, begin + count, dtype=np.int64)
+        starts = outputs * self._orig // self._new - begin * self._orig // self._new
+        windows = inputs.unfold(0, weights.shape[1], 1)[torch.from_numpy(starts)]
+        return torch.einsum("jk,jk->j", windows, weights[torch.from_numpy(outputs % self._new)])
+
+
+def _sinc_weights(distance: npt.NDArray[np.float64], orig: int, new: int) -> npt.NDArray[np.float32]:
+    """Weight of an input `distance` input samples after the output: a sinc under a Hann window, cut off at the lower Nyquist frequency."""
+    cutoff = min(orig, new) * ROLLOFF / orig  # share of the input's Nyquist frequency
+    crossings = np.clip(distance * cutoff, -LOWPASS_WIDTH, LOWPASS_WIDTH)
+    window = np.cos(crossings * (math.pi / LOWPASS_WIDTH / 2)) ** 2
+    weights: npt.NDArray[np.float32] = (np.sinc(crossings) * window * cutoff).astype(np.float32)
+    return weights
+
+
+@functools.lru_cache(maxsize=8)
+def _bands(orig: int, new: int, width: int, period: int) -> list[_Band]:
+    size = 32 if orig >= 2 * new else 64  # outputs; the more inputs an output steps over, the fewer it shares with its neighbours
+    bands = []
+    for begin in range(0, period, size):
+        end = min(begin + size, period)
+        first, last = begin * orig // new, (end - 1) * orig // new + 2 * width + 1
+        distance = np.arange(first, last + 1)[:, None] - width - np.arange(begin, end) * orig / new
+        bands.append(_Band(slice(begin, end), first, torch.from_numpy(_sinc_weights(distance, orig, new))))
+    return bands
+
+
+@functools.lru_cache(maxsize=2)
+def _taps(orig: int, new: int, width: int) -> torch.Tensor:
+    """(new, 2 * width + 2): the weights of each output of a period, from `width` inputs before the input at or before its time."""
+    offsets = np.arange(-width, width + 2, dtype=np.float64)
+    weights = np.empty((new, len(offsets)), dtype=np.float32)
+    for begin in range(0, new, 1024):  # in parts: float64 temporaries of the largest kernels would take half a gigabyte
+        outputs = np.arange(begin, min(begin + 1024, new), dtype=np.int64)
+        fractions = (outputs * orig % new).astype(np.float64) / new
+        weights[begin : begin + len(outputs)] = _sinc_weights(offsets - fractions[:, None], orig, new)
+    return torch.from_numpy(weights)
