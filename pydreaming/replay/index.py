@@ -1,0 +1,189 @@
+"""Which episodes a store holds, kept up to date while workers write and the coordinator evicts.
+
+Shapes: E episodes, C clips, T steps of an episode, D values of a token, A of an action.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pydreaming.errors import ReplayError
+from pydreaming.replay.names import SUFFIX
+from pydreaming.replay.schema import ACTION_DTYPE, TOKEN_DTYPE, Episode, StoreMeta, difference
+from pydreaming.replay.shard import Raw, Shard, open_shard
+
+_Identity = tuple[int, int, int]  # inode, size, modification time in ns
+
+
+class ReplayIndex:
+    """The readable files of a folder as flat arrays, in the order of file names (not of arrival).
+
+    Memory is about 60 bytes an episode and 8 a clip beside the mapped files; there is no Python object for an episode. Files must
+    not change once they have their name (writers rename them into place); a changed file is seen as another one.
+
+    Args:
+      folder: the store. It may be empty or missing at first.
+      expected: settings that every file must have; without it the first file, by name, decides.
+
+    Attributes:
+      version: counts the refreshes that changed something.
+      damaged: cause by name of each file that is there but cannot be used.
+      groups: names of the groups, sorted; ids in `group_ids` point into it, and change with `version`.
+      lengths (E,) int32 steps; group_ids (E,) int32; clip_offsets (E + 1,) int64: episode e has the clips
+      clip_offsets[e]:clip_offsets[e+1] of clip_start (C,) int32 (step in the episode) and clip_item (C,) int32 (catalogue row).
+    """
+
+    def __init__(self, folder: Path, expected: StoreMeta | None = None) -> None:
+        self.folder = Path(folder)
+        self.version = 0
+        self.damaged: dict[str, str] = {}
+        self._expected = expected
+        self._shards: dict[str, tuple[_Identity, Shard]] = {}
+        self._seen_damaged: dict[str, _Identity] = {}
+        self._build()
+
+    @property
+    def episodes(self) -> int:
+        """E, episodes in the store."""
+        return len(self.lengths)
+
+    @property
+    def tokens(self) -> int:
+        """Steps of all episodes."""
+        return self._tokens
+
+    @property
+    def meta(self) -> StoreMeta | None:
+        """Settings of the store; None while nothing is known."""
+        return self._expected or (self._order[0].meta if self._order else None)
+
+    def refresh(self) -> tuple[list[str], list[str]]:
+        """Look at the folder again: one `stat` for each file, one footer for each new one.
+
+        Returns:
+          names of the files (added, removed); a replaced file is in both. Damaged files are neither: see `damaged`.
+        Raises:
+          ReplayError: a file was made with other settings, or the folder cannot be listed. The index is then as before.
+        """
+        present = self._scan()
+        shards = {name: known for name, known in self._shards.items() if present.get(name) == known[0]}
+        seen = {name: identity for name, identity in self._seen_damaged.items() if present.get(name) == identity}
+        causes = {name: self.damaged[name] for name in seen}
+        added = []
+        for name in sorted(present.keys() - shards.keys() - seen.keys()):
+            try:
+                shard = open_shard(self.folder / name)
+            except FileNotFoundError:  # evicted since the scan
+                continue
+            except ReplayError as e:
+                seen[name], causes[name] = present[name], str(e)
+                continue
+            shards[name] = (present[name], shard)
+            added.append(name)
+        removed = sorted(name for name, known in self._shards.items() if shards.get(name) is not known)
+        self._require_same_settings(shards, added)
+        self._shards, self._seen_damaged, self.damaged = shards, seen, causes
+        if added or removed:
+            self.version += 1
+            self._build()
+        return added, removed
+
+    def read(self, episode: int, start: int, length: int) -> NDArray[np.float16]:
+        """Copy tokens `start` to `start + length` of an episode: (length, D) float16. Raises IndexError outside of it."""
+        if not 0 <= start <= start + length <= self.lengths.item(episode):
+            raise IndexError(f"steps {start} to {start + length} of an episode of {self.lengths[episode]}")
+        width = self._widths[0]
+        begin = self._positions.item(episode, 0)
+        data = self._data[self._shard_ids.item(episode)]
+        if begin < 0:
+            data, begin = self._decode(episode).obs, 0
+        begin += start * width
+        return data[begin : begin + length * width].copy().view(TOKEN_DTYPE).reshape(length, -1)
+
+    def read_into(self, episodes: NDArray[np.int64], starts: NDArray[np.int64], counts: NDArray[np.int64], out: Raw) -> None:
+        """Copy one sequence of each episode, of all three columns.
+
+        Args:
+          episodes, starts, counts: (B,) episode, first step and number of steps of each sequence; they must fit.
+          out: for each column (B, bytes) uint8, wide enough; bytes behind a sequence are left as they are.
+        """
+        widths = np.array(self._widths)
+        sizes = (counts[:, None] * widths).tolist()
+        skipped = starts[:, None] * widths
+        mapped = self._positions[episodes]
+        begins = (np.maximum(mapped, 0) + skipped).tolist()
+        shards = self._shard_ids[episodes].tolist()
+        obs, action, start = out
+        for row, (shard, at, size, whole) in enumerate(zip(shards, begins, sizes, (mapped[:, 0] >= 0).tolist(), strict=True)):
+            data = self._data[shard]
+            source = Raw(data, data, data) if whole else self._decode(int(episodes[row]))
+            obs[row, : size[0]] = source.obs[at[0] : at[0] + size[0]]
+            action[row, : size[1]] = source.action[at[1] : at[1] + size[1]]
+            start[row, : size[2]] = source.start_sample[at[2] : at[2] + size[2]]
+
+    def episode(self, episode: int) -> Episode:
+        """A whole episode with its clips, paths and labels; slow, for people and evaluation. Raises ReplayError: it is damaged."""
+        return self._order[int(self._shard_ids[episode])].episode(self._number(episode))
+
+    def _decode(self, episode: int) -> Raw:
+        return self._order[int(self._shard_ids[episode])].decode(self._number(episode))
+
+    def _number(self, episode: int) -> int:
+        """Number of the episode within its file."""
+        return episode - int(self._first[int(self._shard_ids[episode])])
+
+    def _build(self) -> None:
+        """Join the files' tables in the order of their names."""
+        self._order = order = [shard for _, (_, shard) in sorted(self._shards.items())]
+        self._data = [shard.data for shard in order]
+        counts = [len(shard.lengths) for shard in order]
+        self._first = np.cumsum([0, *counts])
+        self._shard_ids = np.repeat(np.arange(len(order), dtype=np.int32), counts)
+        self._positions = np.concatenate([np.empty((0, 3), np.int64), *(shard.positions for shard in order)])
+        self.lengths = _join([shard.lengths for shard in order])
+        self.clip_offsets = np.concatenate([[0], np.cumsum(_join([shard.clip_counts for shard in order]), dtype=np.int64)])
+        self.clip_start = _join([shard.clip_start for shard in order])
+        self.clip_item = _join([shard.clip_item for shard in order])
+        self.groups: list[str] = sorted({group for shard in order for group in shard.groups})
+        ids = {group: number for number, group in enumerate(self.groups)}
+        self.group_ids = np.fromiter((ids[group] for shard in order for group in shard.groups), np.int32, count=sum(counts))
+        self._tokens = int(self.lengths.sum(dtype=np.int64))
+        self._widths = (0, 0, 0)
+        if self.meta is not None:
+            self._widths = (self.meta.token_dim * TOKEN_DTYPE.itemsize, self.meta.action_dim * ACTION_DTYPE.itemsize, 8)
+
+    def _require_same_settings(self, shards: dict[str, tuple[_Identity, Shard]], added: list[str]) -> None:
+        if not added:
+            return
+        first = min(shards)
+        side, meta = ("this run", self._expected) if self._expected else (first, shards[first][1].meta)
+        for name in added:
+            if found := difference(meta, shards[name][1].meta):
+                raise ReplayError(f"{self.folder / name} does not belong with {side}: {found}")
+
+    def _scan(self) -> dict[str, _Identity]:
+        present = {}
+        try:
+            with os.scandir(self.folder) as entries:
+                for entry in entries:
+                    if not entry.name.endswith(SUFFIX) or entry.name.startswith("."):
+                        continue
+                    try:
+                        stat = entry.stat()
+                    except FileNotFoundError:  # evicted meanwhile
+                        continue
+                    present[entry.name] = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
+        except FileNotFoundError:
+            return {}
+        except OSError as e:
+            raise ReplayError(f"cannot list the replay folder {self.folder}: {e.strerror}") from e
+        return present
+
+
+def _join(arrays: Sequence[NDArray[np.int32]]) -> NDArray[np.int32]:
+    return np.concatenate([np.empty(0, np.int32), *arrays])

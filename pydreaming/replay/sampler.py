@@ -1,0 +1,266 @@
+"""Draws batches of token sequences from a replay index: seeded, resumable, and by groups.
+
+Shapes: B sequences of T steps, D values of a token, A of an action.
+
+For the drawing all tokens stand on one line, the episodes sorted by group (`_Line`), so that a group is an interval of it:
+
+    |  group 0               |  group 1      |  group 2 …
+    |episode 0 |episode 3    |episode 1      |episode 2 …
+    |clip|clip |clip   |clip |clip           |clip|clip
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from pydreaming.errors import ReplayError
+from pydreaming.replay.index import ReplayIndex
+from pydreaming.replay.schema import ACTION_DTYPE, MAX_START_SAMPLE, START_DTYPE, TOKEN_DTYPE
+from pydreaming.replay.shard import Raw
+
+_ROUNDS = 8  # of random drawing before sequences are laid side by side
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B sequences of consecutive steps, each of one episode.
+
+    tokens (B, T, D) float16; is_first (B, T) bool, always True at step 0; action (B, T, A) float32; token_id (B, T) int64, equal
+    exactly where the item and the start sample are (the same audio, though perhaps augmented otherwise), -1 on padding; group (B,)
+    int32, equal where the groups are, valid within this batch only; mask (B, T) bool, False on padding, where tokens and actions
+    are 0 and is_first is True.
+    """
+
+    tokens: NDArray[np.float16]
+    is_first: NDArray[np.bool_]
+    action: NDArray[np.float32]
+    token_id: NDArray[np.int64]
+    group: NDArray[np.int32]
+    mask: NDArray[np.bool_]
+
+
+class SamplerState(msgspec.Struct, forbid_unknown_fields=True):
+    """PCG64's state; the two 128-bit numbers are hexadecimal, as JSON readers may not hold them."""
+
+    state: str
+    inc: str
+    has_uint32: int
+    uinteger: int
+
+
+@dataclass(frozen=True)
+class _Line:
+    """The index on one line. Positions are int64 tokens from its beginning; E episodes, C clips, G groups."""
+
+    episode: NDArray[np.int64]  # (E,) number in the index
+    base: NDArray[np.int64]  # (E + 1,) position of each episode
+    cells: NDArray[np.int64]  # (E + 1,) before each episode: sequences that fit side by side
+    group: NDArray[np.int32]  # (E,)
+    group_base: NDArray[np.int64]  # (G + 1,) position of each group
+    clip: NDArray[np.int64]  # (C,) position of each clip
+    item: NDArray[np.int32]  # (C,)
+    is_first: NDArray[np.bool_]  # (tokens,) True where a clip begins
+
+    @property
+    def tokens(self) -> int:
+        return int(self.base[-1])
+
+
+class ReplaySampler:
+    """Draws batches, in an order that depends on the index's content and the seed only.
+
+    One batch:
+
+    1. With probability `group_share` it comes from one group, drawn in proportion to the groups' tokens; else from all groups together.
+    2. A sequence is drawn as a token, uniformly. With probability `cut_share` the sequence begins at that token; else at the start of
+       the token's clip, or, in a clip longer than `batch_length`, a whole number of `batch_length` after that start, so that every
+       part of a long recording is seen equally often. Where the episode ends too early the sequence is moved back to fit.
+       An episode shorter than `batch_length` is one sequence with padding.
+    3. Sequences of a batch do not overlap as long as the chosen group has room for `batch_size` of them side by side (an episode of n
+       tokens has room for n // batch_length, at least one). Where chance leaves too little room, they are laid side by side.
+       A group with too little room gives all that it has, and further groups, drawn in the same way, fill up the batch. Only when the
+       whole store has too little room do sequences overlap or repeat.
+    4. The sequences are shuffled within the batch.
+
+    Args:
+      index: refreshed by the caller, at any time between batches.
+      batch_size: B. batch_length: T, at least 1. group_share, cut_share: probabilities. seed: any natural number.
+    """
+
+    def __init__(self, index: ReplayIndex, batch_size: int, batch_length: int, group_share: float, cut_share: float, seed: int) -> None:
+        if batch_size < 1 or batch_length < 1 or not 0 <= group_share <= 1 or not 0 <= cut_share <= 1:
+            raise ValueError("batch_size and batch_length must be at least 1, group_share and cut_share in [0, 1]")
+        self._index, self._size, self._length = index, batch_size, batch_length
+        self._group_share, self._cut_share = group_share, cut_share
+        self._rng = np.random.Generator(np.random.PCG64(seed))
+        self._version = -1
+        self._line: _Line
+
+    def sample(self) -> Batch:
+        """The next batch. Raises ReplayError: the store is empty, or a file that has to be decoded is damaged."""
+        if self._index.tokens == 0:
+            raise ReplayError(f"the replay store {self._index.folder} holds no episode yet")
+        if self._version != self._index.version:
+            self._line, self._version = _line(self._index, self._length), self._index.version
+        start = self._plan()
+        return self._read(start[self._rng.permutation(len(start))])
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state of the random numbers, ready for JSON. With it and an index of the same content the next batches are the same."""
+        state: dict[str, Any] = dict(self._rng.bit_generator.state)
+        inner = state["state"]
+        return {
+            "state": hex(inner["state"]),
+            "inc": hex(inner["inc"]),
+            "has_uint32": int(state["has_uint32"]),
+            "uinteger": int(state["uinteger"]),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state_dict`. Raises ReplayError: it is not one."""
+        try:
+            s = msgspec.convert(state, SamplerState)
+            inner = {"state": int(s.state, 16), "inc": int(s.inc, 16)}
+            self._rng.bit_generator.state = {
+                "bit_generator": "PCG64",
+                "state": inner,
+                "has_uint32": s.has_uint32,
+                "uinteger": s.uinteger,
+            }
+        except (msgspec.MsgspecError, ValueError, OverflowError, TypeError) as e:
+            raise ReplayError(f"not a sampler state: {e}") from e
+
+    def _plan(self) -> NDArray[np.int64]:
+        """(B,) positions of the sequences on the line."""
+        whole = (0, self._line.tokens)
+        pools = self._groups() if self._rng.random() < self._group_share else iter([whole])
+        starts: list[int] = []
+        for low, high in pools:
+            starts += self._draw(low, high, self._size - len(starts))
+            if len(starts) == self._size:
+                break
+        if len(starts) < self._size:
+            starts += self._candidates(*whole, self._size - len(starts))[0]
+        return np.array(starts, np.int64)
+
+    def _groups(self) -> Iterator[tuple[int, int]]:
+        """The intervals of all groups, each once, drawn in proportion to their tokens without replacement."""
+        base, used = self._line.group_base, set[int]()
+        count, draws = len(base) - 1, 1
+        while len(used) < count and draws <= 4096:  # beyond that a few large groups hide the rest
+            for group in (np.searchsorted(base, self._rng.integers(0, base[-1], draws), side="right") - 1).tolist():
+                if group not in used:
+                    used.add(group)
+                    yield int(base[group]), int(base[group + 1])
+            draws *= 4
+        rest = np.array(sorted(set(range(count)) - used), np.int64)
+        for group in self._rng.permutation(rest).tolist():
+            yield int(base[group]), int(base[group + 1])
+
+    def _draw(self, low: int, high: int, count: int) -> list[int]:
+        """Up to `count` sequences of the interval that do not overlap; fewer only where there is no room for them."""
+        line = self._line
+        first, last = np.searchsorted(line.base, [low, high]).tolist()
+        room = int(line.cells[last] - line.cells[first])
+        if room >= count:
+            chosen: list[tuple[int, int]] = []
+            for _ in range(_ROUNDS):
+                for begin, length in zip(*self._candidates(low, high, count), strict=True):
+                    _insert(chosen, begin, begin + length)
+                    if len(chosen) == count:
+                        return [begin for begin, _ in chosen]
+        return self._side_by_side(first, last, count)
+
+    def _candidates(self, low: int, high: int, count: int) -> tuple[list[int], list[int]]:
+        """Beginnings and lengths of `count` random sequences in an interval; they may overlap."""
+        line = self._line
+        token = self._rng.integers(low, high, count)
+        cut = self._rng.random(count) < self._cut_share
+        clip = line.clip[np.searchsorted(line.clip, token, side="right") - 1]
+        episode = np.searchsorted(line.base, token, side="right") - 1
+        base, end = line.base[episode], line.base[episode + 1]
+        begin = np.where(cut, token, token - (token - clip) % self._length)
+        begin = np.maximum(np.minimum(begin, end - self._length), base)
+        return begin.tolist(), np.minimum(end - base, self._length).tolist()
+
+    def _side_by_side(self, first: int, last: int, count: int) -> list[int]:
+        """Up to `count` of the cells of the episodes `first` to `last` of the line, cut from each episode's start or, with
+        probability `cut_share`, from a random step that costs no cell."""
+        line, length = self._line, self._length
+        cells = np.diff(line.cells[first : last + 1])
+        base, steps = line.base[first:last], np.diff(line.base[first : last + 1])
+        cut = self._rng.random(len(cells)) < self._cut_share
+        spare = np.maximum(steps - cells * length, 0)
+        origin = base + np.where(cut, self._rng.integers(0, spare + 1), 0)
+        number = np.arange(cells.sum()) - np.repeat(np.cumsum(cells) - cells, cells)
+        begin = np.repeat(origin, cells) + number * length
+        chosen: list[int] = self._rng.permutation(begin)[:count].tolist()
+        return chosen
+
+    def _read(self, position: NDArray[np.int64]) -> Batch:
+        """The batch of sequences that begin at the given positions (B,) of the line."""
+        line, meta, shape = self._line, self._index.meta, (len(position), self._length)
+        assert meta is not None  # the index holds episodes
+        place = np.searchsorted(line.base, position, side="right") - 1
+        start = position - line.base[place]
+        count = np.minimum(line.base[place + 1] - position, self._length)
+        mask = np.arange(self._length) < count[:, None]
+        fill = np.empty if mask.all() else np.zeros
+        obs = fill((*shape, meta.token_dim), TOKEN_DTYPE)
+        action = fill((*shape, meta.action_dim), ACTION_DTYPE)
+        begin = fill(shape, START_DTYPE)
+        self._index.read_into(line.episode[place], start, count, Raw(_bytes(obs), _bytes(action), _bytes(begin)))
+
+        # (B, T); a position behind the sequence's end, which belongs to another episode, is replaced by its own beginning
+        step = np.where(mask, position[:, None] + np.arange(self._length), position[:, None])
+        is_first = line.is_first[step]
+        is_first[:, 0] = False
+        first_clip = np.searchsorted(line.clip, position, side="right") - 1
+        is_first &= mask
+        item = line.item[first_clip[:, None] + np.cumsum(is_first, axis=1)].astype(np.int64)
+        token_id = np.where(mask, item * MAX_START_SAMPLE + begin, -1)
+        is_first |= ~mask
+        is_first[:, 0] = True
+        return Batch(obs, is_first, action, token_id, line.group[place], mask)
+
+
+def _line(index: ReplayIndex, length: int) -> _Line:
+    """Put the index on one line, group by group."""
+    order = np.argsort(index.group_ids, kind="stable")
+    steps, group = index.lengths[order].astype(np.int64), index.group_ids[order]
+    base = np.concatenate([[0], np.cumsum(steps)])
+    counts = np.diff(index.clip_offsets)[order]
+    within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    clip = np.repeat(index.clip_offsets[:-1][order], counts) + within  # clips of the index in the order of the line
+    position = np.repeat(base[:-1], counts) + index.clip_start[clip]
+    is_first = np.zeros(int(base[-1]), np.bool_)
+    is_first[position] = True
+    return _Line(
+        episode=order,
+        base=base,
+        cells=np.concatenate([[0], np.cumsum(np.maximum(steps // length, 1))]),
+        group=group,
+        group_base=base[np.searchsorted(group, np.arange(len(index.groups) + 1))],
+        clip=position,
+        item=index.clip_item[clip],
+        is_first=is_first,
+    )
+
+
+def _insert(chosen: list[tuple[int, int]], begin: int, end: int) -> None:
+    """Add the interval to the sorted, disjoint ones unless it overlaps one of them."""
+    at = bisect_left(chosen, (begin, end))
+    if (at == 0 or chosen[at - 1][1] <= begin) and (at == len(chosen) or end <= chosen[at][0]):
+        chosen.insert(at, (begin, end))
+
+
+def _bytes(array: NDArray[Any]) -> NDArray[np.uint8]:
+    """(B, …) as (B, bytes), sharing memory."""
+    return array.reshape(len(array), -1).view(np.uint8)

@@ -1,0 +1,173 @@
+"""One replay file, mapped into memory: where the bytes of each episode lie.
+
+An episode's column is taken straight from the mapped page when the footer proves that the page is nothing but the values:
+
+    |header|value 0|value 1| … |value T-1|      begin = data_page_offset + total_compressed_size - T * width
+
+Otherwise (a file rewritten with compression, say) the position is -1 and the episode is decoded by `read_row_group`: the same
+bytes, a hundred times slower.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from pydreaming.errors import ReplayError
+from pydreaming.replay.schema import ACTION_DTYPE, START_DTYPE, TOKEN_DTYPE, Clip, Episode, EpisodeTable, StoreMeta, decode_metadata
+
+# A V1 page header without statistics is 17 to 29 bytes (thrift compact: six small integers and two sizes); two pages in one
+# column chunk would show at least 34 bytes beside the values.
+_PAGE_HEADER = range(17, 30)
+_PLAIN = {"PLAIN", "RLE", "BIT_PACKED"}
+
+# What a broken file makes pyarrow and numpy raise; ArrowInvalid and UnicodeDecodeError are ValueErrors.
+BROKEN = (OSError, ValueError, pa.ArrowException, OverflowError, IndexError, KeyError)
+
+
+class Raw(NamedTuple):
+    """Bytes of one episode's columns: obs (T * 2 D,), action (T * 4 A,), start_sample (T * 8,) uint8."""
+
+    obs: NDArray[np.uint8]
+    action: NDArray[np.uint8]
+    start_sample: NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """An open file. The mapping outlives the file: a shard that is evicted while in use stays readable.
+
+    `positions` (episodes, 3) int64: byte position in `data` of obs, action and start_sample; -1 in a row that must be decoded.
+    """
+
+    name: str
+    meta: StoreMeta
+    data: NDArray[np.uint8]
+    lengths: NDArray[np.int32]
+    groups: tuple[str, ...]
+    clip_counts: NDArray[np.int32]
+    clip_start: NDArray[np.int32]
+    clip_item: NDArray[np.int32]
+    positions: NDArray[np.int64]
+
+    def decode(self, number: int) -> Raw:
+        """Read the columns of episode `number` of this file through Parquet. Raises ReplayError."""
+        table = self._row_group(number, ["obs", "action", "start_sample"])
+        obs, action = (np.frombuffer(b"".join(table[name].to_pylist()), np.uint8) for name in ("obs", "action"))
+        start = np.ascontiguousarray(table["start_sample"].to_numpy(), START_DTYPE).view(np.uint8)
+        steps, meta = int(self.lengths[number]), self.meta
+        sizes = (steps * meta.token_dim * TOKEN_DTYPE.itemsize, steps * meta.action_dim * ACTION_DTYPE.itemsize, steps * 8)
+        if (len(obs), len(action), len(start)) != sizes:
+            raise ReplayError(f"{self.name}: episode {number} does not have the sizes that its footer promises")
+        return Raw(obs, action, start)
+
+    def episode(self, number: int) -> Episode:
+        """Episode `number` of this file with the columns that are for people. Raises ReplayError."""
+        raw, table = self.decode(number), self._row_group(number, ["source", "label", "speaker"])
+        text = {name: table[name].to_pylist() for name in table.column_names}
+        first = int(self.clip_counts[:number].sum())
+        here = slice(first, first + int(self.clip_counts[number]))
+        starts, items = self.clip_start[here].tolist(), self.clip_item[here].tolist()
+        start_sample = raw.start_sample.view(START_DTYPE)
+        is_first = np.zeros(int(self.lengths[number]), np.bool_)
+        is_first[starts] = True
+        clips = [
+            Clip(start, item, text["source"][start], int(start_sample[start]), text["label"][start], text["speaker"][start])
+            for start, item in zip(starts, items, strict=True)
+        ]
+        tokens = raw.obs.view(TOKEN_DTYPE).reshape(-1, self.meta.token_dim)
+        action = raw.action.view(ACTION_DTYPE).reshape(-1, self.meta.action_dim)
+        return Episode(tokens, is_first, action, start_sample, clips, self.groups[number])
+
+    def _row_group(self, number: int, columns: list[str]) -> pa.Table:
+        try:
+            return pq.ParquetFile(pa.BufferReader(pa.py_buffer(self.data))).read_row_group(number, columns=columns)
+        except BROKEN as e:
+            raise ReplayError(f"{self.name}: cannot read episode {number}: {e}") from e
+
+
+def open_shard(path: Path) -> Shard:
+    """Map a file and read its footer once.
+
+    Raises:
+      ReplayError: it is empty, torn, damaged, of another program or of another version. FileNotFoundError: it has vanished.
+    """
+    try:
+        with pa.memory_map(str(path)) as file:
+            buffer = file.read_buffer()  # keeps the mapping, but no file descriptor: a store has thousands of files
+        footer = pq.read_metadata(pa.BufferReader(buffer))
+        meta, table = decode_metadata(footer.metadata)
+        data = np.frombuffer(buffer, np.uint8)
+        positions = _positions(footer, table, meta, len(data) - 8 - int.from_bytes(data[-8:-4].tobytes(), "little"))
+    except FileNotFoundError:
+        raise
+    except BROKEN as e:
+        raise ReplayError(f"not a readable Parquet file: {' '.join(str(e).split())}") from e
+    return Shard(
+        path.name,
+        meta,
+        data,
+        np.array(table.lengths, np.int32),
+        tuple(table.groups),
+        np.array(table.clips, np.int32),
+        np.array(table.clip_start, np.int32),
+        np.array(table.clip_item, np.int32),
+        positions,
+    )
+
+
+def _positions(footer: Any, table: EpisodeTable, meta: StoreMeta, end: int) -> NDArray[np.int64]:
+    """(episodes, 3) positions; see `Shard`. `end` is where the footer begins.
+
+    Our files end each row group with start_sample, action and obs, back to back. A footer that says otherwise, if only by one flipped
+    bit, is not trusted with positions.
+
+    Raises:
+      ReplayError: the footer contradicts the table of episodes.
+    """
+    widths = (meta.token_dim * TOKEN_DTYPE.itemsize, meta.action_dim * ACTION_DTYPE.itemsize, START_DTYPE.itemsize)
+    places = [_column(footer, name) for name in ("obs", "action", "start_sample")]
+    if footer.num_row_groups != len(table.lengths):
+        raise ReplayError(f"{footer.num_row_groups} row groups for {len(table.lengths)} episodes")
+    required = all(footer.schema.column(place).max_definition_level == 0 for place in places)
+    fixed = [footer.schema.column(place).length for place in places[:2]] == list(widths[:2])
+    positions = np.full((len(table.lengths), 3), -1, np.int64)
+    for number in reversed(range(len(table.lengths))):
+        steps, row_group = table.lengths[number], footer.row_group(number)
+        if row_group.num_rows != steps:
+            raise ReplayError(f"row group {number} has {row_group.num_rows} rows, its episode {steps} steps")
+        found = []
+        for place, width in zip(places, widths, strict=True):
+            column = row_group.column(place)
+            position = _page_position(column, steps, width) if required and fixed else -1
+            found.append(position if position + steps * width == end else -1)
+            end = column.data_page_offset
+        if min(found) > 0:
+            positions[number] = found
+        end = row_group.column(0).data_page_offset
+    return positions
+
+
+def _column(footer: Any, name: str) -> int:
+    for place in range(footer.num_columns):
+        if footer.schema.column(place).path == name:
+            return place
+    raise ReplayError(f"it has no column '{name}'")
+
+
+def _page_position(column: Any, steps: int, width: int) -> int:
+    """Where the values of a column chunk begin, if it is one plain uncompressed page of them; else -1."""
+    plain = (
+        column.compression == "UNCOMPRESSED"
+        and not column.has_dictionary_page
+        and column.num_values == steps
+        and _PLAIN.issuperset(column.encodings)
+        and column.total_compressed_size - steps * width in _PAGE_HEADER
+    )
+    return int(column.data_page_offset + column.total_compressed_size - steps * width) if plain else -1
