@@ -1,0 +1,335 @@
+"""State of data collection: phases, leases, files, quarantine. No sockets, and no clock of its own.
+
+Phases: *measure* (workers sum log-mel statistics over a sample of the recordings), then *episodes* (workers write tokens, pass after
+pass). What has been reached is kept in RUN/coordinator_state.json, so that a coordinator that was killed goes on; leases that it had
+granted are redone, and write the same files again.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from pydreaming.audio.sources import Catalogue
+from pydreaming.audio.stats import FeatureStats, StatsSums, merge_stats
+from pydreaming.config import Config
+from pydreaming.errors import ConfigError, ReplayError, SourceError
+from pydreaming.replay.names import shard_prefix
+from workers.layout import RunDir, replace_json
+from workers.leases import EpochRecord, Grant, LeaseTable, Loss
+from workers.protocol import Done, Lease, Refused, Revoked, Stop, Unreadable, Wait
+from workers.ratio import RatioGate
+from workers.shards import ShardFolder
+
+log = logging.getLogger(__name__)
+
+DEADLY = "worker died while reading it"
+MEASURE_ITEMS = 8  # recordings in a measure lease: few, so that all workers share the short phase
+SAVE_S = 1.0
+
+
+class SavedState(msgspec.Struct, forbid_unknown_fields=True):
+    """RUN/coordinator_state.json. `starts` counts coordinators of this run, so that grant ids are never used twice."""
+
+    starts: int = 0
+    address: str = ""
+    written_tokens: int = 0
+    trained_tokens: int = 0
+    passes_done: int = 0
+    epochs: list[EpochRecord] = []
+    deadly: list[int] = []
+    files: dict[str, int] = {}
+
+
+class SavedStats(msgspec.Struct):
+    """RUN/stats.json: the statistics, and the feature settings they belong to."""
+
+    features: dict[str, Any]
+    stats: FeatureStats
+
+
+class Collection:
+    """Hands out work and takes in results.
+
+    Args:
+      run: the run's folder; config: of the run; catalogue: of the recordings.
+      now: the present time in the caller's clock's seconds, which every later call must use too.
+    Raises:
+      SourceError: nothing to train on. ReplayError: the replay folder holds another run's files. ConfigError: statistics of other features.
+    """
+
+    def __init__(self, run: RunDir, config: Config, catalogue: Catalogue, now: float) -> None:
+        if not len(catalogue.train_indices):
+            raise SourceError("no recording is left to train on after the held-out split")
+        self._run, self._config, self._catalogue = run, config, catalogue
+        self._shards = ShardFolder(run.replay(config))
+        self.state = self._load_state()
+        self._gate = RatioGate.of(config.replay)
+        self._ids = itertools.count(self.state.starts * 10**9)
+        self._quarantine = Quarantine(run.quarantine)
+        self.stats = self._load_stats()
+        self.all_failed = False
+        self._sums: dict[int, StatsSums] = {}
+        self._measured_all = False
+        self._episodes = LeaseTable(
+            lambda epoch: catalogue.leases(config.run.seed, epoch, config.workers.lease_items),
+            config.workers.passes,
+            config.workers.lease_ttl_s,
+            self._ids,
+        )
+        self._episodes.skip.update(self.state.deadly)
+        self._episodes.restore(self.state.passes_done, self.state.epochs)
+        sample = catalogue.sample(config.features.stats_files, config.run.seed)
+        self._measure = self._measure_table([] if self.stats else sample.tolist())
+        self._dirty, self._saved = True, now
+        self.save(now)
+
+    # -- what peers ask for -------------------------------------------------------------------------------------------------------------
+
+    @property
+    def phase(self) -> Literal["measure", "episodes"]:
+        """What leases are for now."""
+        return "episodes" if self.stats else "measure"
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether nothing more will be collected."""
+        return self.all_failed or self._episodes.exhausted
+
+    def pull(self, owner: str, now: float) -> Lease | Wait | Stop:
+        """Work for `owner`."""
+        self._give_back(owner)  # who pulls has nothing in hand any more, whatever became of its last lease
+        if self.all_failed:
+            return Stop("not one recording could be read")
+        if self._episodes.exhausted:
+            return Stop("all passes are done")
+        if self.stats is None:
+            grant = self._measure.grant(owner, now)
+            return self._lease("measure", grant) if grant else Wait(0.2, "the statistics of the recordings are being measured")
+        if not self._gate.may_write(self.state.written_tokens, self.state.trained_tokens):
+            return Wait(1.0, f"{self.state.written_tokens} tokens are collected, and the learner has to catch up (replay.replay_ratio)")
+        grant = self._episodes.grant(owner, now)
+        return self._lease("episodes", grant) if grant else Wait(0.5, "the last leases of the pass are in other hands")
+
+    def beat(self, lease: int, owner: str, now: float) -> bool:
+        """Keep a lease. False: it is not `owner`'s any more."""
+        return self._measure.beat(lease, owner, now) or self._episodes.beat(lease, owner, now)
+
+    def done(self, message: Done, owner: str) -> Revoked | Refused | None:
+        """Take in a finished lease. Returns what the worker has to be told, if anything."""
+        for table in (self._measure, self._episodes):
+            grant = table.current(message.lease, owner)
+            if grant is not None:
+                break
+        else:
+            self._shards.discard_strangers(file.name for file in message.files)
+            return Revoked(message.lease)
+        if table is self._measure:
+            return self._done_measure(grant, message, owner)
+        return self._done_episodes(grant, message, owner)
+
+    def leave(self, owner: str) -> None:
+        """The worker ends in good order."""
+        self._give_back(owner)
+
+    def hasten(self, owner: str, deadline: float) -> None:
+        """The worker was replaced by another: its leases are lost at `deadline` at the latest."""
+        self._measure.hasten(owner, deadline)
+        self._episodes.hasten(owner, deadline)
+
+    def progress(self, trained_tokens: int) -> None:
+        """The learner has trained on so many tokens."""
+        self._dirty |= trained_tokens != self.state.trained_tokens
+        self.state.trained_tokens = trained_tokens
+
+    def tick(self, now: float) -> None:
+        """Regular work: lost leases, and the state on disk once in `SAVE_S`."""
+        for loss in self._measure.expire(now):
+            self._lost(loss)
+        for loss in self._episodes.expire(now):
+            self._lost(loss)
+        self._end_measure()
+        self._end_passes()
+        if self._dirty and now - self._saved >= SAVE_S:
+            self.save(now)
+
+    def save(self, now: float) -> None:
+        """Write the state to disk."""
+        self.state.passes_done, self.state.epochs = self._episodes.passes_done, self._episodes.records()
+        self.state.deadly = sorted(self._episodes.skip)
+        self.state.files = dict(self._shards.files)
+        replace_json(self._run.coordinator_state, self.state)
+        self._dirty, self._saved = False, now
+
+    @property
+    def stored_tokens(self) -> int:
+        """Tokens in the replay folder."""
+        return self._shards.tokens
+
+    @property
+    def stored_files(self) -> int:
+        """Files in the replay folder."""
+        return len(self._shards)
+
+    @property
+    def unreadable(self) -> int:
+        """Recordings in the quarantine list."""
+        return len(self._quarantine)
+
+    @property
+    def passes_done(self) -> int:
+        """Passes of which every lease is done."""
+        return self._episodes.passes_done
+
+    @property
+    def pass_share(self) -> float:
+        """Share of the oldest unfinished pass that is done."""
+        return self._episodes.pass_share
+
+    # -- inside -------------------------------------------------------------------------------------------------------------------------
+
+    def _measure_table(self, items: list[int]) -> LeaseTable:
+        leases = [items[i : i + MEASURE_ITEMS] for i in range(0, len(items), MEASURE_ITEMS)]
+        return LeaseTable(lambda _: leases, 1, self._config.workers.lease_ttl_s, self._ids, overlap=1)
+
+    def _lease(self, kind: Literal["measure", "episodes"], grant: Grant) -> Lease:
+        items = [self._catalogue[i] for i in grant.items]
+        return Lease(grant.id, kind, grant.epoch, grant.number, items, self.stats, grant.ttl_s)
+
+    def _done_measure(self, grant: Grant, message: Done, owner: str) -> Refused | None:
+        sums, bands = message.sums, self._config.features.n_mels
+        if sums is None or message.files or sums.count < 0 or not len(sums.total) == len(sums.square) == bands:
+            self._give_back(owner)
+            return Refused(f"sums of {bands} mel bands were expected")
+        self._sums[grant.number] = sums
+        self._measure.finish(grant.id, owner, sums.count)
+        self._note(grant, message.unreadable)
+        self._end_measure()
+        return None
+
+    def _done_episodes(self, grant: Grant, message: Done, owner: str) -> Refused | None:
+        prefix = shard_prefix(grant.epoch, grant.number)
+        problem = self._shards.check(prefix, message.files)
+        if problem:
+            self._give_back(owner)
+            return Refused(problem)
+        tokens = self._shards.accept(prefix, message.files)
+        self.state.written_tokens += tokens
+        self._episodes.finish(grant.id, owner, tokens)
+        self._note(grant, message.unreadable)
+        self._end_passes()
+        self._shards.evict(self._config.replay.capacity_tokens)
+        self._dirty = True
+        return None
+
+    def _note(self, grant: Grant, unreadable: Iterable[Unreadable]) -> None:
+        own = set(grant.items)
+        for entry in unreadable:
+            if entry.item in own:  # the path is the catalogue's, whatever the message says
+                self._quarantine.add(self._catalogue[entry.item].path, entry.cause, entry.item, grant.epoch)
+
+    def _lost(self, loss: Loss) -> None:
+        grant = loss.grant
+        prefix = shard_prefix(grant.epoch, grant.number)
+        log.warning("lease %s of pass %d is lost with %s", grant.number, grant.epoch + 1, grant.owner)
+        self._dirty = True
+        if self.stats is None:
+            if loss.deadly is not None:
+                self._episodes.skip.add(loss.deadly)
+        elif loss.split:
+            self._shards.remove_lease(prefix)  # its items get files of their own
+        else:
+            self._shards.remove_temporaries(prefix)
+        if loss.deadly is not None:
+            self._quarantine.add(self._catalogue[loss.deadly].path, DEADLY, loss.deadly, grant.epoch)
+
+    def _give_back(self, owner: str) -> None:
+        for grant in [*self._measure.give_back(owner), *self._episodes.give_back(owner)]:
+            self._shards.remove_temporaries(shard_prefix(grant.epoch, grant.number))
+
+    def _end_measure(self) -> None:
+        if self.stats is not None or self.all_failed or not self._measure.exhausted:
+            return
+        if any(sums.count for sums in self._sums.values()):
+            self.stats = merge_stats(self._sums.values(), self._config.features.n_mels)
+            replace_json(self._run.stats, SavedStats(self._config.to_dict()["features"], self.stats))
+            log.info("statistics measured over %d frames", self.stats.frames)
+        elif not self._measured_all:
+            self._measured_all = True
+            log.warning("no recording of the sample could be read; measuring all of them")
+            self._measure = self._measure_table(self._catalogue.train_indices.tolist())
+        else:
+            self.all_failed = True
+
+    def _end_passes(self) -> None:
+        if self._episodes.last_pass_tokens == 0:
+            self.all_failed = True
+
+    def _load_state(self) -> SavedState:
+        try:
+            state = msgspec.json.decode(self._run.coordinator_state.read_bytes(), type=SavedState)
+        except FileNotFoundError:
+            state = SavedState()
+            strangers = self._shards.names_on_disk()
+            if strangers:
+                raise ReplayError(
+                    f"{self._shards.folder} already holds {len(strangers)} files of another run; "
+                    "set workers.count 0 to train from them, or replay.dir to an empty folder"
+                ) from None
+        except (msgspec.MsgspecError, UnicodeDecodeError) as e:
+            raise ReplayError(f"{self._run.coordinator_state} is damaged ({e}); begin a new run") from e
+        self._shards.restore(state.files)
+        if state.written_tokens and not len(self._shards):
+            log.warning("the replay folder is empty: collecting from the first pass again")
+            state = SavedState(starts=state.starts, address=state.address, deadly=state.deadly)
+        state.starts += 1
+        return state
+
+    def _load_stats(self) -> FeatureStats | None:
+        try:
+            saved = msgspec.json.decode(self._run.stats.read_bytes(), type=SavedStats)
+        except FileNotFoundError:
+            return None
+        except (msgspec.MsgspecError, UnicodeDecodeError) as e:
+            raise ConfigError(f"{self._run.stats} is damaged ({e}); begin a new run") from e
+        ours = self._config.to_dict()["features"]
+        for key, value in saved.features.items():
+            if ours.get(key) != value:
+                raise ConfigError(f"features.{key} is {ours.get(key)}, but {self._run.stats} was measured with {value}; begin a new run")
+        return saved.stats
+
+
+class Quarantine:
+    """RUN/quarantine.jsonl: one line {path, cause, item, epoch} for each unreadable recording, over restarts too."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+        self._paths = {entry["path"] for line in text.splitlines() if (entry := _entry(line))}
+        self._torn = bool(text) and not text.endswith("\n")  # a coordinator was killed in the middle of a line
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def add(self, path: str, cause: str, item: int, epoch: int) -> None:
+        """Write the line, unless the path has one."""
+        if path in self._paths:
+            return
+        log.warning("unreadable: %s: %s", path, cause)
+        self._paths.add(path)
+        with self._path.open("ab") as file:
+            line = msgspec.json.encode({"path": path, "cause": cause, "item": item, "epoch": epoch})
+            file.write((b"\n" if self._torn else b"") + line + b"\n")
+        self._torn = False
+
+
+def _entry(line: str) -> dict[str, Any] | None:
+    try:
+        return msgspec.convert(msgspec.json.decode(line), dict[str, Any])
+    except msgspec.MsgspecError:  # a torn line; its recording will be reported again
+        return None

@@ -1,0 +1,254 @@
+"""The coordinator process: one socket, a lease table behind it.
+
+    python -m workers.coordinator --run RUN_DIR
+
+It announces itself in RUN/coordinator.json once it listens, and the reason there if it cannot.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from types import FrameType
+
+import msgspec
+
+from pydreaming.audio.sources import Catalogue, source_root
+from pydreaming.config import Config
+from pydreaming.errors import PydreamingError, TransportError
+from workers.collection import Collection
+from workers.keys import load_server_keys
+from workers.layout import CoordinatorFile, RunDir, replace_json
+from workers.protocol import (
+    Beat,
+    Bye,
+    Done,
+    FromCoordinator,
+    FromPeer,
+    Hello,
+    Lease,
+    Progress,
+    ProtocolError,
+    Pull,
+    Refused,
+    Rehello,
+    Revoked,
+    Status,
+    Stop,
+    Wait,
+    Welcome,
+    decode_from_peer,
+)
+from workers.roster import Peer, Roster
+from workers.transport import Router, split_address
+
+log = logging.getLogger(__name__)
+
+POLL_S = 0.1
+BATCH = 1000  # messages between two rounds of regular work, so that a flood cannot hold it up
+COMPLAIN_S = 10.0  # s between two log lines about dropped messages
+REGULAR_S = 2.0
+
+
+class Coordinator:
+    """Answers messages from the collection's state.
+
+    Args:
+      router: the bound socket; collection: what there is to do; welcome: what peers are told first.
+      beat_s: s between a worker's signs of life.
+    """
+
+    def __init__(self, router: Router, collection: Collection, welcome: Welcome, beat_s: float) -> None:
+        self._router, self._collection, self._welcome, self._beat_s = router, collection, welcome, beat_s
+        self._roster = Roster(forget_s=max(60.0, 20 * beat_s))
+        self._dropped: Counter[str] = Counter()
+        self._complained = self._regular = -COMPLAIN_S
+        self.stopping = False
+
+    @property
+    def dropped(self) -> Counter[str]:
+        """Messages that were refused, by kind."""
+        return self._dropped
+
+    def serve(self) -> None:
+        """Until `stopping`; then tell every peer."""
+        while not self.stopping:
+            self.step(POLL_S)
+        for address in self._roster.everyone():
+            self._router.send(address, Stop("the run has ended"))
+        self._collection.save(time.monotonic())
+
+    def step(self, timeout_s: float) -> None:
+        """One round: the messages that are there, and regular work."""
+        for count, (address, frame) in enumerate(self._router.receive(timeout_s), start=1):
+            self._handle(address, frame, time.monotonic())
+            if count >= BATCH:
+                break
+        now = time.monotonic()
+        self._collection.tick(now)
+        if now - self._regular >= REGULAR_S:
+            self._regular = now
+            self._roster.forget_silent(now)
+            self._router.refresh_keys()
+
+    def _handle(self, address: bytes, frame: bytes, now: float) -> None:
+        try:
+            message = decode_from_peer(frame)
+        except ProtocolError as e:
+            self._drop(e.kind, str(e))
+            if e.kind == "version":  # an honest peer of another version; it sees the version in this frame's header
+                self._router.send(address, Refused(str(e)))
+            return
+        for answer in self._answer(address, message, now):
+            self._router.send(address, answer)
+
+    def _answer(self, address: bytes, message: FromPeer, now: float) -> list[FromCoordinator]:
+        if isinstance(message, Hello):
+            return [self._greet(address, message, now)]
+        peer = self._roster.find(address, now)
+        if peer is None:
+            return [Rehello()]
+        if isinstance(message, Bye):
+            log.info("%s leaves%s", peer.owner, f": {message.reason}" if message.reason else "")
+            self._collection.leave(peer.owner)
+            self._roster.remove(address)
+            return []
+        if isinstance(message, Progress):
+            if peer.hello.role != "learner":
+                return self._drop("role", f"Progress from {peer.owner}, which is no learner")
+            self._collection.progress(message.trained_tokens)
+            return [self.status(now)]
+        if peer.hello.role != "worker":
+            return self._drop("role", f"{type(message).__name__} from {peer.owner}, which is no worker")
+        return self._answer_worker(peer, message, now)
+
+    def _answer_worker(self, peer: Peer, message: Pull | Beat | Done, now: float) -> list[FromCoordinator]:
+        if isinstance(message, Pull):
+            answer: Lease | Wait | Stop = self._collection.pull(peer.owner, now)
+            peer.lease = answer.id if isinstance(answer, Lease) else -1
+            return [answer]
+        peer.beat(message.totals, now)
+        if isinstance(message, Beat):
+            stands = message.lease < 0 or self._collection.beat(message.lease, peer.owner, now)
+            return [] if stands else [Revoked(message.lease)]
+        verdict = self._collection.done(message, peer.owner)
+        if isinstance(verdict, Refused):
+            log.warning("%s: %s", peer.owner, verdict.reason)
+        return [] if verdict is None else [verdict]
+
+    def _greet(self, address: bytes, hello: Hello, now: float) -> Welcome:
+        for twin in self._roster.greet(address, hello, now):
+            # Started again under the same name: most likely the old process is dead. If it lives, its beats say so before this.
+            self._collection.hasten(twin.owner, max(now, twin.last_seen + 3 * self._beat_s))
+        log.info("%s %s joins from %s (pid %d)", hello.role, hello.name, hello.host, hello.pid)
+        return self._welcome
+
+    def status(self, now: float) -> Status:
+        """What the learner is told."""
+        c = self._collection
+        return Status(
+            phase=c.phase,
+            written_tokens=c.state.written_tokens,
+            stored_tokens=c.stored_tokens,
+            files=c.stored_files,
+            unreadable=c.unreadable,
+            passes_done=c.passes_done,
+            pass_share=c.pass_share,
+            exhausted=c.exhausted,
+            all_failed=c.all_failed,
+            dropped_messages=sum(self._dropped.values()),
+            workers=self._roster.workers(now),
+        )
+
+    def _drop(self, kind: str, detail: str) -> list[FromCoordinator]:
+        self._dropped[kind] += 1
+        now = time.monotonic()
+        if now - self._complained >= COMPLAIN_S:
+            self._complained = now
+            log.warning("dropped %s (so far: %s)", detail, dict(self._dropped))
+        return []
+
+
+def bind(config: Config, last_address: str) -> Router:
+    """Listen: with port 0 where the run's last coordinator did, if possible, so that its workers find this one. Raises TransportError."""
+    keys = load_server_keys(Path(config.coordinator.keys).expanduser()) if config.coordinator.keys else None
+    host, port = split_address(config.coordinator.address)
+    if port == 0 and last_address and split_address(last_address)[0] == host:
+        try:
+            return Router(last_address, keys)
+        except TransportError as e:
+            log.info("%s; taking another port", e)
+    return Router(config.coordinator.address, keys)
+
+
+def run_coordinator(run: RunDir, stop: Stopper) -> None:
+    """Build what is needed, announce the address, serve until stopped. Raises PydreamingError."""
+    config = run.read_config()
+    log.info("listing the recordings of %s ...", config.source.path)
+    catalogue = Catalogue.build(config.source, config.action, config.run.seed, run.catalogue)
+    collection = Collection(run, config, catalogue, time.monotonic())
+    router = bind(config, collection.state.address)
+    try:
+        collection.state.address = router.address
+        collection.save(time.monotonic())
+        welcome = Welcome(
+            config=msgspec.json.encode(config.to_dict()).decode(),
+            root=str(source_root(config.source).absolute()),
+            replay=str(run.replay(config)),
+            recordings=len(catalogue),
+            control_mean=catalogue.info.control_mean,
+            control_std=catalogue.info.control_std,
+        )
+        coordinator = Coordinator(router, collection, welcome, config.workers.beat_s)
+        stop.attach(coordinator)
+        replace_json(run.coordinator, CoordinatorFile(router.address, os.getpid()))
+        log.info("listening on %s, %d recordings", router.address, len(catalogue))
+        coordinator.serve()
+    finally:
+        router.close()
+
+
+class Stopper:
+    """Turns SIGTERM and SIGINT into the end of `serve`."""
+
+    def __init__(self) -> None:
+        self._coordinator: Coordinator | None = None
+        self._asked = False
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._ask)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        self._asked = True
+        if self._coordinator is None:
+            raise SystemExit(0)  # still listing recordings: nothing to tidy up
+        self._coordinator.stopping = True
+
+    def attach(self, coordinator: Coordinator) -> None:
+        """From now on a signal ends this coordinator."""
+        self._coordinator = coordinator
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point of `python -m workers.coordinator`."""
+    parser = argparse.ArgumentParser(prog="python -m workers.coordinator", description="hands out work to audio workers")
+    parser.add_argument("--run", type=Path, required=True, help="folder of the run, with its config.yaml")
+    run = RunDir(parser.parse_args(arguments).run)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    try:
+        run_coordinator(run, Stopper())
+    except PydreamingError as e:
+        log.error("error: %s", e)
+        if run.path.is_dir():
+            replace_json(run.coordinator, CoordinatorFile("", os.getpid(), str(e), e.exit_code))
+        return e.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,241 @@
+"""Recordings to replay files: the work of one lease, without sockets.
+
+    items -> decode -> log-mel -> tokens + actions -> episodes -> Parquet files
+
+Each item is a transaction: when it cannot be decoded to its end, nothing of it stays, and it is reported. Results depend on the lease
+alone (the run's seed, the pass, the items), not on the worker or on how often it was tried.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from pydreaming.audio.augment import Augment
+from pydreaming.audio.decode import AudioStream, Samples, expand_channels, open_audio, probe, resolve_inside
+from pydreaming.audio.features import FrontEnd
+from pydreaming.audio.sources import AudioItem
+from pydreaming.audio.stats import FeatureStats, StatsAccumulator, StatsSums
+from pydreaming.config import ActionConfig, Config
+from pydreaming.errors import DecodeError
+from pydreaming.replay.builder import BuilderMark, ClipInfo, EpisodeBuilder
+from pydreaming.replay.names import shard_prefix
+from pydreaming.replay.schema import StoreMeta
+from pydreaming.replay.writer import FileReport, ShardWriter
+from workers.protocol import Totals, Unreadable
+
+BLOCK_S = 10.0  # s of audio between two calls of `on_block`
+_STRIDES = 7  # marks the random stream of strides among those of an item (augmentation has its own)
+
+
+@dataclass(frozen=True)
+class ControlScale:
+    """Mean and deviation of each control column over the training items."""
+
+    mean: Sequence[float] = ()
+    std: Sequence[float] = ()
+
+
+@dataclass
+class Producer:
+    """Does leases. Use one per thread.
+
+    config: of the run. root: folder of the source. replay: folder of the store. controls: see ControlScale.
+    on_block: called after each block of audio; what it raises ends the lease, and nothing of it stays.
+    totals: what has been done so far.
+    """
+
+    config: Config
+    root: Path
+    replay: Path
+    controls: ControlScale = field(default_factory=ControlScale)
+    on_block: Callable[[], None] = lambda: None
+    totals: Totals = field(default_factory=Totals)
+
+    def __post_init__(self) -> None:
+        self._augment = Augment(self.config.augment, self.config.run.seed)
+        self._plain = FrontEnd(self.config.features)
+        self._normalising: FrontEnd | None = None
+
+    def measure(self, items: Sequence[AudioItem]) -> tuple[StatsSums, list[Unreadable]]:
+        """Sums of log-mel over the items' frames, and the items that could not be read."""
+        bands = self.config.features.n_mels
+        total, unreadable = StatsAccumulator(bands), list[Unreadable]()
+        for item in items:
+            own = StatsAccumulator(bands)
+            try:
+                for stream, _ in self._streams(item):
+                    for frames in self._plain.frames(self._counted(stream), stream.sample_rate):
+                        own.add(frames)
+            except DecodeError as e:
+                unreadable.append(_report(item, e))
+                continue
+            total.merge(own.sums())
+        self._count_cpu()
+        return total.sums(), unreadable
+
+    def produce(
+        self, epoch: int, number: int, items: Sequence[AudioItem], stats: FeatureStats
+    ) -> tuple[list[FileReport], list[Unreadable]]:
+        """Write the tokens of the items of one lease, and name those that could not be read.
+
+        Args:
+          epoch: pass over the recordings, from 0. number: of the lease in it; both name the files.
+          items: of the lease, those of one group side by side. stats: to normalise by.
+        Raises:
+          ReplayError: the store cannot be written.
+        """
+        front = self._front_end(stats)
+        meta = StoreMeta.of(self.config.features, stats, self.config.action, self.config.run.seed)
+        unreadable: list[Unreadable] = []
+        with ShardWriter(self.replay, shard_prefix(epoch, number), meta, self.config.replay.shard_episodes) as writer:
+            episodes = _Groups(writer, self.config.replay.episode_tokens)
+            for item in items:
+                episodes.begin(item.group)
+                try:
+                    for stream, part in self._streams(item):
+                        self._add_clip(episodes.of(part.group), writer, front, stream, part, epoch)
+                except DecodeError as e:
+                    episodes.take_back()
+                    unreadable.append(_report(item, e))
+            episodes.finish()
+            files = writer.commit()
+        self._count_cpu()
+        return files, unreadable
+
+    def _add_clip(
+        self, builder: EpisodeBuilder, writer: ShardWriter, front: FrontEnd, stream: AudioStream, item: AudioItem, epoch: int
+    ) -> None:
+        """Append one stream's tokens, block by block."""
+        clip = ClipInfo(item=item.index, path=item.path, label=item.labels.get("label", ""), speaker=item.labels.get("speaker", ""))
+        walk = Walk(self.config.action, self.config.run.seed, epoch, item, self.controls)
+        count = 0
+        for tokens in front.tokens(self._counted(stream), stream.sample_rate, self._augment.of(item.index, epoch)):
+            if not np.isfinite(tokens).all():
+                raise DecodeError(item.path, "samples are absurdly large")
+            index, action = walk.through(len(tokens))
+            if not len(index):
+                continue
+            kept = tokens[index - (walk.seen - len(tokens))]
+            for episode in builder.add_tokens(kept, action, index * self.config.features.token_stride_samples, count == 0, clip):
+                writer.add(episode)
+            count += len(index)
+        if not count:
+            raise DecodeError(item.path, "too short for a single token")
+        self.totals.tokens += count
+        self.totals.clips += 1
+
+    def _streams(self, item: AudioItem) -> Iterator[tuple[AudioStream, AudioItem]]:
+        """Each stream of a recording (several where source.channels is each), with the item that describes it."""
+        path = resolve_inside(self.root, item.path)
+        channels = self.config.source.channels
+        for part in expand_channels(item, probe(path), channels) if channels == "each" else [item]:
+            with open_audio(path, part, channels) as stream:
+                yield stream, part
+
+    def _counted(self, stream: AudioStream) -> Iterator[Samples]:
+        for block in stream.blocks(BLOCK_S):
+            yield block
+            self.totals.audio_s += len(block) / stream.sample_rate
+            self._count_cpu()
+            self.on_block()
+
+    def _count_cpu(self) -> None:
+        self.totals.cpu_s = time.process_time()
+
+    def _front_end(self, stats: FeatureStats) -> FrontEnd:
+        if self._normalising is None or self._normalising.stats != stats:
+            self._normalising = FrontEnd(self.config.features, stats)
+        return self._normalising
+
+
+class Walk:
+    """Which tokens of a clip are kept, and the action that leads to each.
+
+    Action t leads from the kept token t - 1 to t; at a clip's first token nothing does, so that row is zero.
+
+        stride     tokens     0 . 2 . . . 6 7        kept, two, then four, then one window apart (seeded by run, item and pass)
+                   action     0   e1      e2 e0      one-hot over action.strides [1, 2, 4]
+        none       every token, action (0)
+        controls   every token, the item's columns normalised over the training items
+    """
+
+    def __init__(self, config: ActionConfig, seed: int, epoch: int, item: AudioItem, controls: ControlScale) -> None:
+        self._config = config
+        self._rng = np.random.default_rng((seed, item.index, epoch, _STRIDES))
+        self._next, self._choice = 0, -1  # the next token to keep, and the stride that leads to it
+        self.seen = 0
+        self._row = np.zeros(config.dim, np.float32)
+        if config.kind == "controls":
+            if not len(item.controls) == len(controls.mean) == len(controls.std) == config.dim:
+                raise DecodeError(item.path, f"{len(item.controls)} control values, {config.dim} columns")
+            self._row[:] = (np.asarray(item.controls) - controls.mean) / controls.std
+
+    def through(self, count: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+        """Of the clip's next `count` tokens, the (t,) indices in the clip of the kept ones, and the actions (t, A)."""
+        begin, self.seen = self.seen, self.seen + count
+        if self._config.kind == "stride":
+            return self._stride()
+        index = np.arange(begin, self.seen, dtype=np.int64)
+        action = np.broadcast_to(self._row, (count, len(self._row))).copy()
+        action[: max(0, 1 - begin)] = 0.0
+        return index, action
+
+    def _stride(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+        kept: list[int] = []
+        chosen: list[int] = []
+        while self._next < self.seen:
+            kept.append(self._next)
+            chosen.append(self._choice)
+            self._choice = int(self._rng.integers(len(self._config.strides)))
+            self._next += self._config.strides[self._choice]
+        action = np.zeros((len(kept), self._config.dim), np.float32)
+        arrived = [row for row, choice in enumerate(chosen) if choice >= 0]
+        action[arrived, [chosen[row] for row in arrived]] = 1.0
+        return np.array(kept, np.int64), action
+
+
+class _Groups:
+    """The episode builders of one lease, one for each group as an episode never mixes groups; they can take back the last item."""
+
+    def __init__(self, writer: ShardWriter, episode_tokens: int) -> None:
+        self._writer, self._size = writer, episode_tokens
+        self._builders: dict[str, EpisodeBuilder] = {}
+        self._group = ""
+        self._mark = 0
+        self._marks: dict[str, BuilderMark] = {}
+
+    def begin(self, group: str) -> None:
+        """An item of this group begins; those of the group before are complete."""
+        if group != self._group:
+            self.finish()
+        self._group = group
+        self._mark = self._writer.mark()
+        self._marks = {name: builder.mark() for name, builder in self._builders.items()}
+
+    def of(self, group: str) -> EpisodeBuilder:
+        """The builder of a group: the item's, or that of one of its channels."""
+        return self._builders.setdefault(group, EpisodeBuilder(group, self._size))
+
+    def take_back(self) -> None:
+        """Nothing of the item since `begin` stays."""
+        self._writer.rollback_to(self._mark)
+        self._builders = {name: builder for name, builder in self._builders.items() if name in self._marks}
+        for name, builder in self._builders.items():
+            builder.rollback_to(self._marks[name])
+
+    def finish(self) -> None:
+        """Write what the builders hold."""
+        for builder in self._builders.values():
+            for episode in builder.finish():
+                self._writer.add(episode)
+        self._builders.clear()
+
+
+def _report(item: AudioItem, error: DecodeError) -> Unreadable:
+    return Unreadable(item.path[:4096], item.index, error.cause[:4096])

@@ -1,0 +1,88 @@
+"""Who is connected, and what each worker has done lately."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from workers.protocol import Hello, Totals, WorkerStatus
+
+WINDOW_S = 30.0  # s over which rates are taken
+
+
+@dataclass
+class Peer:
+    """One connection. `address` is ZeroMQ's name for it; `owner` names the process, over reconnections too."""
+
+    address: bytes
+    hello: Hello
+    owner: str
+    last_seen: float
+    lease: int = -1
+    totals: Totals = field(default_factory=Totals)
+    history: deque[tuple[float, Totals]] = field(default_factory=deque)
+
+    def beat(self, totals: Totals, now: float) -> None:
+        """Take in the totals of a beat."""
+        self.totals = totals
+        self.history.append((now, totals))
+        while len(self.history) > 2 and now - self.history[0][0] > WINDOW_S:
+            self.history.popleft()
+
+    def status(self, now: float) -> WorkerStatus:
+        """What the learner is told about this worker."""
+        (begin, first), span = (self.history[0], now - self.history[0][0]) if self.history else ((now, self.totals), 0.0)
+        rate = 1 / span if span > 0 and now - begin <= 2 * WINDOW_S else 0.0
+        return WorkerStatus(
+            name=self.hello.name,
+            host=self.hello.host,
+            silent_s=max(0.0, now - self.last_seen),
+            lease=self.lease,
+            totals=self.totals,
+            clips_per_s=max(0.0, (self.totals.clips - first.clips) * rate),
+            audio_per_s=max(0.0, (self.totals.audio_s - first.audio_s) * rate),
+        )
+
+
+class Roster:
+    """Connected peers, by ZeroMQ's name."""
+
+    def __init__(self, forget_s: float) -> None:
+        self._peers: dict[bytes, Peer] = {}
+        self._forget_s = forget_s
+
+    def find(self, address: bytes, now: float) -> Peer | None:
+        """The peer, noting that it was heard from."""
+        peer = self._peers.get(address)
+        if peer is not None:
+            peer.last_seen = now
+        return peer
+
+    def greet(self, address: bytes, hello: Hello, now: float) -> list[Peer]:
+        """Enter a peer. Returns the ones it replaces: processes of the same name and host, with another pid."""
+        owner = f"{hello.host}/{hello.name}/{hello.pid}"
+        twins = [p for p in self._peers.values() if (p.hello.host, p.hello.name, p.hello.role) == (hello.host, hello.name, hello.role)]
+        peer = Peer(address, hello, owner, now)
+        for twin in twins:
+            if twin.owner == owner:  # the same process after a reconnection
+                peer.totals, peer.history, peer.lease = twin.totals, twin.history, twin.lease
+                del self._peers[twin.address]
+        self._peers[address] = peer
+        return [twin for twin in twins if twin.owner != owner]
+
+    def remove(self, address: bytes) -> None:
+        """The peer has left."""
+        self._peers.pop(address, None)
+
+    def forget_silent(self, now: float) -> None:
+        """Drop peers that have not been heard from for long; they have to say Hello again."""
+        for peer in [p for p in self._peers.values() if now - p.last_seen > self._forget_s]:
+            del self._peers[peer.address]
+
+    def everyone(self) -> list[bytes]:
+        """ZeroMQ's names of all peers."""
+        return list(self._peers)
+
+    def workers(self, now: float) -> list[WorkerStatus]:
+        """Status of all workers, by name."""
+        return sorted((p.status(now) for p in self._peers.values() if p.hello.role == "worker"), key=lambda w: (w.host, w.name))

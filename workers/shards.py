@@ -1,0 +1,107 @@
+"""The coordinator's view of the replay folder: which files count, and which are left-overs of workers that were lost."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from pydreaming.errors import ReplayError
+from pydreaming.replay.evict import evict
+from pydreaming.replay.names import SUFFIX, temporary_pid
+from workers.protocol import StoredFile
+
+
+class ShardFolder:
+    """Files that finished leases have put into the replay folder.
+
+    Args:
+      folder: the store; made when missing.
+    Raises:
+      ReplayError: the folder cannot be made or read.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._tokens: dict[str, int] = {}
+        self._evicted: set[str] = set()  # files may go between their renaming and the worker's Done
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for path in folder.iterdir():
+                if temporary_pid(path.name) is not None:  # of an earlier coordinator's workers; their leases are redone
+                    path.unlink(missing_ok=True)
+        except OSError as e:
+            raise ReplayError(f"cannot use the replay folder {folder}: {e.strerror}") from e
+
+    def __len__(self) -> int:
+        return len(self._tokens)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all files."""
+        return sum(self._tokens.values())
+
+    @property
+    def files(self) -> Mapping[str, int]:
+        """Tokens of each file, by name."""
+        return self._tokens
+
+    def names_on_disk(self) -> set[str]:
+        """Names of all Parquet files there, whoever wrote them."""
+        return {path.name for path in self.folder.iterdir() if path.name.endswith(SUFFIX)}
+
+    def restore(self, files: Mapping[str, int]) -> None:
+        """Go on with `files` (name -> tokens) of an earlier coordinator, as far as they are still there."""
+        there = self.names_on_disk()
+        self._tokens = {name: tokens for name, tokens in files.items() if name in there}
+
+    def check(self, prefix: str, files: Sequence[StoredFile]) -> str | None:
+        """Why these files cannot be the lease's: None when they can."""
+        for file in files:
+            if not file.name.startswith(f"{prefix}-"):
+                return f"{file.name} is not a file of lease {prefix}"
+            try:
+                found = (self.folder / file.name).lstat()
+            except OSError:
+                if file.name in self._evicted:
+                    continue
+                return f"{file.name} is not in {self.folder}; does the worker write to another folder (--replay)?"
+            if not stat.S_ISREG(found.st_mode) or found.st_size != file.bytes:
+                return f"{file.name} in {self.folder} is not the file of {file.bytes} bytes that was reported"
+        return None
+
+    def accept(self, prefix: str, files: Sequence[StoredFile]) -> int:
+        """Count the lease's files, and remove any others of that lease. Returns its tokens."""
+        reported = {file.name: file.tokens for file in files}
+        for path in self.folder.glob(f"{prefix}-*"):
+            if path.name not in reported:  # of an earlier worker, lost between renaming its files and saying so
+                path.unlink(missing_ok=True)
+                self._tokens.pop(path.name, None)
+        self._tokens.update({name: tokens for name, tokens in reported.items() if name not in self._evicted})
+        return sum(reported.values())
+
+    def discard_strangers(self, names: Iterable[str]) -> None:
+        """Remove files of a lease that had been given to another worker, unless that one wrote the same files."""
+        for name in names:
+            if name not in self._tokens:
+                (self.folder / name).unlink(missing_ok=True)
+
+    def remove_lease(self, prefix: str) -> None:
+        """Remove every file of a lease that is to be done in another way."""
+        for path in self.folder.glob(f"{prefix}-*"):
+            path.unlink(missing_ok=True)
+            self._tokens.pop(path.name, None)
+
+    def remove_temporaries(self, prefix: str) -> None:
+        """Remove a lost worker's unfinished files. If it is still alive, it can no longer rename them."""
+        for path in self.folder.glob(f"{prefix}-*{SUFFIX}.tmp-*"):
+            path.unlink(missing_ok=True)
+
+    def evict(self, capacity_tokens: int) -> None:
+        """Remove the oldest files until at most `capacity_tokens` are left. Raises ReplayError."""
+        if self.tokens <= capacity_tokens:
+            return
+        removed = evict(self.folder, capacity_tokens)
+        self._evicted.update(removed)
+        for name in removed:
+            self._tokens.pop(name, None)
