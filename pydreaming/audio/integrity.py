@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 from typing import IO, Literal
 
+from pydreaming.audio import flac
+
 MP3_SLACK = 2 * 1152  # samples; encoders differ on whether delay and padding count
 STREAMED = 0x7FFF0000  # bytes; sizes from here on are placeholders of programs that wrote to a pipe
 STREAMED_64 = 1 << 62  # the same where sizes have 64 bits
@@ -43,6 +45,10 @@ def check(file: IO[bytes]) -> int | None:
         _check_announced(0, int.from_bytes(head[16:24], "little"), size, STREAMED_64)
     elif magic == b"RF64" and head[12:16] == b"ds64":
         _check_announced(0, int.from_bytes(head[28:36], "little"), size, STREAMED_64)
+    elif magic == b"fLaC":
+        problem = flac.problem(file, size)
+        if problem:
+            raise DamageError(problem)
     elif magic == b"NIST":
         _check_sphere(head, size)
     elif magic == b"OggS":

@@ -1,8 +1,8 @@
 """Streaming sample-rate conversion with the windowed sinc of `torchaudio.functional.resample` (its default settings).
 
 Output sample j lies at the time of input sample j * orig / new (the rates divided by their greatest common divisor) and is a weighted sum
-of the `width` input samples on either side of it; the weights repeat after `new` outputs. Outputs are computed in blocks on a fixed grid, so
-that the chunks in which the input arrives do not change a single bit. Any ratio is exact:
+of the `width` input samples on either side of it; the weights repeat after `new` outputs. Outputs are computed in blocks on a fixed grid,
+so that the chunks in which the input arrives do not change a single bit. Any ratio is exact:
 
 - small ratios: a period of outputs is cut into bands of neighbours, which share most of their inputs; each band is one matrix product over
   all periods of the block (a single matrix for the whole period would mostly hold zeros);
