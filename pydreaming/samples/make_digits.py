@@ -6,6 +6,7 @@ the Free Spoken Digit Dataset names its files. The same espeak-ng gives the same
 
 from __future__ import annotations
 
+import argparse
 import random
 import shutil
 import subprocess
@@ -19,7 +20,7 @@ import soundfile
 
 from pydreaming.audio.decode import decode
 from pydreaming.audio.resample import Resampler
-from pydreaming.errors import SourceError, UsageError
+from pydreaming.errors import PydreamingError, SourceError
 
 VOICES = {
     "alan": "en-us+m3",
@@ -74,12 +75,18 @@ def _spoken(program: str, voice: str, digit: int, rng: random.Random) -> npt.NDA
     return take
 
 
-def main() -> None:
-    """The command line: one argument, the folder to write to."""
-    if len(sys.argv) != 2:
-        raise UsageError("usage: python -m pydreaming.samples.make_digits FOLDER")
-    sys.stderr.write(f"{make(Path(sys.argv[1]))} files in {sys.argv[1]}\n")
+def main() -> int:
+    """The command line; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m pydreaming.samples.make_digits", description="Make the bundled spoken digits.")
+    parser.add_argument("folder", type=Path)
+    try:
+        count = make(parser.parse_args().folder)
+    except PydreamingError as e:
+        sys.stderr.write(f"error: {e}\n")
+        return e.exit_code
+    sys.stdout.write(f"{count} files\n")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -102,5 +102,6 @@ def _existing(config: SourceConfig) -> Path:
         raise SourceError("source.path is not set: give a folder with audio, or a manifest")
     path = Path(config.path)
     if not path.exists():
-        raise SourceError(f"source.path {path} does not exist")
+        fetch = f"; python -m pydreaming.audio.sources.fsdd_download {path} fetches it" if config.kind == "fsdd" else ""
+        raise SourceError(f"source.path {path} does not exist{fetch}")
     return path

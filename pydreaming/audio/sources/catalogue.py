@@ -209,7 +209,8 @@ def _build(config: SourceConfig, columns: list[str], seed: int, fingerprint: str
 
 def _spool(items: Iterable[AudioItem], seed: int, path: Path) -> _Columns:
     """Write every item of the source to a file, and keep its columns."""
-    rows, encoder, salt = _Columns(), msgspec.json.Encoder(), seed.to_bytes(8, "little", signed=False)
+    rows, encoder = _Columns(), msgspec.json.Encoder()
+    salt = hashlib.blake2b(str(seed).encode(), digest_size=hashlib.blake2b.SALT_SIZE).digest()
     with path.open("wb") as spool:
         for item in items:
             line = encoder.encode(item)

@@ -23,8 +23,13 @@ def matches(path: Path) -> bool:
     """Either layout; of ESC-10, every folder must hold clips, and only clips."""
     if (path / "meta" / "esc50.csv").is_file():
         return True
-    clips = [[name for name in walk.files(path / folder) if walk.is_audio(name)] for folder in walk.folders(path)]
-    return bool(clips) and all(names and all(CLIP.fullmatch(name) for name in names) for names in clips)
+    clips = ([name for name in walk.files(path / folder) if walk.is_audio(name)] for folder in walk.folders(path))
+    some = False
+    for names in clips:
+        some = True
+        if not names or not all(CLIP.fullmatch(name) for name in names):
+            return False
+    return some
 
 
 def items(config: SourceConfig, root: Path, columns: Sequence[str]) -> Iterator[AudioItem]:

@@ -20,13 +20,13 @@ ROW = re.compile(r"(?P<path>[^\t]+)\t\d+")
 
 def matches(path: Path) -> bool:
     """A manifest, or a folder that holds one."""
-    return bool(_manifests(path))
+    return next(_manifests(path), None) is not None
 
 
 def items(config: SourceConfig, root: Path, columns: Sequence[str]) -> Iterator[AudioItem]:
     """One item per row. The first line's folder must be the source root or lie in it (relative: from the source root)."""
     path = Path(config.path)
-    manifests = [path] if path.is_file() else _manifests(path)
+    manifests = [path] if path.is_file() else list(_manifests(path))
     if not manifests:
         raise SourceError(f"{path}: no manifest (.tsv with a folder in its first line) in it")
     hints = split_hints(manifest.stem for manifest in manifests)
@@ -51,9 +51,9 @@ def _start(line: str, where: str, root: Path) -> Below:
     return Below(root, base)
 
 
-def _manifests(path: Path) -> list[Path]:
-    names = [path] if path.is_file() else [path / name for name in walk.files(path)]
-    return [name for name in names if name.suffix == ".tsv" and _looks_right(head(name).splitlines()[:2])]
+def _manifests(path: Path) -> Iterator[Path]:
+    files = [path] if path.is_file() else [path / name for name in walk.files(path)]
+    return (name for name in files if name.suffix == ".tsv" and _looks_right(head(name).splitlines()[:2]))
 
 
 def _looks_right(first: list[str]) -> bool:

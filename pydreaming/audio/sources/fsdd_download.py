@@ -1,10 +1,15 @@
-"""Fetch the Free Spoken Digit Dataset (CC BY-SA 4.0, about 16 MB) at a pinned revision, verified by checksum."""
+"""Fetch the Free Spoken Digit Dataset (CC BY-SA 4.0, about 16 MB) at a pinned revision, verified by checksum.
+
+`python -m pydreaming.audio.sources.fsdd_download FOLDER`
+"""
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import http.client
 import re
+import sys
 import tarfile
 import tempfile
 import time
@@ -17,7 +22,7 @@ from typing import BinaryIO
 
 from tqdm import tqdm
 
-from pydreaming.errors import SourceError
+from pydreaming.errors import PydreamingError, SourceError
 
 REPOSITORY = "https://github.com/Jakobovski/free-spoken-digit-dataset"
 REVISION = "26eb9aaf76e81b692f806f9140c2d2777410d7a1"
@@ -109,11 +114,32 @@ def _unpack(archive: Path, folder: Path) -> None:
     total = 0
     with tarfile.open(archive, "r|gz") as tar:
         for member in tar:
+            total += member.size
+            if total > ARCHIVE_BYTES:
+                raise SourceError(f"{archive.name}: unpacks to more than {ARCHIVE_BYTES >> 20} MiB; given up")
             match = RECORDING.fullmatch(member.name)
             content = tar.extractfile(member) if match and member.isreg() else None
             if match is None or content is None:
                 continue
-            total += member.size
-            if member.size > RECORDING_BYTES or total > ARCHIVE_BYTES:
+            if member.size > RECORDING_BYTES:
                 raise SourceError(f"{archive.name}: {member.name} is too large ({member.size} bytes)")
             (folder / match["name"]).write_bytes(content.read(member.size))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pydreaming.audio.sources.fsdd_download", description="Fetch the Free Spoken Digit Dataset."
+    )
+    parser.add_argument("folder", type=Path, help="where recordings/ is put, such as data/fsdd")
+    try:
+        folder = ensure_fsdd(parser.parse_args(arguments).folder)
+    except PydreamingError as e:
+        sys.stderr.write(f"error: {e}\n")
+        return e.exit_code
+    sys.stdout.write(f"{folder}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

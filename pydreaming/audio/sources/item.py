@@ -18,7 +18,7 @@ SYNONYMS = {
 }
 
 
-class AudioItem(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class AudioItem(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """One recording, or one segment of it.
 
     Attributes:

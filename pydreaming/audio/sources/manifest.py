@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import posixpath
 import re
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
@@ -98,11 +99,15 @@ class Below:
 
     def __call__(self, text: str) -> str:
         """The path relative to the root, or as it stands where it leads elsewhere."""
-        text = text.strip().removeprefix("./")
-        if not text.startswith("/"):
-            return self._prefix + text
-        start = next((root for root in self._roots if text.startswith(root)), "")
-        return text.removeprefix(start)
+        text = text.strip()
+        if text.startswith("/"):
+            start = next((root for root in self._roots if text.startswith(root)), "")
+            path = text.removeprefix(start)
+        else:
+            path = self._prefix + text
+        # "lists/../wavs/a.wav" is inside; by name only, since the decoder follows links and has the last word.
+        tidy = posixpath.normpath(path)
+        return path if tidy.startswith("..") else tidy
 
 
 def is_subset(name: str) -> bool:

@@ -22,7 +22,7 @@ SUFFIXES = (".json", ".jsonl")
 
 def matches(path: Path) -> bool:
     """A manifest, or a folder that holds one."""
-    return bool(_manifests(path))
+    return next(_manifests(path), None) is not None
 
 
 def items(config: SourceConfig, root: Path, columns: Sequence[str]) -> Iterator[AudioItem]:
@@ -31,7 +31,7 @@ def items(config: SourceConfig, root: Path, columns: Sequence[str]) -> Iterator[
     A row with an `offset` is a segment of `duration` seconds; without one, `duration` describes the file, and the whole file is read.
     """
     path = Path(config.path)
-    manifests = [path] if path.is_file() else _manifests(path)
+    manifests = [path] if path.is_file() else list(_manifests(path))
     if not manifests:
         raise SourceError(f"{path}: no manifest (.json or .jsonl with audio_filepath) in it")
     hints = split_hints(manifest.stem for manifest in manifests)
@@ -73,9 +73,9 @@ def _seconds(row: dict[str, Any], name: str, where: str) -> float | None:
     return seconds
 
 
-def _manifests(path: Path) -> list[Path]:
-    names = [path] if path.is_file() else [path / name for name in walk.files(path)]
-    return [name for name in names if name.suffix in SUFFIXES and _is_row(head(name).lstrip().partition("\n")[0])]
+def _manifests(path: Path) -> Iterator[Path]:
+    files = [path] if path.is_file() else [path / name for name in walk.files(path)]
+    return (name for name in files if name.suffix in SUFFIXES and _is_row(head(name).lstrip().partition("\n")[0]))
 
 
 def _is_row(line: str) -> bool:

@@ -22,8 +22,9 @@ BACKGROUND = "_background_noise_/"
 def matches(path: Path) -> bool:
     """A folder with folders in which every audio file is `<speaker>_nohash_<n>.wav`, the background noise aside."""
     words = [name for name in walk.folders(path) if f"{name}/" != BACKGROUND]
-    first = [f"{word}/{name}" for word in words for name in walk.files(path / word)[:4] if walk.is_audio(name)]
-    return bool(first) and all(UTTERANCE.fullmatch(name) for name in first)
+    audio = (f"{word}/{name}" for word in words for name in walk.files(path / word) if walk.is_audio(name))
+    first = next(audio, None)
+    return first is not None and all(UTTERANCE.fullmatch(name) for name in (first, *audio))
 
 
 def items(config: SourceConfig, root: Path, columns: Sequence[str]) -> Iterator[AudioItem]:

@@ -50,7 +50,9 @@ def test_below(tmp_path):
     assert below("a.wav") == below("./a.wav") == "lists/a.wav"
     assert below(f"{tmp_path}/real/x/a.wav") == below(f"{tmp_path}/link/x/a.wav") == "x/a.wav"
     assert below(f"{tmp_path}/realistic/a.wav") == f"{tmp_path}/realistic/a.wav"
+    assert below("../x/a.wav") == "x/a.wav"
     assert below("../../a.wav") == "lists/../../a.wav"
+    assert below(f"{tmp_path}/real/../a.wav") == "../a.wav"
     assert Below(tmp_path / "real", tmp_path)("a.wav") == "a.wav"
 
 
