@@ -21,7 +21,7 @@ from types import FrameType
 
 from pydreaming.errors import PydreamingError, TrackingError
 from pydreaming.tracking.store import Store, prepare_environment
-from pydreaming.tracking.views import runs_link
+from pydreaming.tracking.views import VIEW_TAG, runs_link
 
 HOST = "127.0.0.1"
 START_S = 120.0  # MLflow takes 10 s to start on two free cores
@@ -107,12 +107,14 @@ def serve(run_dir: Path, port: int, experiment: str) -> None:
         raise TrackingError(f"{run_dir} does not exist; train something first, or name the folder of the runs with --run-dir")
     check_port(port)
     # Opens the store first, so that a fresh one is made here and not in a race with a training that starts.
-    experiment_id = Store(f"sqlite:///{run_dir.resolve() / 'mlflow.db'}").experiment(experiment)
+    store = Store(f"sqlite:///{run_dir.resolve() / 'mlflow.db'}")
+    experiment_id = store.experiment(experiment)
+    link = runs_link(f"http://{HOST}:{port}", experiment_id, with_dashboard=bool(store.experiment_tag(experiment_id, VIEW_TAG)))
     signal.signal(signal.SIGTERM, _interrupt)
     server: subprocess.Popen[bytes] | None = None
     try:
         server = start_server(run_dir, port)
-        sys.stdout.write(f"MLflow: {runs_link(f'http://{HOST}:{port}', experiment_id)}\n(Ctrl-C ends it)\n")
+        sys.stdout.write(f"MLflow: {link}\n(Ctrl-C ends it)\n")
         sys.stdout.flush()
         if server.wait() != 0:
             raise TrackingError(f"the MLflow server ended; see {run_dir / 'mlflow-server.log'}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ def fetch_checkpoint(uri: str, tracking_uri: str, destination: Path) -> Path:
     if missing:
         raise TrackingError(f"{uri}: run {run_id} has no '{folder}/{missing[0]}' among its artifacts (did it write a checkpoint yet?)")
     for name in _NEEDED:
-        _call(uri, address, lambda name=name: client.download_artifacts(run_id, f"{folder}/{name}", str(destination)))
+        _call(uri, address, partial(client.download_artifacts, run_id, f"{folder}/{name}", str(destination)))
     return destination / folder
 
 

@@ -20,16 +20,17 @@ _PREFIX = "deflate;"
 _MAX_STATE = 4 * 2**20  # bytes of JSON; a tag that inflates to more is not ours
 
 
-def runs_link(base_url: str, experiment_id: str) -> str:
-    """Address of the runs of an experiment, with the dashboard."""
-    query = "workflowType=machine_learning&compareRunsMode=CHART&viewStateShareKey=main"
+def runs_link(base_url: str, experiment_id: str, with_dashboard: bool = True) -> str:
+    """Address of the runs of an experiment as charts. `with_dashboard` needs the tag VIEW_TAG to be set: MLflow answers a link to a view
+    it does not have with an empty page."""
+    query = "workflowType=machine_learning&compareRunsMode=CHART" + ("&viewStateShareKey=main" if with_dashboard else "")
     return f"{base_url.rstrip('/')}/#/experiments/{experiment_id}/runs?{query}"
 
 
 def run_link(base_url: str, experiment_id: str, run_id: str, tab: str = "") -> str:
     """Address of one run; `tab` may be `artifacts` or `model-metrics`."""
     page = f"{base_url.rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}"
-    return f"{page}/{tab}" if tab else page
+    return f"{page}{'/' if tab else ''}{tab}?workflowType=machine_learning"
 
 
 def dashboard(metrics: Iterable[str], images: Iterable[str]) -> str:
@@ -65,27 +66,33 @@ def _line_charts(metrics: set[str]) -> list[dict[str, Any]]:
     order = list(SECTIONS)
     charts = []
     for section, family in sorted(families, key=lambda key: (order.index(key[0]), family_rank(key[1]))):
-        names = sorted(families[section, family], key=lambda name: family_of(name)[1])
-        charts.append(
-            {
-                **_chart(f"line-{section}-{family}", "LINE", section),
-                "displayName": family.replace("_", " ") + (" by horizon k" if family_of(names[0])[1] >= 0 else ""),
-                "metricKey": names[0],
-                "selectedMetricKeys": names,
-                "lineSmoothness": 0,
-                "xAxisScaleType": "linear",
-                "scaleType": "linear",
-                "range": {},
-                "xAxisKey": "step",
-                "selectedXAxisMetricKey": "",
-                "yAxisKey": "metric",
-                "yAxisExpressions": [],
-                "ignoreOutliers": False,
-                "useGlobalXaxisKey": True,
-                "useGlobalLineSmoothing": True,
-            }
-        )
+        first, *more = sorted(families[section, family], key=lambda name: family_of(name)[1])
+        charts.append(_line_chart(section, family, family, [first, *more]))
+        # MLflow adds a chart of its own for every metric that leads none; a deleted one counts, and is not shown.
+        charts += [{**_line_chart(section, name, family, [name]), "deleted": True} for name in more]
     return charts
+
+
+def _line_chart(section: str, uuid: str, family: str, names: list[str]) -> dict[str, Any]:
+    return {
+        **_chart(f"line-{section}-{uuid}", "LINE", section),
+        "metricKey": names[0],
+        "selectedMetricKeys": names,
+        "displayName": family.replace("_", " ") + (" by horizon k" if family_of(names[0])[1] >= 0 else ""),
+        # MLflow titles this page's charts by the full names of their metrics, unless this field is there: then by displayName.
+        "nodeLevelSystemMetricConfiguration": {},
+        "yAxisKey": "metric",
+        "yAxisExpressions": [],
+        "lineSmoothness": 0,
+        "xAxisScaleType": "linear",
+        "scaleType": "linear",
+        "range": {},
+        "xAxisKey": "step",
+        "selectedXAxisMetricKey": "",
+        "ignoreOutliers": False,
+        "useGlobalXaxisKey": True,
+        "useGlobalLineSmoothing": True,
+    }
 
 
 def _image_charts(images: set[str]) -> list[dict[str, Any]]:
@@ -107,7 +114,8 @@ def _chart(uuid: str, kind: str, section: str) -> dict[str, Any]:
 
 
 def _section(uuid: str, name: str) -> dict[str, Any]:
-    return {"uuid": uuid, "name": name, "display": True, "isReordered": True, "deleted": False, "isGenerated": False}
+    fixed = {"display": True, "isReordered": True, "deleted": False, "isGenerated": False}
+    return {"uuid": uuid, "name": name, "columns": 2, "cardHeight": 420 if uuid == "look" else 320, **fixed}
 
 
 def _view_state(charts: list[dict[str, Any]], sections: list[dict[str, Any]]) -> dict[str, Any]:

@@ -219,7 +219,7 @@ class SpoolWriter:
         store.params(self._run.run_id, self._params)
         for file in self._files:
             store.artifact(self._run.run_id, file, "")
-        self._dashboard = dashboard_content(store.experiment_tag(experiment_id, VIEW_TAG))
+        self._dashboard = dashboard_content(self._dashboard_tag(store))
         self._store = store
         return store
 
@@ -246,11 +246,18 @@ class SpoolWriter:
         metrics, images = set(self._cursor.peaks), set(self._cursor.images)
         if metrics <= self._dashboard[0] and images <= self._dashboard[1]:
             return
-        now = dashboard_content(store.experiment_tag(self._run.experiment_id, VIEW_TAG))
+        now = dashboard_content(self._dashboard_tag(store))
         self._dashboard = (now[0] | metrics, now[1] | images)
         tag = dashboard(*self._dashboard)
         if len(tag) <= MAX_TAG:  # beyond it, charts people asked for first stay; all metrics are in MLflow's own view anyway
             store.set_experiment_tag(self._run.experiment_id, VIEW_TAG, tag)
+
+    def _dashboard_tag(self, store: Store) -> str:
+        tag = store.experiment_tag(self._run.experiment_id, VIEW_TAG)
+        if not tag:  # links to the dashboard must work from the first second on
+            tag = dashboard((), ())
+            store.set_experiment_tag(self._run.experiment_id, VIEW_TAG, tag)
+        return tag
 
     def _advance(self, offset: int) -> None:
         self._cursor.offset, self._attempts = offset, 0
