@@ -130,7 +130,9 @@ class AudioStream:
             scale *= _INT16_SCALE
         if scale != 1:
             mono *= scale
-        if not integers and not np.isfinite(np.dot(mono, mono)):  # one pass; only an odd sum deserves the exact test
+        with np.errstate(over="ignore", invalid="ignore"):
+            finite = integers or bool(np.isfinite(np.dot(mono, mono)))  # one pass; only an odd sum deserves the exact count
+        if not finite:
             bad = len(mono) - int(np.count_nonzero(np.isfinite(mono)))
             raise DecodeError(self._path, f"{bad} samples are not finite numbers" if bad else "samples are absurdly large")
         return cast(Samples, mono)

@@ -6,6 +6,7 @@ Only what the decoder hides is looked at; whatever is not recognised is left to 
 from __future__ import annotations
 
 import os
+import re
 from typing import IO, Literal
 
 from pydreaming.audio import flac
@@ -45,6 +46,8 @@ def check(file: IO[bytes]) -> int | None:
         _check_announced(0, int.from_bytes(head[16:24], "little"), size, STREAMED_64)
     elif magic == b"RF64" and head[12:16] == b"ds64":
         _check_announced(0, int.from_bytes(head[28:36], "little"), size, STREAMED_64)
+    elif magic == b"caff":
+        _check_caf(file, size)
     elif magic == b"fLaC":
         problem = flac.problem(file, size)
         if problem:
@@ -53,8 +56,8 @@ def check(file: IO[bytes]) -> int | None:
         _check_sphere(head, size)
     elif magic == b"OggS":
         _check_ogg(file, size)
-    elif magic[:3] == b"ID3" or (magic[0] == 0xFF and magic[1] & 0xE0 == 0xE0):
-        return MP3_SLACK if _has_mp3_length(file, head) else None
+    elif magic[:3] == b"ID3" or re.match(rb"\xff[\xe0-\xff]", magic):
+        return _check_mp3(file, head, size)
     return 0
 
 
@@ -74,6 +77,17 @@ def _check_chunks(file: IO[bytes], size: int, wanted: bytes, order: Literal["lit
             _check_announced(position + 8, length, size)
             return
         position += 8 + length + length % 2
+
+
+def _check_caf(file: IO[bytes], size: int) -> None:
+    """CAF: chunks with sizes of 64 bits, without padding; -1 is a placeholder, and lies beyond STREAMED_64 when read unsigned."""
+    position = 8
+    while position + 12 <= size:
+        file.seek(position)
+        header = file.read(12)
+        length = int.from_bytes(header[4:], "big")
+        _check_announced(position + 12, length, size, STREAMED_64)
+        position += 12 + length
 
 
 def _check_sphere(head: bytes, size: int) -> None:
@@ -109,11 +123,16 @@ def _check_ogg(file: IO[bytes], size: int) -> None:
         position += length
 
 
-def _has_mp3_length(file: IO[bytes], head: bytes) -> bool:
-    """Whether the first MPEG frame carries a Xing or Info header with the number of frames."""
+def _check_mp3(file: IO[bytes], head: bytes, size: int) -> int | None:
+    """The first MPEG frame may hold a Xing (or Info) header: flags, then the number of frames and of bytes where these are flagged."""
     start = 0
-    if head[:3] == b"ID3":
+    if head[:3] == b"ID3" and len(head) >= 10:
         start = 10 + sum((byte & 0x7F) << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=True))
     file.seek(start)
-    first = file.read(256)
-    return b"Xing" in first or b"Info" in first
+    found = re.search(rb"(?:Xing|Info)\0\0\0(.)(.{8})", file.read(256), re.DOTALL)
+    if found is None:
+        return None
+    flags = found[1][0]
+    if flags & 2:
+        _check_announced(start, int.from_bytes(found[2][4:] if flags & 1 else found[2][:4], "big"), size)
+    return MP3_SLACK if flags & 1 else None

@@ -50,8 +50,7 @@ class StatsAccumulator:
 
     def merge(self, sums: StatsSums) -> None:
         """Add another accumulator's sums. Raises ValueError when they cannot be sums of frames of this width."""
-        if sums.count < 0 or len(sums.total) != len(self._total) or len(sums.square) != len(self._total):
-            raise ValueError(f"sums must be of {len(self._total)} bands, got {len(sums.total)} and {len(sums.square)}")
+        _check_width(sums, len(self._total))
         self._merge(sums.count, np.asarray(sums.total, dtype=np.float64), np.asarray(sums.square, dtype=np.float64))
 
     def sums(self) -> StatsSums:
@@ -79,8 +78,7 @@ def merge_stats(parts: Iterable[StatsSums], n_mels: int) -> FeatureStats:
     every = list(parts)
     accumulator = StatsAccumulator(n_mels)
     for part in every:
-        if len(part.total) != n_mels or len(part.square) != n_mels:
-            raise ValueError(f"sums must be of {n_mels} bands, got {len(part.total)} and {len(part.square)}")
+        _check_width(part, n_mels)
     accumulator.merge(
         StatsSums(
             sum(part.count for part in every),
@@ -89,3 +87,8 @@ def merge_stats(parts: Iterable[StatsSums], n_mels: int) -> FeatureStats:
         )
     )
     return accumulator.finish()
+
+
+def _check_width(sums: StatsSums, n_mels: int) -> None:
+    if sums.count < 0 or len(sums.total) != n_mels or len(sums.square) != n_mels:
+        raise ValueError(f"sums must be of >= 0 frames of {n_mels} bands, got {sums.count} of {len(sums.total)} and {len(sums.square)}")
