@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import tarfile
+import threading
 from collections import Counter
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from pydreaming.audio.decode import decode, resolve_inside
 from pydreaming.audio.sources import Catalogue, layout_of, source_root
-from pydreaming.audio.sources.fsdd_download import SHA256, digest
+from pydreaming.audio.sources.fsdd_download import REVISION, SHA256, digest, ensure_fsdd
 from pydreaming.config import Config, load_config
 
 DATA = Path(os.environ.get("PYDREAMING_DATA", ""))
@@ -44,6 +48,21 @@ def test_fsdd(tmp_path):
 
 def test_the_pinned_checksum_is_that_of_the_real_data_set():
     assert digest(DATA / "fsdd/recordings") == SHA256
+
+
+def test_the_real_data_set_passes_through_the_download(tmp_path):
+    top = tmp_path / "served" / f"{REVISION}.tar.gz"
+    top.parent.mkdir()
+    with tarfile.open(top, "w:gz", compresslevel=1) as tar:
+        tar.add(DATA / "fsdd/recordings", arcname=f"free-spoken-digit-dataset-{REVISION}/recordings")
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=str(top.parent))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        folder = ensure_fsdd(tmp_path / "fsdd", f"http://127.0.0.1:{server.server_port}")
+        server.shutdown()
+        thread.join()
+    assert len(list((folder / "recordings").iterdir())) == 3000
 
 
 def test_esc10(tmp_path):

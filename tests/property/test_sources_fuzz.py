@@ -62,7 +62,7 @@ PIECES = st.sampled_from(
 
 
 @pytest.mark.parametrize("kind", sorted(MANIFESTS))
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=30, deadline=None, derandomize=True)
 @given(start=st.sampled_from(STARTS), pieces=st.lists(PIECES, max_size=30))
 def test_any_manifest_gives_items_or_a_source_error(kind, start, pieces):
     with tempfile.TemporaryDirectory() as name:

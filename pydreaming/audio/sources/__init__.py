@@ -101,7 +101,11 @@ def _existing(config: SourceConfig) -> Path:
     if not config.path:
         raise SourceError("source.path is not set: give a folder with audio, or a manifest")
     path = Path(config.path)
-    if not path.exists():
+    try:
+        there = path.exists()
+    except OSError as e:  # a folder above it that may not be entered
+        raise SourceError(f"source.path {path} cannot be read ({e.strerror})") from e
+    if not there:
         fetch = f"; python -m pydreaming.audio.sources.fsdd_download {path} fetches it" if config.kind == "fsdd" else ""
         raise SourceError(f"source.path {path} does not exist{fetch}")
     return path

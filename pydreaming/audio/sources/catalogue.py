@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import os
 import shutil
+import sqlite3
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -108,9 +109,9 @@ class Catalogue:
         """
         columns = list(action.columns) if action.kind == "controls" else []
         fingerprint = _fingerprint(config, columns, seed)
-        if folder.exists() and any(folder.iterdir()):
+        if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
             if not (folder / "catalogue.json").is_file():
-                raise SourceError(f"{folder} is not empty and not a catalogue; choose another folder")
+                raise SourceError(f"{folder} holds other things than a catalogue; choose another folder")
             there = Catalogue(folder)
             if there.info.fingerprint == fingerprint:
                 return there
@@ -189,11 +190,10 @@ class _Columns:
 def _build(config: SourceConfig, columns: list[str], seed: int, fingerprint: str, folder: Path) -> None:
     from pydreaming.audio.sources import iter_source  # here, since the package exports this module
 
-    folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.with_name(f"{folder.name}.tmp-{os.getpid()}")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
     try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
         rows = _spool(iter_source(config, columns), seed, partial / "spool.jsonl")
         kept = _sampled(rows, config.max_files)
         if not len(kept):
@@ -203,6 +203,8 @@ def _build(config: SourceConfig, columns: list[str], seed: int, fingerprint: str
         if folder.exists():
             shutil.rmtree(folder)
         partial.rename(folder)
+    except (OSError, sqlite3.Error) as e:  # a full disk, most likely; the layouts' lookups live on disk as well
+        raise SourceError(f"{folder}: the catalogue cannot be written ({e})") from e
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

@@ -58,8 +58,8 @@ def ensure_fsdd(folder: Path, archive_url: str = f"{REPOSITORY}/archive", timeou
     if not url.startswith(("http://", "https://")):
         raise SourceError(f"{url}: only http and https addresses are downloaded")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".fsdd-", dir=folder) as temporary:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".fsdd-", dir=folder.parent) as temporary:
             archive, unpacked = Path(temporary) / "archive.tar.gz", Path(temporary) / "recordings"
             with archive.open("wb") as out:
                 _download(url, out, timeout_s, total_s)
@@ -67,6 +67,7 @@ def ensure_fsdd(folder: Path, archive_url: str = f"{REPOSITORY}/archive", timeou
             found = digest(unpacked)
             if found != SHA256:
                 raise SourceError(f"{url}: checksum {found[:12]}… of the recordings instead of {SHA256[:12]}…; not kept")
+            folder.mkdir(exist_ok=True)
             (folder / "SOURCE.txt").write_text(SOURCE_NOTE, encoding="utf-8")
             unpacked.rename(recordings)
     except (tarfile.TarError, EOFError, zlib.error) as e:

@@ -144,7 +144,7 @@ def test_reused_with_the_same_settings_and_rebuilt_with_others(tmp_path):
 def test_a_folder_with_other_things_is_left_alone(tmp_path):
     path = manifest(tmp_path, speakers(2))
     text(tmp_path / "mine/thesis.tex", "precious")
-    with pytest.raises(SourceError, match="not a catalogue"):
+    with pytest.raises(SourceError, match="other things than a catalogue"):
         Catalogue.build(config_of(path), NONE, 0, tmp_path / "mine")
     assert (tmp_path / "mine/thesis.tex").read_text() == "precious"
 
@@ -157,6 +157,13 @@ def test_nothing_found_and_a_broken_manifest_leave_nothing_behind(tmp_path):
     with pytest.raises(SourceError, match="line 2"):
         Catalogue.build(config_of(path), NONE, 0, tmp_path / "run/c")
     assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    path = manifest(tmp_path, speakers(2))
+    for folder in (path, path / "c"):
+        with pytest.raises(SourceError, match=r"m\.jsonl.*(other things|cannot be written)"):
+            Catalogue.build(config_of(path), NONE, 0, folder)
 
 
 @pytest.mark.parametrize("damage", ["catalogue.json", "offsets.npy", "group_ids.npy", "held_out.npy", "items.jsonl"])

@@ -72,7 +72,7 @@ def serve(monkeypatch) -> Iterator[Callable[..., str]]:
 
 
 def nothing_left(folder: Path) -> bool:
-    return not folder.exists() or list(folder.iterdir()) == []
+    return not folder.exists() and list(folder.parent.iterdir()) == []
 
 
 def test_downloads_verifies_and_does_not_ask_again(tmp_path, serve):
