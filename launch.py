@@ -1,0 +1,76 @@
+"""Start pydreaming on this host: everything, the learner's side, or workers for a learner elsewhere."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydreaming.config import CONFIG_DIR, Config, load_config
+from pydreaming.errors import PydreamingError, UsageError
+
+DESCRIPTION = """\
+Learn a world model of sound from a folder of recordings.
+
+  python launch.py --configs defaults fsdd
+  python launch.py --configs defaults folder --source.path ~/recordings --training.seconds 3600
+  python launch.py --resume runs/fsdd-20261123-120000
+  python launch.py --role learner --configs defaults folder --coordinator.address tcp://0.0.0.0:5555 --coordinator.keys keys ...
+  python launch.py --role worker --configs defaults --coordinator.address tcp://learner-host:5555 --coordinator.keys keys/worker ...
+
+Settings are named presets merged in order (files in configs/, or paths of your own), then any number of --section.key value.
+Every key, with its unit, is documented in configs/defaults.yaml."""
+
+
+def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Options of this script, and the overrides left for the configuration."""
+    presets = ", ".join(sorted(p.stem for p in CONFIG_DIR.glob("*.yaml")))
+    parser = argparse.ArgumentParser(
+        prog="launch.py", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--configs", nargs="+", metavar="NAME", help=f"presets, in order; first normally defaults. There are: {presets}")
+    parser.add_argument(
+        "--role",
+        choices=("all", "learner", "worker"),
+        default="all",
+        help="all (default): coordinator, workers, learner and tracker on this host; learner: the same without workers; "
+        "worker: workers.count workers for the coordinator at coordinator.address",
+    )
+    parser.add_argument("--resume", type=Path, metavar="RUN", help="folder of a run to go on with; its own settings apply, then overrides")
+    parser.epilog = "Exit codes: 0 done or stopped by a signal, 1 the run failed, 2 wrong usage."
+    return parser.parse_known_args(arguments)
+
+
+def resolve(options: argparse.Namespace, overrides: list[str]) -> tuple[Config, Path]:
+    """The configuration, and the folder of the run. Raises UsageError and ConfigError."""
+    if options.resume is not None:
+        if options.configs:
+            raise UsageError("--resume takes the run's own settings: leave --configs out (single keys may be overridden)")
+        config = load_config([str(options.resume / "config.yaml")], overrides)
+        return config, options.resume
+    if not options.configs:
+        raise UsageError("name the presets, for example: python launch.py --configs defaults fsdd  (see --help)")
+    config = load_config(options.configs, overrides)
+    if options.role != "worker" and not config.source.path and config.workers.count > 0:
+        raise UsageError("source.path is not set; add --source.path FOLDER")
+    name = config.run.name or f"{config.source.kind}-{time.strftime('%Y%m%d-%H%M%S')}"
+    return config, Path(config.run.dir).expanduser() / name
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse, validate, hand over to the supervisor; the exit code."""
+    options, overrides = parse(sys.argv[1:] if arguments is None else arguments)
+    try:
+        config, run_dir = resolve(options, overrides)
+        from workers.supervisor import Supervisor  # after validation, so that a mistyped key is answered at once
+
+        return Supervisor(run_dir, config, options.role, resume=options.resume is not None).run()
+    except PydreamingError as e:
+        print(f"error: {e}", file=sys.stderr)
+        return e.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -75,6 +75,7 @@ def gain(observed: Observed, mask: Tensor, futures: Rollouts) -> Tensor:
     return kl_divergence(post, unigram.expand_as(post)) - kl_divergence(post, mixture(futures.states.logits))
 
 
+@torch.no_grad()
 def gain_on_batch(model: WorldModelNet, observed: Observed, batch: TensorBatch, steps: int, samples: int = 4) -> dict[int, float]:
     """Mean open-loop gain at k = 1, 2, 4, 8, ... <= steps, from one third of the way into a training batch."""
     T = batch.mask.shape[1]

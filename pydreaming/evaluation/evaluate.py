@@ -1,0 +1,131 @@
+"""All figures of merit of a checkpoint, each beside its baselines, with a note for every protocol that was left out."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from pydreaming.config import Config
+from pydreaming.evaluation.baselines import log_mel_features
+from pydreaming.evaluation.clips import Clips
+from pydreaming.evaluation.features import PARTS, clip_features, untrained_like
+from pydreaming.evaluation.open_loop import OpenLoop, open_loop
+from pydreaming.evaluation.pooling import Array
+from pydreaming.evaluation.probes import Protocol, plan_protocols, run_probe
+from pydreaming.models.world_model import WorldModelNet
+from pydreaming.objectives import Objective, TensorBatch
+
+SEED = 20_000  # of noise in evaluation; the same for every checkpoint, so that checkpoints compare
+
+
+@dataclass(frozen=True)
+class ProbeRow:
+    """One row of the probe table: accuracies of one kind of features under one protocol."""
+
+    label: str
+    protocol: str
+    features: str
+    linear: float
+    knn: float
+    interval: float
+    chance: float
+    clips: int
+
+
+@dataclass
+class Evaluation:
+    """Figures of one checkpoint.
+
+    Attributes:
+      held_out_loss: objective on held-out sequences by term, `total` among them. open_loop: None when no sequence was long enough.
+      probes: rows by label, protocol and features. notes: what was left out, and why.
+    """
+
+    held_out_loss: dict[str, float] = field(default_factory=dict)
+    open_loop: OpenLoop | None = None
+    probes: list[ProbeRow] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def metrics(self) -> dict[str, float]:
+        """Scalars by short name for the log."""
+        result = {f"learning/held_out_{name}": value for name, value in self.held_out_loss.items()}
+        if self.open_loop is not None:
+            o = self.open_loop
+            for name in ("retrieval", "retrieval_copy", "gain", "gain_copy"):
+                title = {"gain": "held_out_gain", "gain_copy": "held_out_gain_copy"}.get(name, name)
+                result |= {f"world_model/{title}_k{k}": value for k, value in getattr(o, name).items()}
+            result |= {"world_model/window_error": o.error, "world_model/window_error_copy": o.error_copy}
+        for row in self.probes:
+            name = row.features.replace(", ", "_").replace(" ", "_").replace("-", "_")
+            result[f"use/{row.label}_{row.protocol.replace(' ', '_').replace('-', '_')}.{name}"] = row.linear
+        return result
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return dataclasses.asdict(self) | {"metrics": self.metrics()}
+
+
+@torch.no_grad()
+def held_out_loss(model: WorldModelNet, objective: Objective, batches: Sequence[TensorBatch]) -> dict[str, float]:
+    """Mean loss over batches, by term and in total (nats)."""
+    generator = torch.Generator(model.device).manual_seed(SEED)
+    sums: dict[str, list[float]] = {}
+    for batch in batches:
+        B, T = batch.mask.shape
+        losses = objective(model, batch, model.noise(B, T, generator))
+        values = {name: float(term.mean()) for name, term in losses.terms.items()} | {"loss": float(losses.total())}
+        for name, value in values.items():
+            sums.setdefault(name, []).append(value)
+    return {name: float(np.mean(values)) for name, values in sums.items()}
+
+
+def evaluate_world(model: WorldModelNet, objective: Objective, batches: Sequence[TensorBatch], config: Config) -> Evaluation:
+    """Held-out loss and open-loop prediction on batches of sequences."""
+    generator = torch.Generator(model.device).manual_seed(SEED)
+    result = Evaluation(held_out_loss=held_out_loss(model, objective, batches))
+    e = config.evaluation
+    result.open_loop = open_loop(model, objective, batches, e.rollouts, e.context_tokens, generator)
+    if result.open_loop is None:
+        result.notes.append("No open-loop figures: no held-out recording is longer than one token.")
+    return result
+
+
+def evaluate_probes(
+    model: WorldModelNet, clips: Clips, config: Config, baselines: list[ProbeRow] | None, complete: bool
+) -> tuple[list[ProbeRow], list[ProbeRow], list[str]]:
+    """Probes on labelled clips.
+
+    Args:
+      baselines: rows of an earlier evaluation of the same clips, which do not change; None computes them.
+      complete: all protocols, and the parts of the state by themselves; else the first protocol only, which is much faster.
+    Returns:
+      (rows of this model, rows of the baselines, notes).
+    """
+    protocols, notes = plan_protocols(clips.labels, clips.speakers, clips.groups, clips.held_out)
+    if not protocols:
+        return [], [], notes
+    features = clip_features(model, clips.tokens, clips.actions)
+    rows = _rows(protocols if complete else protocols[:1], {"world model": features["feat"]})
+    if complete:
+        rows += _rows(protocols[:1], {f"world model, {part} only": features[part] for part in PARTS})
+    if baselines is None:
+        untrained = untrained_like(config, model.token_dim, model.action_dim, model.device)
+        others = log_mel_features(clips.tokens, config.features.n_mels)
+        others["untrained network"] = clip_features(untrained, clips.tokens, clips.actions)["feat"]
+        baselines = _rows(protocols, others)
+    return rows, baselines, notes
+
+
+def _rows(protocols: list[Protocol], features: dict[str, Array]) -> list[ProbeRow]:
+    rows = []
+    for protocol in protocols:
+        clips = len({int(i) for _, test in protocol.splits for i in test})
+        for name, values in features.items():
+            result = run_probe(values, protocol)
+            rows.append(ProbeRow(protocol.label, protocol.name, name, result.linear, result.knn, result.interval, protocol.chance, clips))
+    return rows

@@ -1,0 +1,154 @@
+"""How well imagined futures match what came, beside two who do not imagine.
+
+For every start in a set of held-out sequences the model observes up to there and imagines `steps` tokens with several samples, under the
+actions that really followed. Baselines: *copy-last* (the last token goes on) and *marginal* (the corpus average).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pydreaming.models.distributions import kl_divergence
+from pydreaming.models.state import Observed
+from pydreaming.models.world_model import WorldModelNet
+from pydreaming.objectives import Objective, TensorBatch
+from pydreaming.training.open_loop import Rollouts, marginal, mixture, rollouts
+
+CANDIDATES = 256
+STEPS = (1, 2, 4, 8)
+START_EVERY = 3  # tokens between starting points
+
+
+@dataclass(frozen=True)
+class OpenLoop:
+    """Figures by steps ahead k.
+
+    Attributes:
+      retrieval, retrieval_copy: share of tokens found among `candidates` by the imagined state, and by the last token itself.
+      gain, gain_copy: nats won over the marginal by the imagined distribution, and by the last posterior.
+      count: predictions behind each figure.
+      error, error_copy, error_mean: squared error of the next window (k = 1; probe decoder on imagined features, mean of the samples)
+        per normalised log-mel value, beside repeating the last window, and beside the corpus mean.
+    """
+
+    candidates: int
+    retrieval: dict[int, float]
+    retrieval_copy: dict[int, float]
+    gain: dict[int, float]
+    gain_copy: dict[int, float]
+    count: dict[int, int]
+    error: float
+    error_copy: float
+    error_mean: float
+
+
+class _Means:
+    """Running means by name and steps ahead."""
+
+    def __init__(self) -> None:
+        self._sums: defaultdict[tuple[str, int], list[float]] = defaultdict(lambda: [0.0, 0.0])
+
+    def add(self, name: str, k: int, values: Tensor) -> None:
+        entry = self._sums[name, k]
+        entry[0] += float(values.sum())
+        entry[1] += values.numel()
+
+    def by_step(self, name: str) -> dict[int, float]:
+        return {k: total / count for (n, k), (total, count) in sorted(self._sums.items()) if n == name and count}
+
+    def counts(self, name: str) -> dict[int, int]:
+        return {k: int(count) for (n, k), (_, count) in sorted(self._sums.items()) if n == name and count}
+
+
+@torch.no_grad()
+def open_loop(
+    model: WorldModelNet, objective: Objective, batches: Sequence[TensorBatch], samples: int, context: int, generator: torch.Generator
+) -> OpenLoop | None:
+    """Evaluate on batches of sequences; None when no sequence is long enough to predict a single step.
+
+    Args:
+      samples: imagined futures for each start. context: tokens of a sequence observed before the first start.
+    """
+    means = _Means()
+    candidates = 0
+    for batch in batches:
+        B, T = batch.mask.shape
+        observed = model.observe(batch.tokens, batch.action, batch.is_first, noise=model.noise(B, T, generator))
+        candidates = max(candidates, min(CANDIDATES, int(batch.mask.sum())))
+        for start in range(min(context, T - 2), T - 1, START_EVERY):
+            steps = min(max(STEPS), T - 1 - start)
+            futures = rollouts(model, observed, batch.mask, start, steps, samples, generator)
+            _score(model, objective, batch, observed, futures, means)
+    if not means.counts("retrieval"):
+        return None
+    errors = [means.by_step(name)[1] for name in ("error", "error_copy", "error_mean")]
+    return OpenLoop(
+        candidates,
+        means.by_step("retrieval"),
+        means.by_step("retrieval_copy"),
+        means.by_step("gain"),
+        means.by_step("gain_copy"),
+        means.counts("retrieval"),
+        *errors,
+    )
+
+
+def _score(model: WorldModelNet, objective: Objective, batch: TensorBatch, observed: Observed, futures: Rollouts, means: _Means) -> None:
+    """Add the figures of all rollouts from one start."""
+    start, steps, temperature = futures.start, futures.valid.shape[1], objective.config.temperature
+    target = objective.target(observed.embed)
+    predicted = objective.predict(futures.states)  # (B, R, N, P)
+    unigram = marginal(observed.post.logits, batch.mask)
+    last = observed.post.logits[:, start]
+    imagined = mixture(futures.states.logits)
+    for k in (k for k in STEPS if k <= steps):
+        valid = futures.valid[:, k - 1]
+        if not bool(valid.any()):
+            continue
+        choice, positive = _candidates(batch, start + k)
+        means.add("retrieval", k, _found(predicted[:, :, k - 1], target, choice, positive, temperature)[valid])
+        # The last token is its own best match; only without it among the candidates does a copy have a chance.
+        others = choice.scatter(1, (positive - k).unsqueeze(1), False)
+        means.add("retrieval_copy", k, _found(target[:, None, start], target, others, positive, temperature)[valid])
+        post = observed.post.logits[:, start + k]
+        floor = kl_divergence(post, unigram.expand_as(post))
+        means.add("gain", k, (floor - kl_divergence(post, imagined[:, k - 1]))[valid])
+        means.add("gain_copy", k, (floor - kl_divergence(post, last))[valid])
+    valid = futures.valid[:, 0]
+    if bool(valid.any()):
+        window = batch.tokens[:, start + 1]
+        decoded = model.decoder(futures.states.feat[:, :, 0]).mean(1)
+        for name, guess in (("error", decoded), ("error_copy", batch.tokens[:, start]), ("error_mean", torch.zeros_like(window))):
+            means.add(name, 1, (guess - window).square().mean(-1)[valid])
+
+
+def _candidates(batch: TensorBatch, at: int) -> tuple[Tensor, Tensor]:
+    """Which tokens compete for the one at step `at` of each sequence.
+
+    Rivals are tokens of the same sequence first, then of the following ones, unless they are the same audio.
+
+    Returns:
+      choice (B, B * T) bool, at most CANDIDATES True in a row; positive (B,) flat index of the right token.
+    """
+    B, T = batch.mask.shape
+    device = batch.mask.device
+    rows = torch.arange(B, device=device).unsqueeze(1) * T
+    order = (torch.arange(B * T, device=device).unsqueeze(0) + rows) % (B * T)
+    ids, real = batch.token_id.flatten(), batch.mask.flatten()
+    positive = rows.squeeze(1) + at
+    rival = real[order] & (ids[order] != ids[positive].unsqueeze(1))
+    kept = rival & (rival.long().cumsum(1) <= CANDIDATES - 1)
+    choice = torch.zeros_like(kept).scatter_(1, order, kept)
+    return choice.scatter_(1, positive.unsqueeze(1), True), positive
+
+
+def _found(query: Tensor, target: Tensor, choice: Tensor, positive: Tensor, temperature: float) -> Tensor:
+    """1 where the right token is the likeliest candidate under the mean over the samples: (B, R, P) -> (B,) float."""
+    scores = query @ target.flatten(0, 1).t() / temperature  # (B, R, B * T)
+    likelihood = scores.masked_fill(~choice.unsqueeze(1), -torch.inf).softmax(-1).mean(1)
+    return (likelihood.argmax(-1) == positive).float()

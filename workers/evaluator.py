@@ -1,0 +1,151 @@
+"""The evaluator process: `python -m workers.evaluator --run RUN_DIR --checkpoint CHECKPOINT [--final]`.
+
+Writes RUN/evals/<checkpoint>/: metrics.json (all figures), summary.json (a few lines for the console), pictures and sounds; sends them to
+the run's spool; and, with --final, writes the report. Each figure stands beside its baselines, also when they win.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import msgspec
+import torch
+
+from pydreaming.config import Config
+from pydreaming.errors import PydreamingError, SourceError
+from pydreaming.evaluation.clips import read_clips
+from pydreaming.evaluation.evaluate import Evaluation, ProbeRow, evaluate_probes, evaluate_world
+from pydreaming.models.world_model import WorldModelNet
+from pydreaming.objectives import TensorBatch
+from pydreaming.replay.index import ReplayIndex
+from pydreaming.replay.sampler import Batch, ReplaySampler
+from pydreaming.tracking.spool import Spool
+from pydreaming.training.checkpoint import load_networks
+from pydreaming.training.trainer import pick_device
+from workers.eval_set import EvalSet, prepare_eval_set
+from workers.layout import RunDir, replace_json
+
+log = logging.getLogger("evaluator")
+
+SEQUENCES_SEED = 30_000  # of the evaluation sequences; the same for every checkpoint
+
+
+def evaluate(run: RunDir, checkpoint: Path, final: bool) -> Evaluation:
+    """Evaluate one checkpoint of a run and write what came out. Raises PydreamingError."""
+    config = run.read_config()
+    # Training holds the GPU while this runs beside it; a clip set of this size takes seconds on a core.
+    device = pick_device(config.training.device) if final else torch.device("cpu")
+    model, objective, state = load_networks(checkpoint, device)
+    folder = run.path / "evals" / checkpoint.name
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        eval_set = prepare_eval_set(run, config, state.stats)
+    except SourceError as e:
+        eval_set, note = _training_store(run, config), f"Figures are on training data, and no probes were run: {e}."
+    else:
+        note = "" if eval_set.held_out.episodes else "Nothing was held out: the figures are on recordings that were trained on."
+    store = eval_set.held_out if eval_set.held_out.episodes else eval_set.heard
+    batches = _sequences(store, config, device)
+    result = evaluate_world(model, objective, batches, config)
+    if note:
+        result.notes.insert(0, note)
+    if eval_set.unreadable:
+        result.notes.append(f"{eval_set.unreadable} recordings of the evaluation set could not be read.")
+    _probe(run, config, model, eval_set, result, final)
+    replace_json(folder / "metrics.json", json.loads(json.dumps(result.to_dict())))
+    replace_json(folder / "summary.json", {"lines": summary(result)})
+    return result
+
+
+def summary(result: Evaluation) -> list[str]:
+    """The figures in lines that a newcomer can read, baselines beside them."""
+    lines = []
+    if result.open_loop is not None:
+        o = result.open_loop
+        for k in o.retrieval:
+            lines.append(
+                f"{k} token{'s' if k > 1 else ''} ahead, imagined: right one of {o.candidates} found {o.retrieval[k]:.0%}"
+                f" (copy of the last {o.retrieval_copy[k]:.0%}); gain {o.gain[k]:+.1f} nat (copy {o.gain_copy[k]:+.1f})"
+            )
+        lines.append(
+            f"next window, squared error of the imagined log-mel: {o.error:.3f}"
+            f" (copy of the last {o.error_copy:.3f}, corpus mean {o.error_mean:.3f})"
+        )
+    for label, protocol in dict.fromkeys((row.label, row.protocol) for row in result.probes):
+        rows = [r for r in result.probes if (r.label, r.protocol) == (label, protocol) and " only" not in r.features]
+        if rows[0].features != "world model":
+            continue  # a quick evaluation leaves this protocol out
+        figures = ", ".join(f"{r.features} {r.linear:.3f}" for r in rows)
+        lines.append(f"{label} probe, {protocol}: {figures} (chance {rows[0].chance:.3f}, ±{rows[0].interval:.3f})")
+    return lines + result.notes
+
+
+def _probe(run: RunDir, config: Config, model: WorldModelNet, eval_set: EvalSet, result: Evaluation, final: bool) -> None:
+    """Add the probes; the baselines' rows are kept beside the evaluation set, as they never change."""
+    clips = read_clips(eval_set.heard if eval_set.heard.episodes else None, eval_set.held_out)
+    if not len(clips) or eval_set.heard.folder == run.replay(config):
+        return
+    cache = run.path / "eval_set" / "baselines.json"
+    known = msgspec.json.decode(cache.read_bytes(), type=list[ProbeRow]) if cache.is_file() else None
+    rows, baselines, notes = evaluate_probes(model, clips, config, known, complete=final)
+    if known is None:
+        replace_json(cache, [asdict(row) for row in baselines])
+    result.probes = rows + baselines
+    result.notes += notes
+
+
+def _training_store(run: RunDir, config: Config) -> EvalSet:
+    index = ReplayIndex(run.replay(config))
+    index.refresh()
+    return EvalSet(index, ReplayIndex(run.path / "eval_set" / "held_out"), 0)
+
+
+def _sequences(store: ReplayIndex, config: Config, device: torch.device) -> list[TensorBatch]:
+    """`evaluation.streams` sequences as batches of the training size: the same ones for every checkpoint."""
+    e, t = config.evaluation, config.training
+    size = min(t.batch_size, e.streams)
+    sampler = ReplaySampler(store, size, t.batch_length, 0.0, config.replay.cut_share, SEQUENCES_SEED)
+    return [_to_tensors(sampler.sample(), device) for _ in range(-(-e.streams // size))]
+
+
+def _to_tensors(batch: Batch, device: torch.device) -> TensorBatch:
+    arrays = (batch.tokens.astype("float32"), batch.is_first, batch.action, batch.token_id, batch.mask)
+    return TensorBatch(*(torch.from_numpy(array).to(device) for array in arrays))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m workers.evaluator", description="Evaluate one checkpoint of a run.")
+    parser.add_argument("--run", type=Path, required=True, help="folder of the run, with config.yaml")
+    parser.add_argument("--checkpoint", type=Path, required=True, help="folder of the checkpoint")
+    parser.add_argument("--final", action="store_true", help="evaluate every part of the state and write the report")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stdout)
+    if not options.final:
+        os.nice(10)  # training goes first
+        torch.set_num_threads(1)
+    begin = time.monotonic()
+    try:
+        run = RunDir(options.run)
+        result = evaluate(run, options.checkpoint, options.final)
+    except PydreamingError as e:
+        log.error("error: %s", e)
+        return e.exit_code
+    step = int(options.checkpoint.name.rpartition("-")[2])
+    spool = Spool(run.path / "tracking" / "spool.jsonl")
+    spool.metrics(step, result.metrics())
+    spool.artifact(run.path / "evals" / options.checkpoint.name / "metrics.json", f"evals/{options.checkpoint.name}")
+    log.info("evaluated %s in %.1f s", options.checkpoint.name, time.monotonic() - begin)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
