@@ -1,0 +1,16 @@
+"""Names that users choose from, apart from the code behind them: `pydreaming embed --help` must not wait for torch."""
+
+from __future__ import annotations
+
+PARTS: dict[str, str] = {
+    "feat": "deter and stoch side by side",
+    "deter": "deterministic state, all that was heard up to the window",
+    "stoch": "discrete state: the probabilities of each code of the window",
+    "code": "the window's code itself, one-hot per group",
+    "embed": "encoder's view of the window alone",
+}
+POOLINGS: dict[str, str] = {
+    "mean": "mean over the windows, width D",
+    "mean_std_max": "mean, standard deviation and maximum, width 3 D",
+    "thirds": "means over the three thirds of the recording, and standard deviation, width 4 D; as in the evaluation",
+}

@@ -1,0 +1,329 @@
+"""Pictures: log-mel panels, surprise, code usage, probes, open-loop curves. Axes in seconds, Hz, bits; readable at 400 pixels.
+
+Colours are those of Okabe and Ito (distinguishable with any colour vision), and no line is told apart by colour alone.
+Figures are made without pyplot, so nothing here has state or needs a display.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+
+from pydreaming.config import FeatureConfig
+from pydreaming.errors import PydreamingError
+
+Array = npt.NDArray[Any]
+
+BLUE, ORANGE, GREEN, VERMILION, SKY, GREY, INK = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#8A8F98", "#222222"
+WIDTH = 8.0  # inches
+DPI = 110
+_MAX_COLUMNS = 2000  # of a log-mel image; more would only be thrown away by the renderer
+_STYLES = ((BLUE, "-", "o"), (VERMILION, "--", "s"), (GREY, ":", "^"), (GREEN, "-.", "D"), (ORANGE, (0, (5, 1)), "v"))
+_LABEL, _SMALL = 10, 9  # points
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One log-mel panel: title and frames (F, n_mels), natural log-mel; `mark_s` draws a line there, e.g. where a dream begins."""
+
+    title: str
+    log_mel: Array
+    mark_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One named curve over k or time; `spread` (same length) is drawn as a band of +- spread."""
+
+    name: str
+    values: Sequence[float] | Array
+    spread: Sequence[float] | Array | None = None
+
+
+def save(figure: Figure, path: Path) -> Path:
+    """Write a PNG, whole or not at all. Raises PydreamingError when it cannot be written."""
+    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        FigureCanvasAgg(figure).print_figure(str(temporary), format="png", dpi=DPI, facecolor="white")
+        temporary.replace(path)
+    except OSError as e:
+        raise PydreamingError(f"cannot write {path}: {e.strerror or e}") from e
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def mel_panels(panels: Sequence[Panel], features: FeatureConfig, start_s: float = 0.0, title: str = "") -> Figure:
+    """Log-mel panels below each other on one colour scale and one time axis (real | one-step predicted | imagined)."""
+    figure = _figure(1.75 * len(panels) + 0.7, title)
+    axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
+    low, high = _range([panel.log_mel for panel in panels])
+    image = None
+    for ax, panel in zip(axes, panels, strict=True):
+        image = draw_mel(ax, panel.log_mel, features, start_s, low, high)
+        ax.set_title(panel.title, fontsize=_LABEL, loc="left")
+        if panel.mark_s is not None:
+            _mark(ax, panel.mark_s)
+    axes[-1].set_xlabel("time (s)", fontsize=_LABEL)
+    if image is not None:
+        _colour_bar(figure, image, list(axes), "log-mel power (nats)")
+    return figure
+
+
+def dream_picture(context: Array, imagined: Array, features: FeatureConfig, begins_s: float, real: Array | None = None) -> Figure:
+    """What was heard and K continuations.
+
+    Args:
+      context: (F, n_mels) log-mel before the dream. imagined: (K, F', n_mels).
+      begins_s: time at which the dream begins. real: (F'', n_mels) what really followed, where it is known.
+    """
+    F, hop_s = len(context), features.hop_length / features.sample_rate
+    start_s = begins_s - F * hop_s
+    mean, spread = imagined.mean(0), imagined.std(0).mean(1)
+    rows = [Panel("heard | one continuation", np.concatenate([context, imagined[0]]), begins_s)]
+    if real is not None and len(real):
+        rows.insert(0, Panel("what really happened", np.concatenate([context, real[: imagined.shape[1]]]), begins_s))
+    K = len(imagined)
+    if K > 1:
+        rows.append(Panel(f"heard | mean of {K} continuations", np.concatenate([context, mean]), begins_s))
+    figure = _figure(1.75 * len(rows) + (1.5 if K > 1 else 0.0) + 0.5, "")
+    heights = [1.0] * len(rows) + ([0.7] if K > 1 else [])
+    axes = figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
+    low, high = _range([row.log_mel for row in rows])
+    image = None
+    for ax, row in zip(axes, rows, strict=False):
+        image = draw_mel(ax, row.log_mel, features, start_s, low, high)
+        ax.set_title(row.title, fontsize=_LABEL, loc="left")
+        _mark(ax, begins_s)
+    if image is not None:
+        _colour_bar(figure, image, list(axes[: len(rows)]), "log-mel power (nats)")
+    if K > 1:
+        times = begins_s + (np.arange(len(spread)) + 0.5) * hop_s
+        axes[-1].plot(times, spread, color=BLUE, linewidth=1.5)
+        axes[-1].fill_between(times, 0, spread, color=BLUE, alpha=0.2, linewidth=0)
+        axes[-1].set_ylim(bottom=0)
+        axes[-1].set_title(f"disagreement of the {K} continuations: standard deviation, mean over bands", fontsize=_LABEL, loc="left")
+        _curve_axes(axes[-1], "nats")
+        _mark(axes[-1], begins_s)
+    axes[-1].set_xlabel("time (s)", fontsize=_LABEL)
+    return figure
+
+
+def surprise_picture(log_mel: Array, times_s: Array, curves: Mapping[str, Array], features: FeatureConfig, title: str = "") -> Figure:
+    """Log-mel above, curves in bits below (one panel each, for their scales differ), on one time axis.
+
+    Args:
+      log_mel: (F, n_mels) from time 0. times_s: (T,) centres of the windows. curves: label to (T,) bits.
+    """
+    end_s = len(log_mel) * features.hop_length / features.sample_rate
+    shown = times_s <= max(end_s, float(times_s[0]))
+    figure = _figure(2.1 + 1.25 * len(curves), title)
+    axes = figure.subplots(1 + len(curves), 1, sharex=True, squeeze=False, height_ratios=[1.5] + [1.0] * len(curves))[:, 0]
+    low, high = _range([log_mel])
+    image = draw_mel(axes[0], log_mel, features, 0.0, low, high)
+    _colour_bar(figure, image, [axes[0]], "nats")
+    for ax, (name, values), colour in zip(axes[1:], curves.items(), (BLUE, VERMILION, GREEN, ORANGE), strict=False):
+        ax.plot(times_s[shown], values[shown], color=colour, linewidth=1.3, marker="." if shown.sum() < 80 else None)
+        ax.fill_between(times_s[shown], 0, values[shown], color=colour, alpha=0.15, linewidth=0)
+        ax.set_title(name, fontsize=_LABEL, loc="left")
+        ax.set_ylim(bottom=0)
+        _curve_axes(ax, "bits")
+    axes[-1].set_xlabel("time (s)", fontsize=_LABEL)
+    axes[-1].set_xlim(0, end_s)
+    return figure
+
+
+def code_usage(marginal: Array, title: str = "Code usage") -> Figure:
+    """How often each class of each group is used, with the perplexity of each group beside it.
+
+    Args:
+      marginal: (S, K) probabilities of the codes over a corpus; each row sums to 1.
+    """
+    S, K = marginal.shape
+    ordered = -np.sort(-marginal, axis=1)  # classes have no order of their own; sorted, the shape of the usage shows
+    perplexity = np.exp(-(marginal * np.log(np.maximum(marginal, 1e-12))).sum(1))
+    figure = _figure(max(2.6, 0.19 * S + 1.3), title)
+    left, right = figure.subplots(1, 2, sharey=True, width_ratios=[2.2, 1.0])
+    image = left.imshow(ordered * 100, aspect="auto", cmap="cividis", vmin=0, interpolation="nearest")
+    left.set_xlabel("class, most used first", fontsize=_LABEL)
+    left.set_ylabel("group", fontsize=_LABEL)
+    left.set_yticks(np.arange(0, S, max(1, S // 8)))
+    left.set_xticks(np.arange(0, K, max(1, K // 8)))
+    left.tick_params(labelsize=_SMALL)
+    figure.colorbar(image, ax=left, pad=0.02).set_label("share of windows (%)", fontsize=_SMALL)
+    right.barh(np.arange(S), perplexity, color=BLUE, height=0.7)
+    right.axvline(K, color=GREY, linestyle=":", linewidth=1.5)
+    right.set_xlim(0, K * 1.04)
+    right.set_xlabel(f"perplexity (of {K})", fontsize=_LABEL)
+    _curve_axes(right, "")
+    return figure
+
+
+def probe_bars(scores: Mapping[str, Mapping[str, float | tuple[float, float, float]]], ylabel: str = "accuracy (%)") -> Figure:
+    """Bars per task: the model beside its baselines.
+
+    Args:
+      scores: task -> method -> percent, or (percent, low, high) with its 95 % interval. Name ours first, then log-mel, then untrained.
+    """
+    tasks = list(scores)
+    methods = list(dict.fromkeys(method for values in scores.values() for method in values))
+    colours = (BLUE, ORANGE, GREY, GREEN, SKY)
+    hatches = ("", "//", "..", "xx", "--")
+    figure = _figure(3.4, "")
+    ax = figure.subplots()
+    width = 0.8 / max(1, len(methods))
+    for m, method in enumerate(methods):
+        for t, task in enumerate(tasks):
+            if method not in scores[task]:
+                continue
+            value, low, high = _interval(scores[task][method])
+            x = t + (m - (len(methods) - 1) / 2) * width
+            label = method if not any(method in scores[earlier] for earlier in tasks[:t]) else None
+            fill: dict[str, Any] = {"color": colours[m % 5], "hatch": hatches[m % 5], "edgecolor": "white", "label": label}
+            ax.bar(x, value, width * 0.94, yerr=[[value - low], [high - value]], error_kw={"ecolor": INK, "elinewidth": 1.2}, **fill)
+            ax.text(x, high + 1.2, f"{value:.0f}", ha="center", va="bottom", fontsize=_SMALL, color=INK)
+    ax.set_xticks(range(len(tasks)), [_wrap(task) for task in tasks])
+    ax.set_ylim(0, 112)
+    ax.set_yticks(range(0, 101, 20))
+    _curve_axes(ax, ylabel)
+    _legend(figure, ax, len(methods))
+    return figure
+
+
+def line_curves(steps: Sequence[float] | Array, curves: Sequence[Curve], xlabel: str, ylabel: str, zero: str = "") -> Figure:
+    """Curves over k steps ahead (open loop: ours beside copy-last and the marginal).
+
+    Args:
+      steps: common x values. zero: what the value 0 means, written at its line; empty: no such line.
+    """
+    figure = _figure(3.4, "")
+    ax = figure.subplots()
+    x = np.asarray(steps, dtype=float)
+    for curve, (colour, dash, marker) in zip(curves, _STYLES, strict=False):
+        y = np.asarray(curve.values, dtype=float)
+        ax.plot(x, y, color=colour, linestyle=dash, marker=marker, markersize=5, linewidth=1.8, label=curve.name)
+        if curve.spread is not None:
+            band = np.asarray(curve.spread, dtype=float)
+            ax.fill_between(x, y - band, y + band, color=colour, alpha=0.15, linewidth=0)
+    if zero:
+        ax.axhline(0, color=INK, linewidth=0.8)
+        ax.annotate(zero, (1.0, 0), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=_SMALL, color=INK)
+    ax.set_xlabel(xlabel, fontsize=_LABEL)
+    if len(x) <= 12:
+        ax.set_xticks(x, [f"{value:g}" for value in x])
+    _curve_axes(ax, ylabel)
+    _legend(figure, ax, len(curves))
+    return figure
+
+
+def open_loop_curves(steps: Sequence[int], curves: Sequence[Curve], token_s: float, ylabel: str, zero: str = "") -> Figure:
+    """`line_curves` over k windows ahead, each `token_s` seconds long."""
+    return line_curves(steps, curves, f"windows ahead, k (of {1000 * token_s:g} ms)", ylabel, zero)
+
+
+def draw_mel(ax: Axes, log_mel: Array, features: FeatureConfig, start_s: float, low: float, high: float) -> AxesImage:
+    """A log-mel image on `ax`, frequency in Hz, time in seconds from `start_s`."""
+    end_s = start_s + len(log_mel) * features.hop_length / features.sample_rate
+    extent = (start_s, end_s, -0.5, features.n_mels - 0.5)
+    shown = _thin(log_mel)
+    image = ax.imshow(
+        shown.T, origin="lower", aspect="auto", extent=extent, cmap="magma", vmin=low, vmax=high, interpolation="nearest", rasterized=True
+    )
+    bands, labels = hz_ticks(features)
+    ax.set_yticks(bands, labels)
+    ax.set_ylabel("Hz", fontsize=_LABEL)
+    ax.tick_params(labelsize=_SMALL)
+    return image
+
+
+def hz_ticks(features: FeatureConfig) -> tuple[list[float], list[str]]:
+    """Round frequencies on the axis of mel bands: positions in bands, and labels in Hz."""
+
+    def mel(hz: float) -> float:
+        return 2595.0 * math.log10(1.0 + hz / 700.0)  # the HTK scale, as in the front end
+
+    top = features.f_max or features.sample_rate / 2
+    low, high = mel(features.f_min), mel(top)
+
+    def band(hz: float) -> float:
+        return (mel(hz) - low) / (high - low) * (features.n_mels + 1) - 1
+
+    wanted = [hz for hz in (100, 250, 500, 1000, 2000, 4000, 8000, 16000, 32000) if -0.5 <= band(hz) <= features.n_mels - 0.5]
+    wanted = [hz for hz in wanted if hz in (500, 2000, 8000, 32000) or hz == wanted[0]] if len(wanted) > 5 else wanted
+    return [band(hz) for hz in wanted], [f"{hz // 1000}k" if hz >= 1000 else str(hz) for hz in wanted]
+
+
+def _figure(height: float, title: str) -> Figure:
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    if title:
+        figure.suptitle(title, fontsize=_LABEL + 1, fontweight="bold", x=0.01, ha="left")
+    return figure
+
+
+def _range(images: Sequence[Array]) -> tuple[float, float]:
+    """Colour limits that a few extreme values do not stretch."""
+    values = np.concatenate([image.reshape(-1) for image in images])
+    low, high = (float(v) for v in np.percentile(values, (1, 99.8)))
+    return low, max(high, low + 1e-3)
+
+
+def _thin(log_mel: Array) -> Array:
+    """Frames averaged in groups, so that at most _MAX_COLUMNS are left."""
+    group = -(-len(log_mel) // _MAX_COLUMNS)
+    if group <= 1:
+        return log_mel
+    starts = np.arange(0, len(log_mel), group)
+    counts = np.diff(np.append(starts, len(log_mel)))[:, None]
+    thinned: Array = np.add.reduceat(log_mel, starts, axis=0) / counts
+    return thinned
+
+
+def _interval(score: float | tuple[float, float, float]) -> tuple[float, float, float]:
+    return score if isinstance(score, tuple) else (score, score, score)
+
+
+def _mark(ax: Axes, at_s: float) -> None:
+    """A white line with dark edges is seen on any colour."""
+    ax.axvline(at_s, color=INK, linewidth=2.6)
+    ax.axvline(at_s, color="white", linewidth=1.2)
+
+
+def _colour_bar(figure: Figure, image: AxesImage, axes: list[Axes], label: str) -> None:
+    bar = figure.colorbar(image, ax=axes, pad=0.01, aspect=18 * max(1, len(axes)))
+    bar.set_label(label, fontsize=_SMALL)
+    bar.ax.tick_params(labelsize=_SMALL)
+
+
+def _curve_axes(ax: Axes, ylabel: str) -> None:
+    ax.set_ylabel(ylabel, fontsize=_LABEL)
+    ax.tick_params(labelsize=_SMALL)
+    ax.grid(axis="both", color="#dddddd", linewidth=0.6)
+    ax.set_axisbelow(True)
+    ax.spines[["top", "right"]].set_visible(False)
+
+
+def _legend(figure: Figure, ax: Axes, entries: int) -> None:
+    figure.legend(*ax.get_legend_handles_labels(), loc="outside upper left", ncols=min(3, entries), fontsize=_SMALL, frameon=False)
+
+
+def _wrap(text: str, width: int = 16) -> str:
+    """Break a label at spaces so that neighbours do not run into each other."""
+    lines = [""]
+    for word in text.split():
+        if lines[-1] and len(lines[-1]) + 1 + len(word) > width:
+            lines.append(word)
+        else:
+            lines[-1] = f"{lines[-1]} {word}".strip()
+    return "\n".join(lines)

@@ -1,0 +1,252 @@
+"""A trained world model, ready to listen: audio in, states out.
+
+Every recording is processed alone, in chunks on a fixed grid of CHUNK_TOKENS with the state carried over: what else is processed beside it
+never changes a result, and the length of a recording never fills the memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from pydreaming.analysis.inputs import Source, open_source
+from pydreaming.analysis.locate import checkpoint_folder
+from pydreaming.audio.decode import Samples
+from pydreaming.audio.features import FrontEnd
+from pydreaming.audio.tokens import Frames, token_start_samples
+from pydreaming.config import ActionConfig, FeatureConfig
+from pydreaming.errors import CheckpointError, UsageError
+from pydreaming.models.state import Observed, State
+from pydreaming.models.world_model import WorldModelNet
+from pydreaming.objectives import Objective
+from pydreaming.training.checkpoint import CheckpointState, load_networks
+from pydreaming.training.trainer import pick_device
+
+CHUNK_TOKENS = 512
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Consecutive windows of one recording.
+
+    Attributes:
+      values: (T, token_dim) float32, normalised log-mel.
+      start_sample: (T,) int64, first sample of each, at `features.sample_rate`.
+    """
+
+    values: Frames
+    start_sample: npt.NDArray[np.int64]
+    features: FeatureConfig
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @property
+    def start_s(self) -> npt.NDArray[np.float64]:
+        """(T,) start of each window in seconds."""
+        return token_times(len(self.values), self.features)[0]
+
+    @property
+    def centre_s(self) -> npt.NDArray[np.float64]:
+        """(T,) centre of each window in seconds."""
+        return token_times(len(self.values), self.features)[1]
+
+
+class WorldModel:
+    """Networks of a checkpoint, with the front end they were trained on.
+
+    Use `WorldModel.load`. One instance serves one thread.
+    """
+
+    def __init__(self, net: WorldModelNet, objective: Objective, state: CheckpointState) -> None:
+        self.net = net
+        self.objective = objective
+        self.state = state
+        self.config = state.config
+        self.front_end = FrontEnd(state.config.features, state.stats)
+        # A model of separate channels has heard single channels, but a file named by a user is one clip: its channels are mixed.
+        self.channels = "first" if state.config.source.channels == "first" else "mix"
+
+    @classmethod
+    def load(cls, source: str | Path, device: str = "auto", tracking_uri: str = "") -> WorldModel:
+        """Load a model.
+
+        Args:
+          source: checkpoint folder, run folder (its newest intact checkpoint) or `runs:/<MLflow run id>`.
+          device: auto (a GPU where there is one), cpu, cuda, cuda:1 ...
+          tracking_uri: MLflow store for `runs:/`; empty: MLFLOW_TRACKING_URI, else sqlite:///runs/mlflow.db.
+        Raises:
+          CheckpointError: missing or damaged. TrackingError: the run cannot be fetched. ConfigError: no such device.
+        """
+        with checkpoint_folder(source, tracking_uri) as folder:
+            net, objective, state = load_networks(folder, pick_device(device))
+        if state.token_dim != state.config.features.token_dim:
+            wanted = state.config.features.token_dim
+            raise CheckpointError(f"{source}: its tokens have {state.token_dim} values, its features make {wanted}")
+        return cls(net, objective, state)
+
+    @property
+    def features(self) -> FeatureConfig:
+        """Settings of the front end; `sample_rate` in Hz is what every source is converted to."""
+        return self.config.features
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+        return self.net.device
+
+    def tokens(self, source: Source) -> Tokens:
+        """Tokens of a whole recording.
+
+        Args:
+          source: path, "-" (standard input) or (samples, sample_rate); an array without its rate is refused, since a wrong rate would
+            pass silently. Other rates than the model's are converted; several channels are mixed (or the first taken, as in training).
+        Raises:
+          DecodeError, UsageError: see `pydreaming.analysis.inputs.open_source`.
+        """
+        values = np.concatenate(list(self.stream_tokens(source)))
+        return Tokens(values, token_start_samples(len(values), self.features), self.features)
+
+    def stream_tokens(self, source: Source) -> Iterator[Frames]:
+        """The same as parts (t, token_dim), as they are decoded."""
+        with open_source(source, self.channels) as (chunks, sample_rate):
+            yield from self.tokenise(chunks, sample_rate)
+
+    def tokenise(self, chunks: Iterable[Samples], sample_rate: int) -> Iterator[Frames]:
+        """Tokens (t, token_dim) of mono chunks (num_samples,) float32 at `sample_rate` Hz."""
+        return self.front_end.tokens(chunks, sample_rate)
+
+    def observe(self, tokens: Tokens | Frames, seed: int | None = None, action: npt.NDArray[Any] | None = None) -> Observed:
+        """Posterior rollout over a whole recording, from the initial state.
+
+        Args:
+          tokens: (T, token_dim). seed: of the latents' samples; None takes modes.
+          action: (T, A); default: no action, or a stride of one window.
+        Returns:
+          Observed with B = 1, on the model's device.
+        Raises:
+          UsageError: no tokens, or wrong shapes.
+        """
+        values = tokens.values if isinstance(tokens, Tokens) else tokens
+        if values.ndim != 2 or not len(values) or (action is not None and len(action) != len(values)):
+            raise UsageError(f"tokens must be (T, {self.net.token_dim}), T >= 1, and action as long; got {values.shape}")
+        return join_observed([observed for _, observed in self.observe_stream([values], seed, action)])
+
+    def observe_stream(
+        self, parts: Iterable[Frames], seed: int | None = None, action: npt.NDArray[Any] | None = None, chunk: int = CHUNK_TOKENS
+    ) -> Iterator[tuple[Frames, Observed]]:
+        """Posterior rollout over a stream of tokens, `chunk` at a time with carried state: pairs of tokens (t, token_dim) and Observed.
+
+        The latents' noise is drawn step by step, so that a seed gives the same samples whatever the chunks.
+        """
+        noise = None if seed is None else NoiseStream(seed, self.config.model.groups, self.config.model.classes)
+        carry, done = None, 0
+        for values in rechunk(parts, chunk):
+            t = len(values)
+            actions = self._actions(t) if action is None else torch.from_numpy(action[done : done + t]).float().to(self.device)
+            is_first = torch.zeros(1, t, dtype=torch.bool, device=self.device)
+            is_first[0, 0] = carry is None
+            drawn = None if noise is None else noise.draw(1, t).to(self.device)
+            with torch.inference_mode():
+                batch = torch.from_numpy(values).to(self.device)[None]
+                observed = self.net.observe(batch, actions.reshape(1, t, -1), is_first, carry, drawn)
+            yield values, observed
+            carry, done = observed.carry, done + t
+
+    @torch.inference_mode()
+    def imagine(self, state: State, steps: int, samples: int, temperature: float = 1.0, seed: int | None = 0) -> State:
+        """Futures from one state (1, ...): (samples, steps, ...). `seed` None takes the mode at each step, in every sample."""
+        noise = None
+        if seed is not None:
+            c = self.config.model
+            noise = NoiseStream(seed, c.groups, c.classes).draw(samples, steps).to(self.device)
+        actions = self._actions(steps).expand(samples, -1, -1)
+        return self.net.imagine(state.repeat(samples), actions, noise, temperature)
+
+    @torch.inference_mode()
+    def decode(self, state: State) -> Frames:
+        """The probe decoder's picture of states (..., ): normalised tokens (..., token_dim)."""
+        return cast(Frames, self.net.decoder(state.feat).float().cpu().numpy())
+
+    def log_mel(self, tokens: Frames) -> Frames:
+        """Log-mel frames (F, n_mels), natural logarithm of power, of consecutive normalised tokens (T, token_dim)."""
+        return self.front_end.denormalise(tokens)
+
+    def _actions(self, steps: int) -> Tensor:
+        """Actions (1, steps, A) of listening on without a jump."""
+        row = torch.tensor(neutral_action(self.config.action), device=self.device)
+        return row.expand(1, steps, -1)
+
+
+class NoiseStream:
+    """Gumbel noise in an order that does not depend on how many steps are drawn at a time (with one sequence), nor on the device."""
+
+    def __init__(self, seed: int, groups: int, classes: int) -> None:
+        self._random = np.random.Generator(np.random.PCG64(seed))
+        self._shape = (groups, classes)
+
+    def draw(self, batch: int, steps: int) -> Tensor:
+        """(batch, steps, S, K) float32."""
+        exponential = self._random.standard_exponential((batch, steps, *self._shape)).astype(np.float32)
+        return torch.from_numpy(-np.log(np.maximum(exponential, np.float32(1e-30))))
+
+
+def neutral_action(action: ActionConfig) -> list[float]:
+    """The action of listening on: zeros (for controls: their mean), or the one-hot stride of one window.
+
+    Raises:
+      UsageError: the model was trained with strides that leave out 1.
+    """
+    if action.kind != "stride":
+        return [0.0] * action.dim
+    if 1 not in action.strides:
+        raise UsageError(f"the model was trained with action.strides {action.strides}; without 1 it cannot follow adjacent windows")
+    return [float(stride == 1) for stride in action.strides]
+
+
+def token_times(count: int, features: FeatureConfig) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Start and centre of the first `count` tokens in seconds, (count,) each."""
+    start = token_start_samples(count, features)
+    return start / features.sample_rate, (start + features.token_span_samples / 2) / features.sample_rate
+
+
+def rechunk(parts: Iterable[Frames], size: int) -> Iterator[Frames]:
+    """The same rows in chunks of `size`, the last one shorter."""
+    pending: list[Frames] = []
+    held = 0
+    for part in parts:
+        while held + len(part) >= size:
+            take = size - held
+            yield np.concatenate([*pending, part[:take]])
+            part, pending, held = part[take:], [], 0
+        if len(part):
+            pending.append(part)
+            held += len(part)
+    if pending:
+        yield np.concatenate(pending)
+
+
+def join_observed(parts: list[Observed]) -> Observed:
+    """Rollouts of successive chunks as one."""
+
+    def joined(name: str) -> Tensor:
+        return torch.cat([getattr(part, name) for part in parts], 1)
+
+    post = State(*(torch.cat([getattr(part.post, name) for part in parts], 1) for name in ("deter", "stoch", "logits")))
+    return Observed(
+        embed=joined("embed"),
+        action=joined("action"),
+        is_first=joined("is_first"),
+        post=post,
+        prior_logits=joined("prior_logits"),
+        context=joined("context"),
+        previous=joined("previous"),
+        carry=parts[-1].carry,
+    )
