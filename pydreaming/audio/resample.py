@@ -61,10 +61,10 @@ class Resampler:
         buffer, done = SampleBuffer(), 0
         for chunk in chunks:
             buffer.push(chunk)
-            while buffer.end > (done + self._block) * self._orig // self._new + self._width:
+            while buffer.end >= self._inputs(done, self._block)[1]:
                 yield self._convert(buffer, done, self._block)
                 done += self._block
-                buffer.drop(done * self._orig // self._new - self._width)
+                buffer.drop(self._inputs(done, self._block)[0])
         total = resampled_length(buffer.end, self._orig, self._new)
         while done < total:
             count = min(self._block, -(-(total - done) // self._period) * self._period)
@@ -73,11 +73,14 @@ class Resampler:
 
     def _convert(self, buffer: SampleBuffer, begin: int, count: int) -> Samples:
         """Outputs [begin, begin + count), whole periods; inputs outside the stream count as zeros."""
-        first = begin * self._orig // self._new - self._width
-        last = (begin + count) * self._orig // self._new + self._width + 1
-        inputs = torch.from_numpy(buffer.view(first, last))
+        inputs = torch.from_numpy(buffer.view(*self._inputs(begin, count)))
         outputs = self._by_bands(inputs, count) if self._banded else self._by_taps(inputs, begin, count)
         return cast(Samples, outputs.numpy())
+
+    def _inputs(self, begin: int, count: int) -> tuple[int, int]:
+        """First input, and the input after the last, that outputs [begin, begin + count) need."""
+        first = begin * self._orig // self._new - self._width
+        return first, (begin + count - 1) * self._orig // self._new + self._width + 2
 
     def _by_bands(self, inputs: torch.Tensor, count: int) -> torch.Tensor:
         periods, stride = count // self._period, self._period // self._new * self._orig
