@@ -81,8 +81,9 @@ class EpisodeBuilder:
         Raises:
           ValueError: shapes disagree, a value is not finite (in float16), or `first` is False and no such clip is open.
         """
-        # copied: the caller may reuse its buffers, and a kept view would keep a whole decoded block alive
-        piece = _Piece(np.array(tokens, np.float16), np.array(action, np.float32), np.array(start_sample, np.int64), bool(first), clip)
+        with np.errstate(over="ignore"):  # float16 turns large values into infinities, which are refused below
+            # copied: the caller may reuse its buffers, and a kept view would keep a whole decoded block alive
+            piece = _Piece(np.array(tokens, np.float16), np.array(action, np.float32), np.array(start_sample, np.int64), bool(first), clip)
         t = len(piece.tokens)
         if piece.tokens.ndim != 2 or piece.action.ndim != 2 or piece.start_sample.shape != (t,) or len(piece.action) != t:
             raise ValueError(
@@ -92,10 +93,9 @@ class EpisodeBuilder:
             raise ValueError(f"{clip.path}: a token or action is not finite")
         if not first and self._clip != clip:
             raise ValueError(f"{clip.path}: continues a clip that was not begun with first=True")
+        if t == 0 and first:
+            raise ValueError(f"{clip.path}: a clip must begin with at least one token")
         if t == 0:
-            # an empty beginning must not lose its mark: it passes to the next tokens only if none came, so refuse it
-            if first:
-                raise ValueError(f"{clip.path}: a clip must begin with at least one token")
             return []
         self._clip = clip
         self._pieces.append(piece)

@@ -102,8 +102,8 @@ class ReplayIndex:
         data = self._data[self._shard_ids.item(episode)]
         if begin < 0:
             data, begin = self._decode(episode).obs, 0
-        begin += start * width
-        return data[begin : begin + length * width].copy().view(TOKEN_DTYPE).reshape(length, -1)
+        # an unaligned view, copied to an aligned array
+        return np.ndarray((length, width // 2), TOKEN_DTYPE, data, begin + start * width).copy()
 
     def read_into(self, episodes: NDArray[np.int64], starts: NDArray[np.int64], counts: NDArray[np.int64], out: Raw) -> None:
         """Copy one sequence of each episode, of all three columns.

@@ -140,15 +140,14 @@ def _brief(value: Any) -> str:
 
 def arrow_schema(token_dim: int, action_dim: int) -> pa.Schema:
     """Columns of a replay file. The last three are read by the sampler, the others are for people."""
-    text = pa.dictionary(pa.int32(), pa.string())
     columns = {
         "episode": pa.int32(),  # number of the episode in this file
         "step": pa.int32(),
         "is_first": pa.bool_(),
-        "group": text,
-        "source": text,  # path of the recording, relative to the source root
-        "label": text,
-        "speaker": text,
+        "group": pa.string(),
+        "source": pa.string(),  # path of the recording, relative to the source root
+        "label": pa.string(),
+        "speaker": pa.string(),
         "item": pa.int64(),
         "start_sample": pa.int64(),
         "action": pa.binary(action_dim * ACTION_DTYPE.itemsize),

@@ -47,12 +47,13 @@ def write_table(path: Path, columns: Mapping[str, Sequence[Any] | NDArray[Any]],
     temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        writers[path.suffix](temporary, arrays, texts)
-        temporary.replace(path)
+        try:
+            writers[path.suffix](temporary, arrays, texts)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
     except OSError as e:
         raise ReplayError(f"cannot write {path}: {e.strerror or e}") from e
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _column(name: str, values: Sequence[Any] | NDArray[Any]) -> NDArray[Any]:

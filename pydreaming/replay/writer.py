@@ -24,6 +24,7 @@ from pydreaming.replay.names import shard_name
 from pydreaming.replay.schema import Episode, EpisodeTable, StoreMeta, arrow_schema, check_episode, encode_metadata
 
 _ONE_PAGE = 2**30  # bytes and rows; above any row group, so that each column of an episode is a single page
+_BUFFER = 2**16  # bytes; gathers the small columns into one system call, larger pages pass by it
 _TEXT_COLUMNS = ["group", "source", "label", "speaker"]
 
 
@@ -170,7 +171,9 @@ class ShardWriter:
 
 def _write_file(path: Path, episodes: Sequence[Episode], meta: StoreMeta, schema: pa.Schema) -> int:
     """Write one file, a row group for each episode, and return its size in bytes."""
-    with pa.OSFile(str(path), "wb") as sink:
+    table = episode_table(episodes)
+    small = _small_columns(episodes, table)
+    with pa.BufferedOutputStream(pa.OSFile(str(path), "wb"), _BUFFER) as sink:
         with pq.ParquetWriter(
             sink,
             schema,
@@ -182,9 +185,16 @@ def _write_file(path: Path, episodes: Sequence[Episode], meta: StoreMeta, schema
             data_page_version="1.0",
             store_schema=False,
         ) as writer:
-            for number, episode in enumerate(episodes):
-                writer.write_batch(_record_batch(number, episode, schema), row_group_size=len(episode))
-            writer.add_key_value_metadata(encode_metadata(meta, episode_table(episodes)))
+            begin = 0
+            for episode in episodes:
+                arrays = small.slice(begin, len(episode)).columns
+                arrays += [
+                    _fixed_binary(episode.action, schema.field("action").type),
+                    _fixed_binary(episode.tokens, schema.field("obs").type),
+                ]
+                writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=schema), row_group_size=len(episode))
+                begin += len(episode)
+            writer.add_key_value_metadata(encode_metadata(meta, table))
         return int(sink.tell())
 
 
@@ -199,32 +209,31 @@ def episode_table(episodes: Sequence[Episode]) -> EpisodeTable:
     )
 
 
-def _record_batch(number: int, episode: Episode, schema: pa.Schema) -> pa.RecordBatch:
-    steps, clips = len(episode), episode.clips
-    clip_of_step = np.repeat(np.arange(len(clips), dtype=np.int32), np.diff([*(clip.start for clip in clips), steps]))
+def _small_columns(episodes: Sequence[Episode], table: EpisodeTable) -> pa.RecordBatch:
+    """All columns of a file but `action` and `obs`, built at once: for each episode alone it would cost as much as the writing."""
+    lengths = np.array(table.lengths)
+    total, clips = int(lengths.sum()), [clip for episode in episodes for clip in episode.clips]
+    base = np.cumsum(lengths) - lengths
+    begin = np.repeat(base, table.clips) + table.clip_start  # of each clip in the file
+    clip_of_step = np.repeat(np.arange(len(clips), dtype=np.int32), np.diff([*begin, total]))
+    episode_of_step = np.repeat(np.arange(len(episodes), dtype=np.int32), lengths)
     columns = {
-        "episode": pa.array(np.full(steps, number, np.int32)),
-        "step": pa.array(np.arange(steps, dtype=np.int32)),
-        "is_first": pa.array(episode.is_first),
-        "group": _text([episode.group], np.zeros(steps, np.int32)),
+        "episode": pa.array(episode_of_step),
+        "step": pa.array((np.arange(total) - np.repeat(base, lengths)).astype(np.int32)),
+        "is_first": pa.array(np.concatenate([episode.is_first for episode in episodes])),
+        "group": _text(table.groups, episode_of_step),
         "source": _text([clip.path for clip in clips], clip_of_step),
         "label": _text([clip.label for clip in clips], clip_of_step),
         "speaker": _text([clip.speaker for clip in clips], clip_of_step),
-        "item": pa.array(np.array([clip.item for clip in clips], np.int64)[clip_of_step]),
-        "start_sample": pa.array(episode.start_sample),
-        "action": _fixed_binary(episode.action, schema.field("action").type),
-        "obs": _fixed_binary(episode.tokens, schema.field("obs").type),
+        "item": pa.array(np.array(table.clip_item, np.int64)[clip_of_step]),
+        "start_sample": pa.array(np.concatenate([episode.start_sample for episode in episodes])),
     }
-    return pa.record_batch([columns[field.name] for field in schema], schema=schema)
+    return pa.record_batch(list(columns.values()), names=list(columns))
 
 
-def _text(values: list[str], index: NDArray[np.int32]) -> pa.DictionaryArray:
-    """A text column from one value a clip; equal values share one dictionary entry."""
-    unique = list(dict.fromkeys(values))
-    if len(unique) < len(values):
-        place = {value: i for i, value in enumerate(unique)}
-        index = np.array([place[value] for value in values], np.int32)[index]
-    return pa.DictionaryArray.from_arrays(pa.array(index), pa.array(unique, pa.string()))
+def _text(values: Sequence[str], index: NDArray[np.int32]) -> pa.StringArray:
+    """A text for each step from one for each clip or episode."""
+    return pa.DictionaryArray.from_arrays(pa.array(index), pa.array(values, pa.string())).dictionary_decode()
 
 
 def _fixed_binary(values: NDArray[Any], kind: pa.DataType) -> pa.FixedSizeBinaryArray:

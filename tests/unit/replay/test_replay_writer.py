@@ -170,10 +170,10 @@ def test_disk_that_refuses_is_a_clear_error_and_leaves_nothing(tmp_path, monkeyp
 
 def test_files_and_folder_are_synced(tmp_path, monkeypatch):
     synced, real = [], os.fsync
-    monkeypatch.setattr(os, "fsync", lambda handle: (synced.append(os.readlink(f"/proc/self/fd/{handle}")), real(handle)))
+    monkeypatch.setattr(os, "fsync", lambda handle: (synced.append(os.fstat(handle).st_ino), real(handle)))
     meta = store_meta()
     (report,) = write_lease(tmp_path, 0, build_group("a", [(0, 5)], meta), meta)
-    assert synced == [str(tmp_path / f"{report.name}.tmp-{os.getpid()}"), str(tmp_path)]
+    assert synced == [(tmp_path / report.name).stat().st_ino, tmp_path.stat().st_ino]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,217 @@
+"""Replay sampling and writing beside its peers and its limit, in one run.
+
+    python -m benchmarks.replay [--json out.json] [--quick]
+
+Data: 100,096 tokens of 640 float16 values in 391 episodes of 256 (128 MB, random normal), sequences of 64 steps, files in the page
+cache, one thread. Each way copies one random sequence at a time into fresh memory; the last row draws whole batches (24 sequences,
+with is_first, actions, identities and masks). Writing: 64 episodes (21 MB) in files of 32, removed after each repeat; npz is not
+synced, so "ours, not synced" is the like-for-like row, and "ours, durable" what a worker does. Repeats of all ways are interleaved;
+medians, and ratios within the run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from pydreaming.audio.stats import FeatureStats
+from pydreaming.config import load_config
+from pydreaming.replay.index import ReplayIndex
+from pydreaming.replay.names import shard_prefix
+from pydreaming.replay.sampler import ReplaySampler
+from pydreaming.replay.schema import Clip, Episode, StoreMeta
+from pydreaming.replay.writer import ShardWriter
+
+LENGTH = 64  # steps of a sequence
+BATCH = 24  # sequences of a batch
+STEPS = 256  # of an episode
+SHARD = 32  # episodes of a file
+
+Draw = Callable[[], object]
+
+
+def make_meta() -> StoreMeta:
+    config = load_config(["defaults"], ["--features.n_mels", "80", "--features.token_frames", "8", "--features.sample_rate", "16000"])
+    bands = config.features.n_mels
+    return StoreMeta.of(config.features, FeatureStats([0.0] * bands, [1.0] * bands, 1), config.action)
+
+
+def make_episodes(count: int, meta: StoreMeta) -> list[Episode]:
+    rng = np.random.default_rng(0)
+    is_first, start = np.arange(STEPS) == 0, np.arange(STEPS, dtype=np.int64) * 1280
+    action = np.zeros((STEPS, meta.action_dim), np.float32)
+    return [
+        Episode(
+            rng.standard_normal((STEPS, meta.token_dim), np.float32).astype(np.float16),
+            is_first,
+            action,
+            start,
+            [Clip(0, number, f"{number}.wav", 0)],
+            f"recording:{number // 16}",
+        )
+        for number in range(count)
+    ]
+
+
+@contextmanager
+def syncing(active: bool) -> Iterator[None]:
+    """Whether fsync reaches the disk."""
+    real = os.fsync
+    try:
+        if not active:
+            os.fsync = lambda handle: None
+        yield
+    finally:
+        os.fsync = real
+
+
+def write_ours(folder: Path, episodes: list[Episode], meta: StoreMeta) -> None:
+    for lease, begin in enumerate(range(0, len(episodes), SHARD)):
+        with ShardWriter(folder, shard_prefix(0, lease), meta, SHARD) as writer:
+            for episode in episodes[begin : begin + SHARD]:
+                writer.add(episode)
+            writer.commit()
+
+
+def write_npz(folder: Path, episodes: list[Episode]) -> None:
+    """One compressed npz an episode, as pydreamer stores them (through memory, then one write)."""
+    folder.mkdir(exist_ok=True)
+    for number, e in enumerate(episodes):
+        with io.BytesIO() as buffer:
+            np.savez_compressed(buffer, image=e.tokens, reset=e.is_first, action=e.action)
+            (folder / f"{number:05d}.npz").write_bytes(buffer.getvalue())
+
+
+def readers(folder: Path, count: int, meta: StoreMeta) -> dict[str, tuple[Draw, int]]:
+    """Name to (draw, sequences in one draw)."""
+    width, rng = meta.token_dim, np.random.default_rng(1)
+    places = list(zip(rng.integers(0, count, 65_536).tolist(), rng.integers(0, STEPS - LENGTH + 1, 65_536).tolist(), strict=True))
+    turn = iter(range(10**12))
+
+    def place() -> tuple[int, int]:
+        return places[next(turn) % len(places)]
+
+    raw: NDArray[np.float16] = np.memmap(folder / "tokens.f16", np.float16, "r", shape=(count * STEPS, width)).view(np.ndarray)
+    index = ReplayIndex(folder / "ours")
+    index.refresh()
+    sampler = ReplaySampler(index, BATCH, LENGTH, 0.75, 0.3, 0)
+    groups = [
+        (pq.ParquetFile(path), n) for path in sorted((folder / "ours").iterdir()) for n in range(pq.read_metadata(path).num_row_groups)
+    ]
+
+    def memmap() -> object:
+        episode, start = place()
+        begin = episode * STEPS + start
+        return raw[begin : begin + LENGTH].copy()
+
+    def ours() -> object:
+        episode, start = place()
+        return index.read(episode, start, LENGTH)
+
+    def row_group() -> object:
+        episode, start = place()
+        file, number = groups[episode]
+        column = file.read_row_group(number, columns=["obs"])["obs"].chunk(0)
+        values = np.frombuffer(column.buffers()[1], np.float16).reshape(-1, width)
+        return values[start : start + LENGTH].copy()
+
+    def npz() -> object:
+        episode, start = place()
+        with np.load(folder / "npz" / f"{episode:05d}.npz") as file:
+            return {key: file[key][start : start + LENGTH] for key in ("image", "reset", "action")}
+
+    return {
+        "numpy.memmap": (memmap, 1),
+        "ours, single sequences": (ours, 1),
+        "Parquet read_row_group": (row_group, 1),
+        "pydreamer's npz_compressed": (npz, 1),
+        "ours, whole batches": (sampler.sample, BATCH),
+    }
+
+
+def rate(draw: Draw, sequences: int, seconds: float) -> float:
+    """Sequences per second of CPU-bound drawing for about `seconds`."""
+    draw()
+    done, begin = 0, time.perf_counter()
+    while (spent := time.perf_counter() - begin) < seconds:
+        for _ in range(8):
+            draw()
+        done += 8 * sequences
+    return done / spent
+
+
+def time_writing(folder: Path, episodes: list[Episode], meta: StoreMeta) -> dict[str, float]:
+    """Seconds of each way to write the episodes into a new folder."""
+    ways: dict[str, tuple[bool, Callable[[], None]]] = {
+        "ours, durable": (True, lambda: write_ours(folder, episodes, meta)),
+        "ours, not synced": (False, lambda: write_ours(folder, episodes, meta)),
+        "npz_compressed": (True, lambda: write_npz(folder, episodes)),
+    }
+    spent = {}
+    for way, (sync, write) in ways.items():
+        with syncing(sync):
+            begin = time.perf_counter()
+            write()
+            spent[way] = time.perf_counter() - begin
+        shutil.rmtree(folder)
+    return spent
+
+
+def measure(repeats: int, count: int, seconds: float, write_count: int) -> dict[str, dict[str, list[float]]]:
+    """Rates of every way and repeat: sampling in sequences/s, writing in MB/s."""
+    meta = make_meta()
+    episodes = make_episodes(count, meta)
+    sampling: dict[str, list[float]] = {}
+    writing: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        np.concatenate([e.tokens for e in episodes]).tofile(folder / "tokens.f16")
+        write_ours(folder / "ours", episodes, meta)
+        write_npz(folder / "npz", episodes)
+        ways = readers(folder, count, meta)
+        for _ in range(repeats):
+            for way, (draw, sequences) in ways.items():
+                sampling.setdefault(way, []).append(rate(draw, sequences, seconds))
+            for way, spent in time_writing(folder / "new", episodes[:write_count], meta).items():
+                writing.setdefault(way, []).append(sum(e.tokens.nbytes for e in episodes[:write_count]) / 1e6 / spent)
+    return {"sampling, sequences/s": sampling, "writing, MB/s": writing}
+
+
+def table(title: str, rates: dict[str, list[float]], base: str) -> str:
+    """Markdown: median, range and the ratio to `base` (median of the ratios within each repeat)."""
+    lines = [f"| {title} | median | range | of {base} |", "|---|---|---|---|"]
+    for way, values in rates.items():
+        ratio = statistics.median(a / b for a, b in zip(values, rates[base], strict=True))
+        lines.append(f"| {way} | {statistics.median(values):,.0f} | {min(values):,.0f} – {max(values):,.0f} | {ratio:.3g} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, help="write all figures there")
+    parser.add_argument("--quick", action="store_true", help="a tiny run, for the tests")
+    parser.add_argument("--repeats", type=int, default=7)
+    arguments = parser.parse_args()
+    rates = measure(2, 6, 0.01, 2) if arguments.quick else measure(arguments.repeats, 391, 0.5, 64)
+    bases = {"sampling, sequences/s": "numpy.memmap", "writing, MB/s": "npz_compressed"}
+    for title, base in bases.items():
+        print(table(title, rates[title], base), end="\n\n")
+    if arguments.json:
+        arguments.json.write_text(json.dumps(rates, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""Eviction takes the oldest replay files, and nothing that it does not own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+
+import pandas as pd
+from replay_store import build_group, store_meta, write_lease
+
+from pydreaming.replay.evict import evict
+
+
+def fill(folder, leases: list[tuple[int, int]]) -> list[str]:
+    """One file of 20 tokens for each (epoch, lease)."""
+    meta = store_meta()
+    return [write_lease(folder, lease, build_group("g", [(0, 20)], meta), meta, epoch=epoch)[0].name for epoch, lease in leases]
+
+
+def listing(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def finished_pid() -> int:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def test_oldest_lease_goes_first_whatever_its_time(tmp_path):
+    names = fill(tmp_path, [(1, 0), (0, 9), (0, 10)])  # written in another order than named
+    assert evict(tmp_path, 60) == []
+    assert evict(tmp_path, 59) == [names[1]]
+    assert evict(tmp_path, 40) == []
+    assert evict(tmp_path, 21) == [names[2]]
+    assert listing(tmp_path) == [names[0]]
+
+
+def test_one_file_always_stays(tmp_path):
+    names = fill(tmp_path, [(0, 0), (0, 1), (0, 2)])
+    assert evict(tmp_path, 1) == names[:2]
+    assert evict(tmp_path, 0) == []
+    assert listing(tmp_path) == names[2:]
+
+
+def test_other_names_are_older_than_all_leases_and_ordered_by_time(tmp_path):
+    names = fill(tmp_path, [(0, 0), (0, 1), (0, 2)])
+    for age, old in [(50, "x.parquet"), (100, "y.parquet")]:
+        (tmp_path / names.pop()).rename(tmp_path / old)
+        os.utime(tmp_path / old, (time.time() - age,) * 2)
+    assert evict(tmp_path, 45) == ["y.parquet"]
+    assert evict(tmp_path, 25) == ["x.parquet"]
+
+
+def test_foreign_and_damaged_files_are_left_alone(tmp_path):
+    names = fill(tmp_path, [(0, 5), (0, 6)])
+    pd.DataFrame({"a": range(1000)}).to_parquet(tmp_path / "e00000-000000-000.parquet")
+    (tmp_path / "e00000-000001-000.parquet").write_bytes(b"torn")
+    (tmp_path / "notes.txt").write_text("mine")
+    assert evict(tmp_path, 40) == []
+    assert evict(tmp_path, 20) == names[:1]
+    assert len(listing(tmp_path)) == 4
+
+
+def test_temporary_files_go_when_their_process_is_dead_and_they_are_old(tmp_path):
+    fill(tmp_path, [(0, 0)])
+    dead, now = finished_pid(), time.time()
+    cases = {  # name: (seconds since it was written, whether it stays)
+        f"e00000-000001-000.parquet.tmp-{dead}": (5000, False),
+        f"e00000-000002-000.parquet.tmp-{dead}": (100, True),
+        f"e00000-000003-000.parquet.tmp-{os.getpid()}": (5000, True),
+        f"e00000-000004-000.parquet.tmp-{os.getpid()}": (100_000, False),
+        f"e00000-000005-000.parquet.tmp-{2**70}": (5000, True),
+        "other.tmp-1": (100_000, True),
+    }
+    for name, (age, _) in cases.items():
+        (tmp_path / name).write_bytes(b"half")
+        os.utime(tmp_path / name, (now - age,) * 2)
+    assert evict(tmp_path, 100) == []
+    assert set(listing(tmp_path)) - {"e00000-000000-000.parquet"} == {name for name, (_, stays) in cases.items() if stays}
+
+
+def test_missing_folder_is_empty(tmp_path):
+    assert evict(tmp_path / "none", 10) == []
+
+
+def test_a_replaced_file_is_counted_anew(tmp_path):
+    meta = store_meta()
+    names = fill(tmp_path, [(0, 0), (0, 1)])
+    assert evict(tmp_path, 40) == []
+    write_lease(tmp_path, 1, build_group("g", [(0, 50)], meta), meta)
+    assert evict(tmp_path, 60) == names[:1]
+
+
+def test_the_coordinator_does_not_load_audio_or_torch_to_evict():
+    code = "import sys, pydreaming.replay.evict; print([m for m in ('torch', 'torchaudio', 'soundfile') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"

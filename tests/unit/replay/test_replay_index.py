@@ -1,0 +1,304 @@
+"""The index follows the folder, survives what it finds there, and reads without copies where the layout allows it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from replay_store import assert_equal_episodes, build_group, small_store, store_meta, write_lease
+
+from pydreaming.errors import ReplayError
+from pydreaming.replay.index import ReplayIndex
+from pydreaming.replay.names import CHECK_KEY, META_KEY, TABLE_KEY
+from pydreaming.replay.sampler import ReplaySampler
+from pydreaming.replay.schema import encode_metadata
+from pydreaming.replay.writer import episode_table
+
+
+def test_missing_folder_is_an_empty_store(tmp_path):
+    index = ReplayIndex(tmp_path / "none")
+    assert index.refresh() == ([], [])
+    assert (index.episodes, index.tokens, index.groups, index.meta) == (0, 0, [], None)
+
+
+def test_refresh_reports_what_came_and_went(tmp_path):
+    meta = store_meta()
+    index = ReplayIndex(tmp_path)
+    first = [r.name for r in write_lease(tmp_path, 0, build_group("b", [(0, 60)], meta), meta, shard_episodes=2)]
+    assert index.refresh() == (first, [])
+    assert index.version == 1
+    assert index.refresh() == ([], [])
+    assert index.version == 1
+    second = [r.name for r in write_lease(tmp_path, 1, build_group("a", [(1, 20)], meta), meta)]
+    (tmp_path / first[0]).unlink()
+    assert index.refresh() == (second, first[:1])
+    assert index.groups == ["a", "b"]
+    assert index.group_ids.tolist() == [1, 1, 0, 0][: index.episodes]
+    assert index.tokens == 60 - 32 + 20
+
+
+def test_flat_arrays_describe_the_episodes(tmp_path):
+    index = small_store(tmp_path)
+    assert index.clip_offsets[-1] == len(index.clip_start) == len(index.clip_item)
+    for e in range(index.episodes):
+        episode = index.episode(e)
+        clips = slice(index.clip_offsets[e], index.clip_offsets[e + 1])
+        assert index.lengths[e] == len(episode)
+        assert index.groups[index.group_ids[e]] == episode.group
+        assert index.clip_start[clips].tolist() == [clip.start for clip in episode.clips] == np.flatnonzero(episode.is_first).tolist()
+        assert index.clip_item[clips].tolist() == [clip.item for clip in episode.clips]
+        assert np.array_equal(index.read(e, 2, 5), episode.tokens[2:7])
+
+
+def test_reading_outside_an_episode_is_an_error(tmp_path):
+    index = small_store(tmp_path)
+    steps = int(index.lengths[0])
+    for start, length in [(-1, 2), (steps - 1, 2), (0, steps + 1), (3, -1)]:
+        with pytest.raises(IndexError):
+            index.read(0, start, length)
+
+
+def test_our_files_are_read_from_the_mapping_without_a_descriptor(tmp_path):
+    index = small_store(tmp_path, groups=6, shard_episodes=1)
+    assert (index._positions > 0).all()
+    folder = Path("/proc/self/fd")
+    descriptors = [os.path.realpath(path) for path in folder.iterdir()] if folder.is_dir() else []
+    assert not any(name.startswith(str(tmp_path)) for name in descriptors)
+
+
+def test_an_evicted_file_stays_readable_until_the_next_refresh(tmp_path):
+    index = small_store(tmp_path)
+    expected = [index.read(e, 0, int(index.lengths[e])) for e in range(index.episodes)]
+    shutil.rmtree(tmp_path)
+    for e, tokens in enumerate(expected):
+        assert np.array_equal(index.read(e, 0, len(tokens)), tokens)
+    assert len(index.refresh()[1]) > 0
+    assert index.episodes == 0
+
+
+def test_a_replaced_file_is_read_anew(tmp_path):
+    meta = store_meta()
+    (report,) = write_lease(tmp_path, 0, build_group("a", [(0, 10)], meta), meta)
+    index = ReplayIndex(tmp_path)
+    index.refresh()
+    write_lease(tmp_path, 0, build_group("a", [(5, 12)], meta), meta)
+    assert index.refresh() == ([report.name], [report.name])
+    assert index.episode(0).clips[0].item == 5
+
+
+@pytest.mark.parametrize(
+    ("overrides", "mean", "message"),
+    [
+        (["--features.hop_length", "128"], 0.0, r"features.hop_length is (\d+) there and (\d+) here"),
+        (["--features.n_mels", "5"], 0.0, r"features.n_mels is 3 there and 5 here"),
+        ([], 0.5, r"stats.mean is \[0.0, 0.0, 0.0\] there and \[0.5, 0.5, 0.5\] here"),
+        (["--action.strides", "[1,3]"], 0.0, r"action.strides is \[1, 2\] there and \[1, 3\] here"),
+    ],
+)
+def test_files_made_with_other_settings_are_refused_with_both_sides(tmp_path, overrides, mean, message):
+    index = small_store(tmp_path, groups=1)
+    before = index.episodes, index.version
+    other = store_meta(*overrides, mean=mean)
+    write_lease(tmp_path, 9, build_group("x", [(0, 9)], other), other)
+    with pytest.raises(ReplayError, match=message) as error:
+        index.refresh()
+    assert "e00000-000009-000.parquet" in str(error.value)
+    assert "e00000-000000-000.parquet" in str(error.value)
+    assert "\n" not in str(error.value)
+    assert (index.episodes, index.version) == before
+    with pytest.raises(ReplayError, match="this run"):
+        ReplayIndex(tmp_path, other).refresh()
+
+
+def test_another_seed_is_no_difference(tmp_path):
+    small_store(tmp_path, groups=1)
+    index = ReplayIndex(tmp_path, store_meta(seed=7))
+    index.refresh()
+    assert index.episodes > 0
+
+
+def corrupt(path: Path, how: str) -> None:
+    data = path.read_bytes()
+    footer = int.from_bytes(data[-8:-4], "little")
+    changed = {
+        "empty": b"",
+        "four bytes": data[:4],
+        "half": data[: len(data) // 2],
+        "without the last byte": data[:-1],
+        "text": b"not parquet at all\n" * 40,
+        "footer of zeros": data[: -8 - footer] + bytes(footer) + data[-8:],
+        "long footer": data[:-8] + (2**31 - 1).to_bytes(4, "little") + data[-4:],
+        "table": data.replace(b'"lengths":[', b'"lengths":[9', 1),
+        "checksum": data.replace(b"pydreaming.crc32", b"pydreaming.crc33", 1),
+    }
+    path.write_bytes(changed[how])
+
+
+@pytest.mark.parametrize(
+    "how", ["empty", "four bytes", "half", "without the last byte", "text", "footer of zeros", "long footer", "table", "checksum"]
+)
+def test_damaged_file_is_reported_and_skipped(tmp_path, how):
+    index = small_store(tmp_path)
+    name = sorted(path.name for path in tmp_path.iterdir())[1]
+    healthy = index.tokens
+    corrupt(tmp_path / name, how)
+    again = ReplayIndex(tmp_path)
+    again.refresh()
+    assert list(again.damaged) == [name]
+    assert again.damaged[name]
+    assert "\n" not in again.damaged[name]
+    assert 0 < again.tokens < healthy
+    ReplaySampler(again, 4, 8, 0.5, 0.5, 0).sample()
+    assert again.refresh() == ([], [])
+    (tmp_path / name).unlink()
+    again.refresh()
+    assert again.damaged == {}
+
+
+def test_a_damaged_file_that_is_written_again_is_taken(tmp_path):
+    meta = store_meta()
+    (report,) = write_lease(tmp_path, 0, build_group("a", [(0, 10)], meta), meta)
+    (tmp_path / report.name).write_bytes(b"torn")
+    index = ReplayIndex(tmp_path)
+    index.refresh()
+    assert index.damaged
+    write_lease(tmp_path, 0, build_group("a", [(0, 10)], meta), meta)
+    assert index.refresh() == ([report.name], [])
+    assert not index.damaged
+
+
+def test_a_foreign_parquet_file_is_not_a_replay_file(tmp_path):
+    pd.DataFrame({"a": [1, 2]}).to_parquet(tmp_path / "mine.parquet")
+    index = ReplayIndex(tmp_path)
+    index.refresh()
+    assert "not a replay file" in index.damaged["mine.parquet"]
+
+
+def test_any_flipped_bit_of_the_footer_is_survived(tmp_path):
+    """Whatever bit of a footer flips, the index goes on, and what it still serves are the right bytes."""
+    meta = store_meta()
+    (report,) = write_lease(tmp_path, 0, build_group("a", [(0, 10), (1, 25)], meta), meta)
+    path = tmp_path / report.name
+    data = path.read_bytes()
+    index = ReplayIndex(tmp_path)
+    index.refresh()
+    expected = [index.episode(e) for e in range(index.episodes)]
+    begin = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    rng = np.random.default_rng(0)
+    outcomes = {"damaged": 0, "decoded": 0, "mapped": 0}
+    for place in rng.choice(np.arange(begin, len(data)), 400, replace=False).tolist():
+        flipped = bytearray(data)
+        flipped[place] ^= 1 << int(rng.integers(8))
+        path.write_bytes(flipped)
+        again = ReplayIndex(tmp_path)
+        again.refresh()
+        if again.damaged:
+            outcomes["damaged"] += 1
+            continue
+        for e in range(again.episodes):
+            mapped = bool(again._positions[e, 0] > 0)
+            outcomes["mapped" if mapped else "decoded"] += 1
+            try:
+                assert np.array_equal(again.read(e, 0, len(expected[e])), expected[e].tokens)
+            except ReplayError:
+                assert not mapped
+    assert min(outcomes.values()) > 0
+
+
+def rewrite(path: Path, table: pa.Table, metadata: dict[bytes, bytes], **options: object) -> None:
+    pq.write_table(table.replace_schema_metadata(metadata), path, **options)
+
+
+@pytest.mark.parametrize(
+    ("by_pandas", "options"),
+    [
+        (True, {"compression": "zstd"}),
+        (True, {"compression": "none"}),
+        (False, {"compression": "zstd", "use_dictionary": False}),
+        (False, {"compression": "none", "use_dictionary": ["obs"]}),
+        (False, {"compression": "none", "use_dictionary": False, "data_page_size": 32, "write_batch_size": 4}),
+        (False, {"compression": "none", "use_dictionary": False, "data_page_version": "2.0", "write_statistics": True}),
+    ],
+)
+def test_a_rewritten_file_is_decoded_with_the_same_result(tmp_path, by_pandas, options):
+    """Compressed, nullable, variable-size, with dictionaries, several pages: everything that forbids reading from the mapping."""
+    meta = store_meta()
+    episodes = [e for g in "abc" for e in build_group(g, [(0, 16)], meta)]
+    (report,) = write_lease(tmp_path, 0, episodes, meta)
+    path = tmp_path / report.name
+    table = pa.Table.from_pandas(pd.read_parquet(path)) if by_pandas else pq.read_table(path)
+    keys = {k: v for k, v in pq.read_metadata(path).metadata.items() if k in (META_KEY, TABLE_KEY, CHECK_KEY)}
+    rewrite(path, table, keys, row_group_size=16, **options)
+    write_lease(tmp_path, 1, episodes, meta)
+    index = ReplayIndex(tmp_path)
+    index.refresh()
+    assert not index.damaged
+    assert index._positions[:3].tolist() == [[-1] * 3] * 3
+    assert (index._positions[3:] > 0).all()
+    for e in range(6):
+        assert_equal_episodes(index.episode(e), episodes[e % 3])
+        assert np.array_equal(index.read(e, 3, 9), episodes[e % 3].tokens[3:12])
+    sampler, plain = ReplaySampler(index, 6, 8, 0.0, 1.0, 0), {"a", "b", "c"}
+    batch = sampler.sample()
+    assert {index.groups[g] for g in batch.group} <= plain
+    for row in range(6):
+        where = batch.token_id[row, 0] // 320 % 100
+        assert np.array_equal(batch.tokens[row], episodes[0].tokens[where : where + 8])
+
+
+def test_rows_that_contradict_the_table_are_damage(tmp_path):
+    meta = store_meta()
+    episodes = build_group("a", [(0, 32)], meta)
+    (report,) = write_lease(tmp_path, 0, episodes, meta)
+    path = tmp_path / report.name
+    table = pq.read_table(path)
+    for wrong, options in [(episodes[:1], {}), (episodes, {"row_group_size": 8}), (episodes, {"row_group_size": 20})]:
+        rewrite(path, table, encode_metadata(meta, episode_table(wrong)), **options)
+        index = ReplayIndex(tmp_path)
+        index.refresh()
+        assert "row group" in index.damaged[report.name]
+    rewrite(path, table.drop_columns(["obs"]), encode_metadata(meta, episode_table(episodes)), row_group_size=16)
+    index.refresh()
+    assert "no column 'obs'" in index.damaged[report.name]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"lengths": [16, 0]}, {"lengths": [16]}, {"clips": [1, 0]}, {"clips": [1, 2]}, {"clip_start": [0, 3]}, {"clip_start": [0, -1]},
+        {"clip_item": [0, -1]}, {"clip_item": [0, 2**27]}, {"groups": ["a"]}, {"lengths": [2**40, 16]}, {"clips": [2**31, -(2**31) + 2]},
+    ],
+)  # fmt: skip
+def test_forged_table_cannot_make_the_sampler_read_elsewhere(tmp_path, change):
+    meta = store_meta()
+    episodes = build_group("a", [(0, 32)], meta)
+    (report,) = write_lease(tmp_path, 0, episodes, meta)
+    path = tmp_path / report.name
+    table = msgspec.structs.replace(episode_table(episodes), **change)
+    rewrite(path, pq.read_table(path), encode_metadata(meta, table), row_group_size=16)
+    index = ReplayIndex(tmp_path)
+    index.refresh()
+    assert report.name in index.damaged
+
+
+def test_another_schema_version_is_named(tmp_path):
+    meta = msgspec.structs.replace(store_meta(), schema_version=99)
+    (report,) = write_lease(tmp_path, 0, build_group("a", [(0, 9)], meta), meta)
+    index = ReplayIndex(tmp_path)
+    index.refresh()
+    assert index.damaged[report.name] == "schema version 99; this program reads version 1"
+
+
+def test_temporary_and_hidden_files_are_ignored(tmp_path):
+    index = small_store(tmp_path, groups=1)
+    (tmp_path / "e00000-000001-000.parquet.tmp-1").write_bytes(b"half")
+    (tmp_path / ".hidden.parquet").write_bytes(b"half")
+    assert index.refresh() == ([], [])
+    assert not index.damaged
