@@ -59,14 +59,35 @@ def resolve(options: argparse.Namespace, overrides: list[str]) -> tuple[Config, 
     return config, Path(config.run.dir).expanduser() / name
 
 
+def prepare(run_dir: Path, config: Config, resume: bool) -> None:
+    """Make the run's folder and keep the resolved configuration in it. Raises UsageError where a run is there already."""
+    if not resume and (run_dir / "config.yaml").exists():
+        raise UsageError(f"{run_dir} holds a run already; go on with --resume {run_dir}, or choose another --run.name")
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        temporary = run_dir / "config.yaml.tmp"
+        temporary.write_text(config.to_yaml(), encoding="utf-8")
+        temporary.replace(run_dir / "config.yaml")
+    except OSError as e:
+        raise UsageError(f"cannot write to {run_dir}: {e.strerror}; choose another --run.dir") from e
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, validate, hand over to the supervisor; the exit code."""
     options, overrides = parse(sys.argv[1:] if arguments is None else arguments)
     try:
         config, run_dir = resolve(options, overrides)
-        from workers.supervisor import Supervisor  # after validation, so that a mistyped key is answered at once
+        # After validation, so that a mistyped key is answered at once.
+        from workers import closing, supervisor
 
-        return Supervisor(run_dir, config, options.role, resume=options.resume is not None).run()
+        roles = {"all": supervisor.ALL, "learner": supervisor.LEARNER_HOST, "worker": supervisor.WORKER_HOST}[options.role]
+        resume = options.resume is not None
+        if options.role != "worker":
+            prepare(run_dir, config, resume)
+        code = supervisor.Supervisor(run_dir, config, roles, resume=resume).run()
+        if code == 0 and options.role != "worker":
+            print("\n".join(closing.lines(run_dir, config)))
+        return code
     except PydreamingError as e:
         print(f"error: {e}", file=sys.stderr)
         return e.exit_code

@@ -1,0 +1,63 @@
+# make help lists the targets. Each does its own set-up: a virtual environment from the pinned lock.
+
+PYTHON ?= python3
+VENV ?= .venv
+PY := $(VENV)/bin/python
+# One stamp for the lock, one for this checkout: CI shares the environment between clones.
+LOCKED := $(VENV)/.locked-$(shell cksum requirements.lock | cut -d' ' -f1)
+STAMP := $(VENV)/.installed-$(shell (cat pyproject.toml; echo "$(CURDIR)") | cksum | cut -d' ' -f1)
+RUNS ?= runs
+PORT ?= 5000
+
+.DEFAULT_GOAL := help
+.PHONY: help env demo test lint ui bench chaos cluster quality lock clean
+
+help:  ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | awk -F'\t' '{printf "  make %-9s %s\n", $$1, $$2}'
+
+env: $(STAMP)  ## set up the virtual environment (5 GB, a few minutes, once)
+
+$(LOCKED): requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; make PYTHON=python3.12 ..."; exit 1; }
+	@echo "setting up $(VENV) from requirements.lock (5 GB, a few minutes, once)"
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
+	@rm -f $(VENV)/.locked-* && touch $@
+
+$(STAMP): $(LOCKED) pyproject.toml
+	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@rm -f $(VENV)/.installed-* && touch $@
+
+demo: env  ## train on spoken digits, or on AUDIO=<folder>: 5 minutes on two cores, then a report
+	@$(PY) -m workers.demo $(if $(AUDIO),"$(AUDIO)") --run.dir "$(RUNS)" $(ARGS)
+
+test: env lint  ## ruff, mypy and the whole test suite (under 10 minutes on two cores)
+	@$(PY) -m pytest $(ARGS)
+
+lint: env  ## ruff and mypy only
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+	@$(PY) -m mypy
+
+ui: env  ## open MLflow on the runs: prints the link
+	@$(PY) -m workers.ui --run-dir "$(RUNS)" --port $(PORT)
+
+bench: env  ## front end and replay beside their peers and limits
+	@$(PY) -m benchmarks.frontend
+	@$(PY) -m benchmarks.replay
+
+chaos: env  ## kill and freeze real processes (minutes)
+	@$(PY) -m pytest -m chaos tests/chaos $(ARGS)
+
+cluster: env  ## the compose stack on a real Docker engine (minutes)
+	@$(PY) -m pytest -m cluster tests/cluster $(ARGS)
+
+quality: env  ## train for minutes and check the figures of README
+	@$(PY) -m pytest -m quality tests/quality $(ARGS)
+
+lock: env  ## renew requirements.lock from pyproject.toml
+	@$(PY) -m pip install --quiet uv && $(VENV)/bin/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 \
+	  --generate-hashes --no-header --quiet --output-file requirements.lock
+
+clean:  ## remove the virtual environment and caches (runs stay)
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
