@@ -40,6 +40,9 @@ BATCH = 24  # sequences of a batch
 STEPS = 256  # of an episode
 SHARD = 32  # episodes of a file
 
+SAMPLING, WRITING = "sampling, sequences/s", "writing, MB/s"
+MEMMAP, ROW_GROUP, NPZ = "numpy.memmap", "read_row_group", "pydreamer's npz_compressed"
+
 Draw = Callable[[], object]
 
 
@@ -72,7 +75,7 @@ def syncing(active: bool) -> Iterator[None]:
     real = os.fsync
     try:
         if not active:
-            os.fsync = lambda handle: None
+            os.fsync = lambda fd: None
         yield
     finally:
         os.fsync = real
@@ -134,10 +137,10 @@ def readers(folder: Path, count: int, meta: StoreMeta) -> dict[str, tuple[Draw, 
             return {key: file[key][start : start + LENGTH] for key in ("image", "reset", "action")}
 
     return {
-        "numpy.memmap": (memmap, 1),
+        MEMMAP: (memmap, 1),
         "ours, single sequences": (ours, 1),
-        "Parquet read_row_group": (row_group, 1),
-        "pydreamer's npz_compressed": (npz, 1),
+        ROW_GROUP: (row_group, 1),
+        NPZ: (npz, 1),
         "ours, whole batches": (sampler.sample, BATCH),
     }
 
@@ -158,7 +161,7 @@ def time_writing(folder: Path, episodes: list[Episode], meta: StoreMeta) -> dict
     ways: dict[str, tuple[bool, Callable[[], None]]] = {
         "ours, durable": (True, lambda: write_ours(folder, episodes, meta)),
         "ours, not synced": (False, lambda: write_ours(folder, episodes, meta)),
-        "npz_compressed": (True, lambda: write_npz(folder, episodes)),
+        NPZ: (True, lambda: write_npz(folder, episodes)),
     }
     spent = {}
     for way, (sync, write) in ways.items():
@@ -187,15 +190,21 @@ def measure(repeats: int, count: int, seconds: float, write_count: int) -> dict[
                 sampling.setdefault(way, []).append(rate(draw, sequences, seconds))
             for way, spent in time_writing(folder / "new", episodes[:write_count], meta).items():
                 writing.setdefault(way, []).append(sum(e.tokens.nbytes for e in episodes[:write_count]) / 1e6 / spent)
-    return {"sampling, sequences/s": sampling, "writing, MB/s": writing}
+    return {SAMPLING: sampling, WRITING: writing}
 
 
-def table(title: str, rates: dict[str, list[float]], base: str) -> str:
-    """Markdown: median, range and the ratio to `base` (median of the ratios within each repeat)."""
-    lines = [f"| {title} | median | range | of {base} |", "|---|---|---|---|"]
+def table(title: str, rates: dict[str, list[float]], bases: list[str]) -> str:
+    """Markdown: median, range and, for each base, the median over repeats of the ratio to it."""
+    lines = ["| " + " | ".join([title, "median", "range", *(f"× {base}" for base in bases)]) + " |", "|---" * (3 + len(bases)) + "|"]
     for way, values in rates.items():
-        ratio = statistics.median(a / b for a, b in zip(values, rates[base], strict=True))
-        lines.append(f"| {way} | {statistics.median(values):,.0f} | {min(values):,.0f} – {max(values):,.0f} | {ratio:.3g} |")
+        ratios = [statistics.median(a / b for a, b in zip(values, rates[base], strict=True)) for base in bases]
+        cells = [
+            way,
+            f"{statistics.median(values):,.0f}",
+            f"{min(values):,.0f} – {max(values):,.0f}",
+            *(f"{ratio:,.3g}" for ratio in ratios),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
@@ -206,7 +215,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7)
     arguments = parser.parse_args()
     rates = measure(2, 6, 0.01, 2) if arguments.quick else measure(arguments.repeats, 391, 0.5, 64)
-    bases = {"sampling, sequences/s": "numpy.memmap", "writing, MB/s": "npz_compressed"}
+    bases = {SAMPLING: [MEMMAP, ROW_GROUP, NPZ], WRITING: [NPZ]}
     for title, base in bases.items():
         print(table(title, rates[title], base), end="\n\n")
     if arguments.json:
