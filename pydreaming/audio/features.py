@@ -129,15 +129,17 @@ class FrontEnd:
         """Frames block by block; a stream of fewer than `least` samples (but any) is padded with zeros to so many."""
         win, hop = self.features.win_length, self.features.hop_length
         step = self._log_mel.block_frames * hop
+        whole = step - hop + win  # samples of a full block
         buffer = SampleBuffer()
         for chunk in samples:
             buffer.push(chunk)
-            while buffer.end - buffer.start >= step - hop + win:
-                yield self._block(buffer.view(buffer.start, buffer.start + step - hop + win))
+            while buffer.end - buffer.start >= whole:
+                yield self._block(buffer.view(buffer.start, buffer.start + whole))
                 buffer.drop(buffer.start + step)
-        end = max(buffer.end, least) if buffer.end else 0
-        if end - buffer.start >= win:
-            yield self._block(buffer.view(buffer.start, end))
+        begin, end = buffer.start, max(buffer.end, least) if buffer.end else 0
+        while end - begin >= win:
+            yield self._block(buffer.view(begin, min(begin + whole, end)))
+            begin += step
 
     def _block(self, samples: Samples) -> Frames:
         frames = self._log_mel(torch.from_numpy(samples))

@@ -12,8 +12,10 @@ from typing import IO, Literal
 from pydreaming.audio import flac
 
 MP3_SLACK = 2 * 1152  # samples; encoders differ on whether delay and padding count
+MP3_JOINED = 8192  # bytes behind the announced end that are too many for tags or an encoder that did not count its first frame
 STREAMED = 0x7FFF0000  # bytes; sizes from here on are placeholders of programs that wrote to a pipe
 STREAMED_64 = 1 << 62  # the same where sizes have 64 bits
+MAX_CHUNKS = 4096  # looked at before the samples; a file of nothing but empty chunks would take hours
 _OGG_FIRST = 2  # bit of an Ogg page's header type: a stream begins
 
 
@@ -69,7 +71,9 @@ def _check_announced(start: int, length: int, size: int, placeholder: int = STRE
 def _check_chunks(file: IO[bytes], size: int, wanted: bytes, order: Literal["little", "big"]) -> None:
     """WAV and AIFF: a list of chunks, each a name, a size and content padded to an even size."""
     position = 12
-    while position + 8 <= size:
+    for _ in range(MAX_CHUNKS):
+        if position + 8 > size:
+            return
         file.seek(position)
         header = file.read(8)
         length = int.from_bytes(header[4:], order)
@@ -82,7 +86,9 @@ def _check_chunks(file: IO[bytes], size: int, wanted: bytes, order: Literal["lit
 def _check_caf(file: IO[bytes], size: int) -> None:
     """CAF: chunks with sizes of 64 bits, without padding; -1 is a placeholder, and lies beyond STREAMED_64 when read unsigned."""
     position = 8
-    while position + 12 <= size:
+    for _ in range(MAX_CHUNKS):
+        if position + 12 > size:
+            return
         file.seek(position)
         header = file.read(12)
         length = int.from_bytes(header[4:], "big")
@@ -134,5 +140,9 @@ def _check_mp3(file: IO[bytes], head: bytes, size: int) -> int | None:
         return None
     flags = found[1][0]
     if flags & 2:
-        _check_announced(start, int.from_bytes(found[2][4:] if flags & 1 else found[2][:4], "big"), size)
+        length = int.from_bytes(found[2][4:] if flags & 1 else found[2][:4], "big")
+        _check_announced(start, length, size)
+        file.seek(start + length)
+        if size - start - length > MP3_JOINED and re.match(rb"ID3|\xff[\xe0-\xff]", file.read(3)):
+            raise DamageError(f"a second MP3 stream is chained at byte {start + length}; only one can be read")
     return MP3_SLACK if flags & 1 else None

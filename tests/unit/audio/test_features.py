@@ -120,6 +120,16 @@ def test_short_recordings_are_padded_to_one_token_and_no_further(features):
     assert front_end.tokens_of(noise(0), features.sample_rate).shape == (0, features.token_dim)
 
 
+def test_padding_to_a_token_of_several_blocks():
+    features = replace(FEATURES, n_fft=65_536, token_frames=16)  # four frames make a block
+    tokens = FrontEnd(features).tokens_of(noise(1000), features.sample_rate)
+    assert tokens.shape == (1, 16 * 64)
+    frames = tokens.reshape(16, 64)
+    padded = np.pad(noise(1000), (0, 10_000))
+    np.testing.assert_array_equal(frames, frames_of(FrontEnd(features), padded)[:16])
+    assert (frames[7:] == np.log(np.float32(LOG_FLOOR))).all()
+
+
 @pytest.mark.parametrize("features", SETTINGS)
 def test_denormalise_undoes_tokens(features):
     stats = FeatureStats(np.linspace(-9, 3, features.n_mels).tolist(), np.linspace(0.2, 4, features.n_mels).tolist(), 9)

@@ -73,6 +73,14 @@ def test_chained_ogg_streams_are_refused_because_only_the_first_would_be_read():
         check(io.BytesIO(encoded("OGG") + encoded("OGG")))
 
 
+def test_joined_mp3_files_are_refused_because_only_the_first_would_be_read():
+    content = encoded("MP3")
+    with pytest.raises(DamageError, match=f"a second MP3 stream is chained at byte {len(content)}"):
+        check(io.BytesIO(content + content))
+    assert check(io.BytesIO(content + b"TAG" + bytes(125))) == MP3_SLACK
+    assert check(io.BytesIO(content + b"APETAGEX" + bytes(50_000))) == MP3_SLACK  # a cover picture
+
+
 def test_hole_in_an_ogg_file():
     content = encoded("OGG")
     pages = [i for i in range(len(content)) if content.startswith(b"OggS", i)]
@@ -120,3 +128,12 @@ def test_stumps_are_damaged_or_left_to_the_decoder(tmp_path, content):
     (tmp_path / "x").write_bytes(content)
     with pytest.raises(DecodeError):
         decode(tmp_path / "x")
+
+
+@pytest.mark.parametrize("head", [b"RIFF\0\0\0\0WAVE", b"FORM\0\0\0\0AIFF", b"caff\0\1\0\0"])
+def test_endless_empty_chunks_are_given_up(head):
+    assert check(io.BytesIO(head + bytes(10_000_000))) == 0
+
+
+def test_a_chunk_that_claims_more_than_any_disk_holds():
+    assert check(io.BytesIO(b"caff\0\1\0\0free" + b"\xff" * 8 + bytes(100))) == 0
