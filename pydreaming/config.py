@@ -7,7 +7,6 @@ once into `Config`. Units and meanings of the keys stand beside their values in 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,14 +16,15 @@ from typing import Annotated, Any, Literal
 import msgspec
 import yaml
 
+from pydreaming.config_hints import LARGEST, expected, nearest, nearest_key, quote
 from pydreaming.errors import ConfigError
 
 CONFIG_DIR = Path(__file__).resolve().parent.parent / "configs"
 
-Positive = Annotated[int, msgspec.Meta(ge=1)]
-Natural = Annotated[int, msgspec.Meta(ge=0)]
-PositiveFloat = Annotated[float, msgspec.Meta(gt=0)]
-NonNegative = Annotated[float, msgspec.Meta(ge=0)]
+Positive = Annotated[int, msgspec.Meta(ge=1, le=LARGEST)]
+Natural = Annotated[int, msgspec.Meta(ge=0, le=LARGEST)]
+PositiveFloat = Annotated[float, msgspec.Meta(gt=0, le=LARGEST)]
+NonNegative = Annotated[float, msgspec.Meta(ge=0, le=LARGEST)]
 Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
 
@@ -274,19 +274,20 @@ def load_config(names: Sequence[str], overrides: Sequence[str] = (), config_dir:
 def config_from_dict(values: Mapping[str, Any]) -> Config:
     """Validate plain sections (from YAML, JSON or a message) into a `Config`. Raises ConfigError."""
     for section, content in values.items():
+        if section not in section_types():
+            raise ConfigError(f"unknown section {quote(section)}{nearest(str(section), list(section_types()))}")
         if not isinstance(content, Mapping):
-            raise ConfigError(f"section '{section}' must hold keys, got {type(content).__name__}")
+            raise ConfigError(f"section '{section}' must hold keys, got {quote(content)}")
         for key in content:
             _split_key(f"{section}.{key}")
-    for section in section_types():
-        missing = set(field_types(section)) - set(values.get(section, {}))
+    sections = {}
+    for section, kind in section_types().items():
+        content, types = values.get(section, {}), field_types(section)
+        missing = types.keys() - content.keys()
         if missing:
             raise ConfigError(f"key '{section}.{min(missing)}' is not set; begin with --configs defaults")
-    try:
-        config = msgspec.convert(values, Config, strict=False)
-    except msgspec.ValidationError as e:
-        message, _, where = str(e).partition(" - at `$.")
-        raise ConfigError(f"key '{where.rstrip('`')}': {message}") from e
+        sections[section] = kind(**{key: _convert(content[key], f"{section}.{key}", types[key]) for key in types})
+    config = Config(**sections)
     _check_relations(config)
     return config
 
@@ -305,10 +306,10 @@ def _read_preset(name: str, config_dir: Path) -> dict[str, dict[str, Any]]:
     path = Path(name) if name.endswith((".yaml", ".yml")) else config_dir / f"{name}.yaml"
     if not path.is_file():
         known = sorted(p.stem for p in config_dir.glob("*.yaml"))
-        raise ConfigError(f"no preset '{name}'{_nearest(name, known)}; there are: {', '.join(known)}")
+        raise ConfigError(f"no preset {quote(name)}{nearest(name, known)}; there are: {', '.join(known)}")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as e:
+        content = _parse_yaml(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as e:
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(e).split())}") from e
     content = {} if content is None else content
     if not isinstance(content, dict) or not all(isinstance(v, dict) for v in content.values()):
@@ -321,11 +322,11 @@ def _parse_overrides(arguments: Sequence[str]) -> Iterable[tuple[str, str]]:
     while rest:
         flag = rest.pop(0)
         if not flag.startswith("--"):
-            raise ConfigError(f"expected --section.key before '{flag}'")
+            raise ConfigError(f"expected --section.key before {quote(flag)}")
         dotted, equals, text = flag[2:].partition("=")
         if not equals:
             if not rest:
-                raise ConfigError(f"--{dotted} needs a value")
+                raise ConfigError(f"{quote(flag)} needs a value")
             text = rest.pop(0)
         yield dotted, text
 
@@ -335,28 +336,39 @@ def _split_key(dotted: str) -> tuple[str, str]:
     sections = section_types()
     if section in sections and key in field_types(section):
         return section, key
-    every = [f"{s}.{k}" for s in sections for k in field_types(s)]
-    raise ConfigError(f"unknown key '{dotted}'{_nearest(dotted, every)}")
+    raise ConfigError(f"unknown key {quote(dotted)}{nearest_key(dotted, {s: list(field_types(s)) for s in sections})}")
 
 
-def _nearest(wrong: str, right: Sequence[str]) -> str:
-    close = difflib.get_close_matches(wrong, right, n=1, cutoff=0.0)
-    return f"; did you mean '{close[0]}'?" if close else ""
+def _parse_yaml(text: str) -> Any:
+    """Raises ValueError for whatever is wrong."""
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, LookupError, AttributeError, TypeError, OverflowError, RecursionError) as e:
+        # PyYAML lets these escape for words such as "!!bool x", "!!timestamp x" or a thousand brackets.
+        raise ValueError(str(e)) from e
 
 
 def _coerce(text: str, dotted: str, kind: Any) -> Any:
     """A command-line word as the type of its key; lists are YAML flow sequences such as [1,2,4]."""
-    value: Any = text
-    if typing.get_origin(kind) is list:
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as e:
-            raise ConfigError(f"key '{dotted}': '{text}' is not a list such as [1, 2]") from e
-        value = value if isinstance(value, list) else [value]
+    if typing.get_origin(kind) is not list:
+        return _convert(text, dotted, kind)
     try:
-        return msgspec.convert(value, kind, strict=False)
+        value = _parse_yaml(text)
+    except ValueError as e:
+        raise ConfigError(f"key '{dotted}': expected {expected(kind)}, got {quote(text)}") from e
+    return _convert(value if isinstance(value, list) else [value], dotted, kind)
+
+
+def _convert(value: Any, dotted: str, kind: Any) -> Any:
+    try:
+        converted = msgspec.convert(value, kind, strict=False)
     except msgspec.ValidationError as e:
-        raise ConfigError(f"key '{dotted}': {e}, got '{text}'") from e
+        raise ConfigError(f"key '{dotted}': expected {expected(kind)}, got {quote(value)}") from e
+    for text in converted if isinstance(converted, list) else [converted]:
+        # Neither messages nor file names can carry these.
+        if isinstance(text, str) and any(c == "\0" or 0xD800 <= ord(c) <= 0xDFFF for c in text):
+            raise ConfigError(f"key '{dotted}': {quote(value)} is not UTF-8 text")
+    return converted
 
 
 def _check_relations(config: Config) -> None:
@@ -364,7 +376,7 @@ def _check_relations(config: Config) -> None:
     f, a = config.features, config.action
     limits = [
         (f.win_length <= f.n_fft, "features.win_length must not exceed features.n_fft"),
-        (f.f_max == 0 or f.f_min < f.f_max, "features.f_min must be below features.f_max"),
+        (f.f_min < (f.f_max or f.sample_rate / 2), "features.f_min must be below features.f_max (0 means half of features.sample_rate)"),
         (f.f_max <= f.sample_rate / 2, "features.f_max must not exceed half of features.sample_rate (0 means half)"),
         (f.hop_length <= f.win_length, "features.hop_length must not exceed features.win_length, or samples are skipped"),
         (a.kind != "stride" or bool(a.strides), "action.strides needs at least one stride for action.kind 'stride'"),

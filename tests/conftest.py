@@ -1,0 +1,78 @@
+"""What several rooms' tests need: generated recordings, and the folder of a run over them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from pydreaming.config import load_config
+from workers.layout import RunDir
+
+RATE = 8000  # Hz
+
+torch.set_num_threads(1)  # tests run side by side; two processes with a thread per core each slow one another down tenfold
+
+
+@pytest.fixture
+def data_dir() -> Path:
+    """Folder of the real recordings, from PYDREAMING_DATA; the test is skipped where it is not set."""
+    folder = os.environ.get("PYDREAMING_DATA")
+    if not folder:
+        pytest.skip("PYDREAMING_DATA is not set: no real recordings here")
+    return Path(folder)
+
+
+def write_tone(path: Path, seconds: float, seed: int) -> None:
+    """A tone of random pitch in noise, different for every seed."""
+    rng = np.random.default_rng(seed)
+    n = int(seconds * RATE)
+    tone = 0.3 * np.sin(2 * np.pi * rng.uniform(100, 2000) * np.arange(n) / RATE)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, tone + 0.05 * rng.standard_normal(n), RATE, subtype="PCM_16")
+
+
+@pytest.fixture
+def recordings(tmp_path: Path) -> Callable[..., Path]:
+    """make(count, broken=0, seconds=0.6): a folder of `count` good recordings of 1 to 2 times `seconds`, and `broken` unreadable ones."""
+
+    def make(count: int, broken: int = 0, seconds: float = 0.6, name: str = "audio") -> Path:
+        folder = tmp_path / name
+        for i in range(count):
+            write_tone(folder / f"good-{i:03d}.wav", seconds * (1 + i % 7 / 6), seed=i)
+        for i in range(broken):
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"broken-{i:03d}.wav").write_bytes(b"RIFF" + bytes(40))
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def make_run(tmp_path: Path) -> Callable[..., RunDir]:
+    """make(source, *overrides): the folder of a small run over the recordings in `source`, with short times and all files for training."""
+
+    def make(source: Path, *overrides: str, name: str = "run") -> RunDir:
+        small = [
+            "--features.sample_rate",
+            str(RATE),
+            "--features.n_fft",
+            "256",
+            "--features.win_length",
+            "200",
+            "--features.hop_length",
+            "80",
+        ]
+        fast = ["--workers.lease_ttl_s", "1.5", "--workers.beat_s", "0.2", "--workers.lease_items", "4", "--workers.passes", "2"]
+        all_in = ["--source.path", str(source), "--source.held_out", "0", "--features.n_mels", "16", "--replay.replay_ratio", "0"]
+        run = RunDir(tmp_path / name)
+        run.path.mkdir(parents=True)
+        run.config.write_text(load_config(["defaults", "debug"], [*small, *fast, *all_in, *overrides]).to_yaml(), encoding="utf-8")
+        return run
+
+    return make
