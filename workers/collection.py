@@ -22,7 +22,7 @@ from pydreaming.errors import ConfigError, ReplayError, SourceError
 from pydreaming.replay.names import shard_prefix
 from workers.layout import RunDir, replace_json
 from workers.leases import EpochRecord, Grant, LeaseTable, Loss
-from workers.protocol import Done, Lease, Refused, Revoked, Stop, Unreadable, Wait
+from workers.protocol import Done, Lease, Refused, Revoked, Stop, Unreadable, Wait, one_line
 from workers.ratio import RatioGate
 from workers.shards import ShardFolder
 
@@ -320,7 +320,7 @@ class Quarantine:
         """Write the line, unless the path has one."""
         if path in self._paths:
             return
-        log.warning("unreadable: %s: %s", path, cause)
+        log.warning("unreadable: %s: %s", one_line(path), one_line(cause))
         self._paths.add(path)
         with self._path.open("ab") as file:
             line = msgspec.json.encode({"path": path, "cause": cause, "item": item, "epoch": epoch})

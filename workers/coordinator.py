@@ -44,9 +44,10 @@ from workers.protocol import (
     Wait,
     Welcome,
     decode_from_peer,
+    one_line,
 )
 from workers.roster import Peer, Roster
-from workers.transport import Router, split_address
+from workers.transport import Router, host_part, split_address
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +116,7 @@ class Coordinator:
         if peer is None:
             return [Rehello()]
         if isinstance(message, Bye):
-            log.info("%s leaves%s", peer.owner, f": {message.reason}" if message.reason else "")
+            log.info("%s leaves%s", peer.owner, f": {one_line(message.reason)}" if message.reason else "")
             self._collection.leave(peer.owner)
             self._roster.remove(address)
             return []
@@ -146,7 +147,7 @@ class Coordinator:
         for twin in self._roster.greet(address, hello, now):
             # Started again under the same name: most likely the old process is dead. If it lives, its beats say so before this.
             self._collection.hasten(twin.owner, max(now, twin.last_seen + 3 * self._beat_s))
-        log.info("%s %s joins from %s (pid %d)", hello.role, hello.name, hello.host, hello.pid)
+        log.info("%s %s joins from %s (pid %d)", hello.role, hello.name, one_line(hello.host), hello.pid)
         return self._welcome
 
     def status(self, now: float) -> Status:
@@ -179,9 +180,9 @@ def bind(config: Config, last_address: str) -> Router:
     """Listen: with port 0 where the run's last coordinator did, if possible, so that its workers find this one. Raises TransportError."""
     keys = load_server_keys(Path(config.coordinator.keys).expanduser()) if config.coordinator.keys else None
     host, port = split_address(config.coordinator.address)
-    if port == 0 and last_address and split_address(last_address)[0] == host:
+    if port == 0 and last_address:
         try:
-            return Router(last_address, keys)
+            return Router(f"tcp://{host_part(host)}:{split_address(last_address)[1]}", keys)
         except TransportError as e:
             log.info("%s; taking another port", e)
     return Router(config.coordinator.address, keys)

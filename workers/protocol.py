@@ -44,8 +44,13 @@ class ProtocolError(TransportError):
     """A frame that is no message of this protocol. `kind` says how: see `decode`."""
 
     def __init__(self, kind: Literal["oversized", "foreign", "version", "malformed", "invalid"], detail: str) -> None:
-        super().__init__(f"{kind} message: {detail}")
+        super().__init__(f"{kind} message: {one_line(detail)}")
         self.kind = kind
+
+
+def one_line(text: str) -> str:
+    """Another process's text as it may stand in a log: one line, short, without control characters."""
+    return "".join(ch if ch.isprintable() else " " for ch in text[:300])
 
 
 class _Message(msgspec.Struct, forbid_unknown_fields=True, tag=True):

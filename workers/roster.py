@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
-from workers.protocol import Hello, Totals, WorkerStatus
+from workers.protocol import Hello, Totals, WorkerStatus, one_line
 
 WINDOW_S = 30.0  # s over which rates are taken
 
@@ -31,8 +31,8 @@ class Peer:
 
     def status(self, now: float) -> WorkerStatus:
         """What the learner is told about this worker."""
-        (begin, first), span = (self.history[0], now - self.history[0][0]) if self.history else ((now, self.totals), 0.0)
-        rate = 1 / span if span > 0 and now - begin <= 2 * WINDOW_S else 0.0
+        begin, first = self.history[0] if self.history else (now, self.totals)
+        rate = 1 / (now - begin) if now > begin else 0.0
         return WorkerStatus(
             name=self.hello.name,
             host=self.hello.host,
@@ -60,7 +60,7 @@ class Roster:
 
     def greet(self, address: bytes, hello: Hello, now: float) -> list[Peer]:
         """Enter a peer. Returns the ones it replaces: processes of the same name and host, with another pid."""
-        owner = f"{hello.host}/{hello.name}/{hello.pid}"
+        owner = f"{one_line(hello.host)}/{hello.name}/{hello.pid}"
         twins = [p for p in self._peers.values() if (p.hello.host, p.hello.name, p.hello.role) == (hello.host, hello.name, hello.role)]
         peer = Peer(address, hello, owner, now)
         for twin in twins:

@@ -58,7 +58,7 @@ class Router:
         self._keys = keys
         self._authorized_state: object = None
         self._socket = self._context.socket(zmq.ROUTER)
-        _common_options(self._socket)
+        _common_options(self._socket, host)
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         try:
             if keys is not None:
@@ -67,7 +67,11 @@ class Router:
         except zmq.ZMQError as e:
             self.close()
             raise TransportError(f"cannot listen on {address}: {e.strerror}") from e
-        self.address = self._socket.getsockopt_string(zmq.LAST_ENDPOINT).rstrip("\0")
+        bound_host, self.port = split_address(self._socket.getsockopt_string(zmq.LAST_ENDPOINT).rstrip("\0"))
+        # As peers on this host may call it; others know this host's name.
+        self.address = (
+            f"tcp://{'127.0.0.1' if bound_host == '0.0.0.0' else '[::1]' if bound_host == '::' else host_part(bound_host)}:{self.port}"
+        )
 
     def _start_authenticator(self, keys: ServerKeys) -> None:
         # Without a running authenticator that knows a location, curve_server lets any key in: so this comes before the bind.
@@ -95,8 +99,8 @@ class Router:
                 parts = self._socket.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
                 return
-            # Several parts are nobody's message here; joined, they fail to decode, and are counted with the rest.
-            yield parts[0], parts[1] if len(parts) == 2 else b"".join(parts[1:])[: MAX_MESSAGE_BYTES + 1] if len(parts) > 2 else b""
+            # A message has one part. More parts are nobody's message here, and none: what they are replaced by fails to decode.
+            yield parts[0], parts[1] if len(parts) == 2 else b""
 
     def send(self, peer: bytes, message: FromCoordinator) -> bool:
         """False when the peer is gone or does not read."""
@@ -110,10 +114,9 @@ class Router:
 
     def close(self) -> None:
         """Let the last messages leave and free the port."""
-        self._socket.close()
         if self._authenticator is not None:
             self._authenticator.stop()
-        self._context.term()
+        self._context.destroy(linger=LINGER_MS)
 
 
 class Dealer:
@@ -131,7 +134,7 @@ class Dealer:
         self.address, self._keys = address, keys
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
-        _common_options(self._socket)
+        _common_options(self._socket, host)
         self._socket.setsockopt(zmq.IMMEDIATE, 1)
         self._socket.setsockopt(zmq.RECONNECT_IVL, 100)
         self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, 2000)
@@ -197,8 +200,7 @@ class Dealer:
     def close(self) -> None:
         """Let the last messages leave."""
         self._socket.disable_monitor()
-        self._socket.close()
-        self._context.term()
+        self._context.destroy(linger=LINGER_MS)  # with the monitor's socket: an open one would hang here for ever
 
     def __enter__(self) -> Dealer:
         return self
@@ -219,6 +221,11 @@ def split_address(address: str) -> tuple[str, int]:
     return host, port
 
 
+def host_part(host: str) -> str:
+    """A host as it stands in an address: IPv6 in brackets."""
+    return f"[{host}]" if ":" in host else host
+
+
 def is_loopback(host: str) -> bool:
     """Whether only this host can reach it. Names other than localhost count as reachable, whatever they resolve to."""
     if host == "localhost":
@@ -234,10 +241,10 @@ def read_keys(folder: str) -> Path | None:
     return Path(folder).expanduser() if folder else None
 
 
-def _common_options(socket: zmq.Socket[bytes]) -> None:
+def _common_options(socket: zmq.Socket[bytes], host: str) -> None:
     socket.setsockopt(zmq.LINGER, LINGER_MS)
     socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
-    socket.setsockopt(zmq.IPV6, 1)
+    socket.setsockopt(zmq.IPV6, int(":" in host))
     # These notice a host that vanished; a hung process is noticed by its missing beats.
     socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
     socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 3 * HEARTBEAT_MS)

@@ -1,0 +1,147 @@
+"""One child process of the supervisor: how it is started, that it never outlives its parent, and how often it is started again."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+FIRST_DELAY_S, MAX_DELAY_S = 0.5, 10.0
+HEALTHY_S = 30.0  # a process that lived so long starts again without delay
+MAX_ERRORS = 5  # exits with an error in a row after which a process is given up
+_PR_SET_PDEATHSIG = 1
+_ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass
+class Backoff:
+    """How long to wait before a process that died is started again."""
+
+    deaths: int = 0
+    errors: int = 0
+
+    def died(self, code: int, lived_s: float) -> float | None:
+        """Seconds to wait; None to give up: it ends with an error (not by a signal) again and again."""
+        if lived_s >= HEALTHY_S:
+            self.deaths = self.errors = 0
+        self.deaths += 1
+        self.errors = self.errors + 1 if code > 0 else 0
+        if self.errors >= MAX_ERRORS:
+            return None
+        return float(min(MAX_DELAY_S, FIRST_DELAY_S * 2 ** (self.deaths - 1)))
+
+
+@dataclass
+class Child:
+    """A role's process.
+
+    name: of the role. arguments: after the interpreter. log: file for its output, None for the console's.
+    threads: of numerical libraries; 0: as many as they like.
+    """
+
+    name: str
+    arguments: Sequence[str]
+    log: Path | None
+    threads: int = 0
+    backoff: Backoff = field(default_factory=Backoff)
+    process: subprocess.Popen[bytes] | None = None
+    given_up: bool = False
+    finished: bool = False
+    _started: float = 0.0
+    _due: float | None = None
+
+    def start(self) -> None:
+        """Start the process."""
+        self._started, self._due = time.monotonic(), None
+        output = self.log.open("ab") if self.log else None
+        try:
+            self.process = subprocess.Popen(
+                [sys.executable, *self.arguments],
+                env=_environment(os.environ, self.threads),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,  # Ctrl-C is the supervisor's, which ends its children in order
+                preexec_fn=_bound_to_parent(),  # safe, as the supervisor has a single thread
+            )
+        finally:
+            if output is not None:
+                output.close()
+
+    def poll(self) -> int | None:
+        """The exit code, once, when the process has ended since the last call; otherwise None."""
+        code = None if self.process is None else self.process.poll()
+        if code is not None:
+            self.process = None
+        return code
+
+    def plan_restart(self, code: int) -> float | None:
+        """After an exit: s until `restart_due` starts it again, or None when it is given up."""
+        delay = self.backoff.died(code, time.monotonic() - self._started)
+        self.given_up = delay is None
+        self._due = None if delay is None else time.monotonic() + delay
+        return delay
+
+    def restart_due(self) -> bool:
+        """Start it again when its delay is over. Returns whether it was."""
+        if self._due is None or time.monotonic() < self._due:
+            return False
+        self.start()
+        return True
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send the process a signal, if it runs; SIGKILL goes to whatever it has started, too."""
+        self._due = None
+        if self.process is None or self.process.poll() is not None:
+            return
+        if number == signal.SIGKILL:
+            os.killpg(self.process.pid, number)
+        else:
+            self.process.send_signal(number)
+
+    def last_line(self) -> str:
+        """The end of its log, for a message."""
+        if self.log is None or not self.log.is_file():
+            return ""
+        lines = self.log.read_bytes()[-4096:].decode(errors="replace").strip().splitlines()
+        return lines[-1] if lines else ""
+
+
+def describe_exit(code: int) -> str:
+    """An exit code in words."""
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return signal.Signals(-code).name
+    except ValueError:
+        return f"signal {-code}"
+
+
+def _environment(base: Mapping[str, str], threads: int) -> dict[str, str]:
+    environment = dict(base)
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_ROOT), base.get("PYTHONPATH")]))
+    environment["PYTHONUNBUFFERED"] = "1"
+    if threads:
+        environment.update(dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads)))
+    return environment
+
+
+def _bound_to_parent() -> Callable[[], None] | None:
+    """What the child does before it becomes the role: ask Linux for SIGTERM when the supervisor dies, however that happens."""
+    if not sys.platform.startswith("linux"):
+        return None
+    prctl = ctypes.CDLL(None, use_errno=True).prctl  # looked up before the fork
+    parent = os.getpid()
+
+    def bind() -> None:
+        prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
+        if os.getppid() != parent:  # it died in between
+            os._exit(1)
+
+    return bind

@@ -1,0 +1,238 @@
+"""Runs the processes of one host: starts them in order, starts dead ones again, and ends all of them together.
+
+    coordinator ---> workers, learner, tracker ---> (the learner ends, or a signal comes) ---> learner, workers, coordinator, tracker
+
+Children end with the supervisor even when it is killed (see children). A second signal kills at once.
+"""
+
+from __future__ import annotations
+
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Literal
+
+from pydreaming.config import Config
+from pydreaming.errors import PydreamingError, UsageError
+from workers.children import Child, describe_exit
+from workers.layout import RunDir
+
+Role = Literal["coordinator", "worker", "learner", "tracker"]
+ALL: frozenset[Role] = frozenset({"coordinator", "worker", "learner", "tracker"})
+LEARNER_HOST: frozenset[Role] = frozenset({"coordinator", "learner", "tracker"})
+WORKER_HOST: frozenset[Role] = frozenset({"worker"})
+
+POLL_S = 0.1
+ANNOUNCE_S = 20.0  # s between two lines about one wait
+LEARNER_END_S = 10.0  # s for its last checkpoint
+OTHERS_END_S = 5.0
+TRACKER_END_S = 40.0  # s for the rest of the spool to reach the tracking server; the tracker itself gives up before
+
+
+class RunError(PydreamingError):
+    """The run cannot go on; the message is the failing role's own."""
+
+    def __init__(self, message: str, exit_code: int = 1) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def to_console(line: str) -> None:
+    """One line for the user."""
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
+
+
+class Supervisor:
+    """The processes of a run on this host.
+
+    Args:
+      run_dir: the run's folder with its config.yaml (not needed for WORKER_HOST, where only logs go there).
+      config: of the run.
+      roles: ALL, LEARNER_HOST or WORKER_HOST. With ALL and workers.count 0 there is neither coordinator nor worker: the learner
+        trains from a finished store.
+      resume: passed on to the learner.
+      say: takes one line for the user.
+    """
+
+    def __init__(
+        self, run_dir: Path, config: Config, roles: Collection[Role] = ALL, resume: bool = False, say: Callable[[str], None] = to_console
+    ) -> None:
+        self._run, self._config, self._say = RunDir(run_dir), config, say
+        self._remote = "coordinator" not in roles
+        offline = "worker" in roles and not config.workers.count and not self._remote
+        count = config.workers.count if "worker" in roles else 0
+        if self._remote and not count:
+            raise UsageError("workers.count is 0: this host would run nothing")
+        run = ["--run", str(run_dir)]
+        self._coordinator = None if self._remote or offline else self._child("coordinator", run, threads=1)
+        self._workers = [self._worker(i) for i in range(count)]
+        resumed = [*run, "--resume"] if resume else run
+        self._learner = self._child("learner", resumed, log=False) if "learner" in roles else None
+        self._tracker = self._child("tracker", run) if "tracker" in roles else None
+        self._signals = 0
+
+    def run(self) -> int:
+        """Run until the learner ends (without one: until the workers do), or a signal.
+
+        Returns: the learner's exit code; 0 or 1 without a learner.
+        Raises RunError: the coordinator cannot work, or every worker has failed.
+        """
+        self._run.logs.mkdir(parents=True, exist_ok=True)
+        before = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            if not self._remote:
+                self._run.coordinator.unlink(missing_ok=True)
+            if self._coordinator is not None:
+                self._coordinator.start()
+                self._await_coordinator()
+            for child in self._children():
+                if child is not self._coordinator and not self._signals:
+                    child.start()
+            code = self._watch()
+            if code == 0 and self._tracker is not None:  # it has been told by the spool, and ends when all is sent
+                self._reap([self._tracker], TRACKER_END_S)
+            return code
+        finally:
+            self._end()
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    # -- running ------------------------------------------------------------------------------------------------------------------------
+
+    def _await_coordinator(self) -> None:
+        """Until it listens. Raises RunError with its error."""
+        begun = announced = time.monotonic()
+        self._say("waiting for the coordinator to list the recordings ...")
+        while not self._signals:
+            there = self._run.read_coordinator()
+            if there is not None and not there.error:
+                return
+            self._check_coordinator()
+            if time.monotonic() - announced > ANNOUNCE_S:
+                announced = time.monotonic()
+                self._say(f"still waiting for the coordinator ({announced - begun:.0f} s)")
+            time.sleep(POLL_S)
+
+    def _watch(self) -> int:
+        while not self._signals:
+            time.sleep(POLL_S)
+            self._check_coordinator()
+            for worker in self._workers:
+                self._check(worker)
+            if self._tracker is not None:
+                self._check(self._tracker)
+            if self._learner is None:
+                if self._workers and all(w.finished or w.given_up for w in self._workers):
+                    return 1 if any(w.given_up for w in self._workers) else 0
+            elif (code := self._learner.poll()) is not None:
+                return code if code >= 0 else 128 - code
+            if self._workers and all(w.given_up for w in self._workers):
+                raise RunError(f"every worker has failed: {self._workers[0].last_line()}")
+        self._say("ending ...")
+        return self._end_learner()
+
+    def _check(self, child: Child) -> None:
+        """Take note of an exit; start the process again when that is due."""
+        if child.restart_due():
+            self._say(f"{child.name} is started again")
+        code = child.poll()
+        if code is None:
+            return
+        if code == 0:
+            child.finished = True
+            return
+        delay = child.plan_restart(code)
+        then = "it is given up" if delay is None else f"to be started again in {delay:.1f} s"
+        self._say(f"{child.name} has ended ({describe_exit(code)}), {then}; see {child.log}")
+
+    def _check_coordinator(self) -> None:
+        if self._coordinator is None:
+            return
+        if self._coordinator.restart_due():
+            self._say("the coordinator is started again")
+        code = self._coordinator.poll()
+        if code is None:
+            return
+        said = self._run.read_coordinator()
+        if said is not None and said.error:
+            raise RunError(said.error, said.exit_code)
+        self._run.coordinator.unlink(missing_ok=True)
+        if self._coordinator.plan_restart(code) is None:
+            raise RunError(f"the coordinator fails again and again: {self._coordinator.last_line()}")
+        self._say(f"the coordinator has ended ({describe_exit(code)}) and will be started again; see {self._coordinator.log}")
+
+    # -- ending -------------------------------------------------------------------------------------------------------------------------
+
+    def _end_learner(self) -> int:
+        """End the learner, and the workers beside it; the learner's exit code."""
+        for child in [*filter(None, [self._learner]), *self._workers]:
+            child.signal(signal.SIGTERM)
+        if self._learner is None or self._learner.process is None:
+            return 0
+        process = self._learner.process
+        self._reap([self._learner], LEARNER_END_S)
+        code = process.wait()
+        return code if code >= 0 else 128 - code
+
+    def _end(self) -> None:
+        """End whatever still runs, in the order in which nobody is left waiting."""
+        self._end_learner()
+        self._reap(self._workers, OTHERS_END_S)
+        last = [child for child in (self._coordinator, self._tracker) if child is not None]
+        for child in last:
+            child.signal(signal.SIGTERM)
+        self._reap(last, 2 * OTHERS_END_S)
+
+    def _reap(self, children: Sequence[Child], seconds: float) -> None:
+        """Wait until they have ended; kill them after `seconds`, or at a second signal."""
+        begun = announced = time.monotonic()
+        signals = self._signals
+        while running := [c for c in children if c.process is not None and c.process.poll() is None]:
+            now = time.monotonic()
+            if now - begun > seconds or self._signals > max(1, signals):
+                for child in running:
+                    self._say(f"{child.name} does not end and is killed")
+                    child.signal(signal.SIGKILL)
+                    if child.process is not None:
+                        child.process.wait()
+                return
+            if now - announced > 3.0:
+                announced = now
+                self._say(f"waiting for {', '.join(c.name for c in running)} to end ...")
+            time.sleep(POLL_S / 2)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self._signals += 1
+
+    # -- the processes ------------------------------------------------------------------------------------------------------------------
+
+    def _children(self) -> list[Child]:
+        return [c for c in (self._coordinator, *self._workers, self._tracker, self._learner) if c is not None]
+
+    def _child(self, role: str, arguments: Sequence[str], log: bool = True, threads: int = 0, name: str = "") -> Child:
+        name = name or role
+        return Child(name, ["-m", f"workers.{role}", *arguments], self._run.logs / f"{name}.log" if log else None, threads)
+
+    def _worker(self, number: int) -> Child:
+        c = self._config
+        name = f"worker-{number}"
+        arguments = ["--name", f"{_host_name()}-{number}"]
+        if self._remote:
+            arguments += ["--address", c.coordinator.address]
+            arguments += ["--root", c.source.root] if c.source.root else []
+            arguments += ["--replay", c.replay.dir] if c.replay.dir else []
+        else:
+            arguments += ["--run", str(self._run.path)]
+        arguments += ["--keys", c.coordinator.keys] if c.coordinator.keys else []
+        return self._child("audio_worker", arguments, threads=1, name=name)
+
+
+def _host_name() -> str:
+    """This host's name, as far as it may stand in a peer's name."""
+    kept = "".join(ch if ch.isascii() and (ch.isalnum() or ch in "-._") else "-" for ch in socket.gethostname()).lstrip("-._")
+    return kept[:100] or "host"
