@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pydreaming.audio.sources.item import AudioItem
+from pydreaming.audio.sources.layouts import iter_source
 from pydreaming.config import ActionConfig, SourceConfig
 from pydreaming.errors import SourceError
 
@@ -188,8 +189,6 @@ class _Columns:
 
 
 def _build(config: SourceConfig, columns: list[str], seed: int, fingerprint: str, folder: Path) -> None:
-    from pydreaming.audio.sources import iter_source  # here, since the package exports this module
-
     partial = folder.with_name(f"{folder.name}.tmp-{os.getpid()}")
     try:
         shutil.rmtree(partial, ignore_errors=True)

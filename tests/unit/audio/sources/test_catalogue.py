@@ -178,6 +178,24 @@ def test_damage_is_noticed_when_it_is_opened(tmp_path, damage):
         Catalogue.open(folder)
 
 
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        ([2] * 8, [2] * 8),  # a quarter of a lease on average: one group to a lease
+        ([2] * 7 + [1], [7, 8]),  # just below: whole groups packed together
+        ([1] * 8, [8]),
+        ([1] * 16, [8, 8]),
+        ([17], [1, 8, 8]),
+    ],
+)
+def test_leases_hold_one_group_or_are_packed(tmp_path, sizes, expected):
+    rows: list[dict[str, object]] = [{"speaker": f"s{g}"} for g, size in enumerate(sizes) for _ in range(size)]
+    catalogue = Catalogue.build(config_of(manifest(tmp_path, rows), held_out=0.0), NONE, 0, tmp_path / "c")
+    found = sorted(len(lease) for lease in catalogue.leases(0, 0, 8))
+    assert found == expected
+    assert len(catalogue.leases(0, 0, 8)[:1]) == 1
+
+
 def test_sample_draws_training_items_without_repetition(tmp_path):
     catalogue = Catalogue.build(config_of(manifest(tmp_path, speakers(20))), NONE, 0, tmp_path / "c")
     sample = catalogue.sample(10, seed=3)
