@@ -23,7 +23,7 @@ import psutil
 from pydreaming.config import Config, load_config
 from pydreaming.errors import ConfigError, PydreamingError, TrackingError, UsageError
 from pydreaming.tracking.spool import End, Spool, Start, read_events
-from pydreaming.tracking.store import resolve_uri
+from pydreaming.tracking.store import redact, resolve_uri
 from pydreaming.tracking.writer import SPOOL, RunDeletedError, SpoolWriter
 
 STOP_S = 5.0  # time to send what is left after SIGTERM
@@ -54,7 +54,9 @@ class Tracker:
     def __init__(self, run_dir: Path, config: Config, drain: bool, stop: threading.Event) -> None:
         uri = resolve_uri(config.tracking.uri, run_dir)
         params = {name: str(_lookup(config, name)) for name in MAIN_PARAMS}
-        self.writer = SpoolWriter(run_dir, uri, config.tracking.experiment, params, (run_dir / "config.yaml",))
+        # Everybody who sees the page can read this file, so the password of tracking.uri does not go into it.
+        texts = {"config.yaml": redact(config.to_yaml())}
+        self.writer = SpoolWriter(run_dir, uri, config.tracking.experiment, params, texts)
         self._run_dir, self._flush_s, self._drain, self._stop = run_dir, config.tracking.flush_s, drain, stop
         self._spool = Spool(run_dir / SPOOL)
         # The end of an earlier session lies before the cursor, or before the `start` that a resumed session begins with.
@@ -62,6 +64,7 @@ class Tracker:
         self._ended = drain
         self._failures = 0
         self._next_system = 0.0
+        psutil.cpu_percent()  # each call tells the load since the one before; the first tells nothing
 
     def run(self) -> int:
         """Pump until the end; the exit code."""
@@ -72,9 +75,9 @@ class Tracker:
                 give_up = None
             elif give_up is None:
                 give_up = time.monotonic() + (STOP_S if self._stop.is_set() else END_S)
+            sent = self._attempt(give_up)
             if give_up is None and time.monotonic() >= self._next_system:
                 self._log_system()
-            sent = self._attempt(give_up)
             self._look_for_end()
             if give_up is not None and self._ended and self._failures == 0 and sent == 0:
                 return 0

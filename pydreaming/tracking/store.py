@@ -50,21 +50,23 @@ class RunState(NamedTuple):
 
 
 def resolve_uri(uri: str, run_dir: Path) -> str:
-    """The tracking address of a run: `uri` if given, else the sqlite store beside the run. Always explicit: MLflow's own default
-    would pick up a `./mlruns` left in the working directory and fail on it.
+    """The tracking address of a run, always explicit: MLflow's own default would pick up a `./mlruns` left in the working directory and
+    fail on it. Empty: the sqlite store beside the run; a relative sqlite path is made absolute.
 
     Raises:
-      TrackingError: the address is not one that MLflow can write to.
+      TrackingError: the address is neither a server nor an sqlite file. (Any other database would keep artifacts in the working directory
+        of whoever came first; a server in front of it does not.)
     """
-    uri = uri or f"{_SQLITE}{run_dir.resolve().parent / 'mlflow.db'}"
-    if not re.match(r"(https?|sqlite|postgresql|mysql|mssql)(\+\w+)?://", uri):
-        raise TrackingError(f"tracking.uri '{uri}' is neither http(s)://host:port nor a database such as sqlite:///runs/mlflow.db")
-    return uri
+    if re.match(r"https?://[^/]", uri):
+        return uri
+    if uri and not (uri.startswith(_SQLITE) and uri != _SQLITE):
+        raise TrackingError(f"tracking.uri '{redact(uri)}' is neither http(s)://host:port nor sqlite:///path/mlflow.db")
+    return f"{_SQLITE}{Path(uri.removeprefix(_SQLITE)).resolve() if uri else run_dir.resolve().parent / 'mlflow.db'}"
 
 
 def redact(uri: str) -> str:
-    """`uri` without a user name and password, for messages and files."""
-    return re.sub(r"(?<=://)[^/@]*@", "", uri)
+    """`uri`, or a text with addresses in it, without user names and passwords, for messages and files."""
+    return re.sub(r"(?<=://)[^/@\s]*@", "", uri)
 
 
 def prepare_environment() -> None:
@@ -76,7 +78,7 @@ def prepare_environment() -> None:
 
 
 class Store:
-    """A tracking store: a local sqlite file, another database, or a server.
+    """A tracking store: a local sqlite file or a server, at an address as `resolve_uri` gives it.
 
     Raises (constructor and all methods):
       TrackingError: the store cannot be used now; a later attempt may succeed.
@@ -276,8 +278,9 @@ def _chunks(items: list[tuple[str, str]], size: int) -> Iterator[list[tuple[str,
 
 
 def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = redact(" ".join(str(error).split())) or type(error).__name__
     if "Invalid Host header" in text:
         return "the server refuses the host name of tracking.uri (403 Invalid Host header); start it with --allowed-hosts"
-    # A wrapped connection error repeats itself; its first words say what matters.
+    if "Caused by " in text:  # urllib3 wraps what happened in what it tried; the former matters
+        text = f"no usable answer: {text.rpartition('Caused by ')[2]}"
     return text if len(text) <= 240 else f"{text[:240]}..."

@@ -74,14 +74,14 @@ class SpoolWriter:
       uri: explicit MLflow tracking address, see `store.resolve_uri`.
       experiment: name of the MLflow experiment, created where missing.
       params: settings shown beside the run, about 15.
-      files: files such as config.yaml to show among the artifacts.
+      texts: small files such as config.yaml to show among the artifacts, by name.
     """
 
     def __init__(
-        self, run_dir: Path, uri: str, experiment: str, params: Mapping[str, str] | None = None, files: tuple[Path, ...] = ()
+        self, run_dir: Path, uri: str, experiment: str, params: Mapping[str, str] | None = None, texts: Mapping[str, str] | None = None
     ) -> None:
         self.run_dir, self.uri, self.experiment = run_dir, uri, experiment
-        self._params, self._files = dict(params or {}), files
+        self._params, self._texts = dict(params or {}), dict(texts or {})
         self._store: Store | None = None
         self._run = RunFile(redact(uri), experiment, "")
         self._cursor = _load(run_dir / CURSOR, Cursor) or Cursor()
@@ -217,8 +217,8 @@ class SpoolWriter:
             self._cursor = Cursor(run_id=self._run.run_id)
         _reap_stale_runs(store, experiment_id, self._run.run_id)
         store.params(self._run.run_id, self._params)
-        for file in self._files:
-            store.artifact(self._run.run_id, file, "")
+        for name, text in self._texts.items():
+            store.text(self._run.run_id, name, text)
         self._dashboard = dashboard_content(self._dashboard_tag(store))
         self._store = store
         return store
@@ -249,7 +249,7 @@ class SpoolWriter:
         now = dashboard_content(self._dashboard_tag(store))
         self._dashboard = (now[0] | metrics, now[1] | images)
         tag = dashboard(*self._dashboard)
-        if len(tag) <= MAX_TAG:  # beyond it, charts people asked for first stay; all metrics are in MLflow's own view anyway
+        if len(tag) <= MAX_TAG:  # beyond it the last one that fits stays, and MLflow adds charts of its own for the rest
             store.set_experiment_tag(self._run.experiment_id, VIEW_TAG, tag)
 
     def _dashboard_tag(self, store: Store) -> str:

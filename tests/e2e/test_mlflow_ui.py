@@ -197,12 +197,3 @@ def _frame_text(browser: Any) -> str:
         if text:
             return text
     return ""
-
-
-def test_taken_port_is_a_clear_error(shown: Shown, tmp_path: Path) -> None:
-    port = shown.base.rpartition(":")[2]
-    command = [sys.executable, "-m", "workers.ui", "--run-dir", str(tmp_path), "--port", port]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 1
-    assert done.stderr.startswith(f"port {port} is taken")
-    assert len(done.stderr.splitlines()) == 1

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import http.server
 import logging
 import math
 import multiprocessing
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -235,9 +239,74 @@ def test_file_that_is_no_database_is_a_clear_error(tmp_path: Path) -> None:
         Store(f"sqlite:///{tmp_path}/mlflow.db")
 
 
-def test_addresses() -> None:
-    with pytest.raises(TrackingError, match=r"tracking\.uri '\./mlruns' is neither"):
-        resolve_uri("./mlruns", Path("x"))
+@pytest.fixture
+def answer_with() -> Iterator[Callable[[int, bytes], str]]:
+    """Starts small HTTP servers that give one answer to everything; status 0: accept, and never answer."""
+    servers: list[http.server.ThreadingHTTPServer] = []
+
+    def start(status: int, body: bytes) -> str:
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                if status == 0:
+                    time.sleep(4)
+                    return
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        servers.append(server)
+        return f"http://user:secret@127.0.0.1:{server.server_port}"
+
+    yield start
+    for server in servers:
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "message"),
+    [
+        (403, b"Invalid Host header - possible DNS rebinding attack detected", "start it with --allowed-hosts"),
+        (500, b"oh no", "500"),
+        (200, b"<html>not MLflow</html>", "MLflow store http://127.0.0.1"),
+        (0, b"", "timed out|Timeout|timeout"),
+    ],
+)
+def test_server_that_is_of_no_use_is_one_clear_line_soon(
+    status: int, body: bytes, message: str, answer_with: Callable[[int, bytes], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    began = time.monotonic()
+    with pytest.raises(TrackingError, match=message) as caught:
+        Store(answer_with(status, body)).experiment("x")
+    assert time.monotonic() - began < 10
+    assert "\n" not in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+def test_addresses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for wrong in ("./mlruns", "file:///x", "postgresql://h/db", "sqlite:///", "http://"):
+        with pytest.raises(TrackingError, match=r"is neither http\(s\)://host:port nor sqlite"):
+            resolve_uri(wrong, Path("x"))
+    monkeypatch.chdir(tmp_path)
     assert resolve_uri("http://h:5000", Path("x")) == "http://h:5000"
+    assert resolve_uri("", Path("runs/x")) == f"sqlite:///{tmp_path}/runs/mlflow.db"
+    assert resolve_uri("sqlite:///some/mlflow.db", Path("x")) == f"sqlite:///{tmp_path}/some/mlflow.db"
     assert redact("https://user:secret@h:5000/x") == "https://h:5000/x"
     assert redact("sqlite:////a/b.db") == "sqlite:////a/b.db"
+
+
+def test_leftover_mlruns_in_the_working_directory_does_not_matter(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mlruns" / "0").mkdir(parents=True)
+    (tmp_path / "mlruns" / "0" / "meta.yaml").write_text("artifact_location: x")
+    monkeypatch.chdir(tmp_path)
+    spool, writer = _make(runs, "leftover")
+    spool.metrics(1, {"learning/loss": 1.0})
+    assert writer.pump() == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mlruns"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -63,9 +64,13 @@ def _wait(what: Callable[[], bool], seconds: float = 40.0) -> None:
         time.sleep(0.1)
 
 
-def _drained(run_dir: Path) -> bool:
+def _offset(run_dir: Path) -> int:
     path = run_dir / CURSOR
-    return path.is_file() and json.loads(path.read_text())["offset"] == (run_dir / SPOOL).stat().st_size
+    return int(json.loads(path.read_text())["offset"]) if path.is_file() else 0
+
+
+def _drained(run_dir: Path) -> bool:
+    return _offset(run_dir) == (run_dir / SPOOL).stat().st_size
 
 
 def _run(run_dir: Path, uri: str) -> tuple[Any, list[tuple[int, float]]]:
@@ -97,6 +102,7 @@ def test_tracker_sends_everything_and_ends_with_the_session(runs: Path, started:
     assert run.info.status == "FINISHED"
     assert run.data.params["model.dynamics"]
     assert len(run.data.params) <= 16
+    assert (Path(run.info.artifact_uri) / "config.yaml").read_text() == (run_dir / "config.yaml").read_text()
     assert "5 Is the machine busy/system.cpu_percent" in run.data.metrics
 
 
@@ -121,6 +127,25 @@ def test_sigterm_ends_the_run_as_killed_and_the_next_start_goes_on(runs: Path, s
     assert (again.info.status, history) == ("FINISHED", [(1, 1.0), (2, 2.0), (3, 3.0)])
 
 
+def test_tracker_that_was_killed_loses_and_doubles_nothing(runs: Path, started: list[subprocess.Popen[bytes]]) -> None:
+    run_dir = _make_run(runs, "crashed")
+    spool = Spool(run_dir / SPOOL)
+    spool.start()
+    for attempt in range(2):
+        started.append(_start(run_dir))
+        before = _offset(run_dir)
+        for step in range(attempt * 400, attempt * 400 + 400):
+            spool.metrics(step, {"learning/loss": float(step)})
+        _wait(lambda before=before: _offset(run_dir) > before)
+        started[-1].kill()
+        started[-1].wait(10)
+    spool.end("FINISHED")
+    assert _start(run_dir).wait(30) == 0
+    run, history = _run(run_dir, _sqlite(runs))
+    assert history == [(step, float(step)) for step in range(800)]
+    assert run.info.status == "FINISHED"
+
+
 def test_unusable_store_is_one_warning_and_the_points_stay(runs: Path, tmp_path: Path, started: list[subprocess.Popen[bytes]]) -> None:
     (tmp_path / "mlflow.db").write_text("hello " * 100)
     run_dir = _make_run(tmp_path, "run")
@@ -136,7 +161,7 @@ def test_unusable_store_is_one_warning_and_the_points_stay(runs: Path, tmp_path:
     assert len(lines) == 2, lines
     assert "training goes on" in lines[0]
     assert "--drain" in lines[1]
-    (tmp_path / "mlflow.db").unlink()
+    shutil.copy(runs / "mlflow.db", tmp_path / "mlflow.db")  # an initialised store; making one takes seconds
     assert _start(run_dir, "--drain").wait(40) == 0
     assert _run(run_dir, _sqlite(tmp_path))[1] == [(1, 1.0)]
 

@@ -112,6 +112,19 @@ def test_unwritable_spool_is_a_clear_error(tmp_path: Path) -> None:
         Spool(tmp_path / "file" / "s")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_full_disk_is_a_clear_error() -> None:
+    with pytest.raises(TrackingError, match="cannot append to the spool: No space left"):
+        Spool(Path("/dev/full")).metrics(1, {"learning/loss": 1.0})
+
+
+def test_oversized_event_is_refused_before_it_is_written(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "s")
+    with pytest.raises(TrackingError, match="log it as an artifact file"):
+        spool.text("big.txt", "x" * (17 * 2**20))
+    assert spool.path.stat().st_size == 0
+
+
 def _append_many(path: Path, base: int) -> None:
     spool = Spool(path)
     for step in range(500):

@@ -1,0 +1,55 @@
+"""`python -m workers.ui`: what can go wrong before MLflow starts is told at once, in one line."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pydreaming.errors import TrackingError
+from workers.ui import check_port, server_command
+
+
+def _ui(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "workers.ui", *arguments], capture_output=True, text=True, timeout=60)
+
+
+def test_taken_port_is_a_clear_error(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        done = _ui("--run-dir", str(tmp_path), "--port", str(port))
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"port {port} is taken")
+    assert len(done.stderr.splitlines()) == 1
+    assert not list(tmp_path.iterdir())  # no store is made for a page that cannot be shown
+
+
+def test_free_port_is_accepted() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+        free.listen()
+        with pytest.raises(TrackingError, match="is taken"):
+            check_port(port)
+    check_port(port)
+
+
+def test_missing_folder_is_a_clear_error(tmp_path: Path) -> None:
+    done = _ui("--run-dir", str(tmp_path / "nowhere"))
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        f"{tmp_path}/nowhere does not exist; train something first, or name the folder of the runs with --run-dir"
+    ]
+
+
+def test_server_listens_on_this_machine_only_with_one_worker(tmp_path: Path) -> None:
+    command = server_command(tmp_path, 5001)
+    options = dict(zip(command[4::2], command[5::2], strict=True))
+    assert options["--host"] == "127.0.0.1"
+    assert options["--workers"] == "1"
+    assert options["--backend-store-uri"] == f"sqlite:///{tmp_path}/mlflow.db"
