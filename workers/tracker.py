@@ -97,7 +97,7 @@ class Tracker:
             self._failures += 1
             return 0
         if self._failures:
-            _log.warning("MLflow is back after %d attempts; %d events sent so far", self._failures, sent)
+            _log.warning("MLflow is back after %d failed attempts; sent %d events that waited", self._failures, sent)
         self._failures = 0
         return sent
 

@@ -116,7 +116,7 @@ def test_sigterm_ends_the_run_as_killed_and_the_next_start_goes_on(runs: Path, s
     began = time.monotonic()
     started[0].send_signal(signal.SIGTERM)
     assert started[0].wait(15) == 0
-    assert time.monotonic() - began < 9
+    assert time.monotonic() - began < 14  # five seconds, with room for a busy host
     run, history = _run(run_dir, _sqlite(runs))
     assert (run.info.status, history) == ("KILLED", [(1, 1.0), (2, 2.0)])
     spool.metrics(3, {"learning/loss": 3.0})
