@@ -7,6 +7,7 @@ once into `Config`. Units and meanings of the keys stand beside their values in 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -292,11 +293,13 @@ def config_from_dict(values: Mapping[str, Any]) -> Config:
     return config
 
 
+@functools.cache
 def field_types(section: str) -> dict[str, Any]:
     """Types of the keys of one section, by name."""
     return typing.get_type_hints(section_types()[section], include_extras=True)
 
 
+@functools.cache
 def section_types() -> dict[str, type]:
     """The dataclass behind each section, by name."""
     return typing.get_type_hints(Config)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from pydreaming.models.layers import run_gru, shift_right
 
-I, D = 3, 4
+WIDTH, D = 3, 4
 
 
 def step_by_step(gru: nn.GRU, x: Tensor, is_first: Tensor, h0: Tensor) -> Tensor:
@@ -34,16 +34,16 @@ def test_the_fused_pass_equals_a_plain_loop_with_resets_and_carry(pattern: list[
     is_first = torch.tensor(pattern)
     B, T = is_first.shape
     torch.manual_seed(B * 10 + T)
-    gru = nn.GRU(I, D, batch_first=True)
-    x, h0 = torch.randn(B, T, I), torch.randn(B, D)
+    gru = nn.GRU(WIDTH, D, batch_first=True)
+    x, h0 = torch.randn(B, T, WIDTH), torch.randn(B, D)
     with torch.no_grad():
         torch.testing.assert_close(run_gru(gru, x, is_first, h0), step_by_step(gru, x, is_first, h0))
 
 
 def test_gradients_equal_those_of_the_loop() -> None:
     torch.manual_seed(0)
-    gru = nn.GRU(I, D, batch_first=True)
-    x, h0 = torch.randn(2, 7, I, requires_grad=True), torch.randn(2, D, requires_grad=True)
+    gru = nn.GRU(WIDTH, D, batch_first=True)
+    x, h0 = torch.randn(2, 7, WIDTH, requires_grad=True), torch.randn(2, D, requires_grad=True)
     is_first = torch.tensor([[False, False, True, False, False, True, False], [True, False, False, False, True, True, False]])
     wanted = [x, h0, *gru.parameters()]
     weight = torch.randn(2, 7, D)
