@@ -24,8 +24,10 @@ import torch
 
 from pydreaming.config import Config
 from pydreaming.errors import CheckpointError, PydreamingError, ReplayError
+from pydreaming.objectives import TensorBatch
 from pydreaming.replay.index import ReplayIndex
 from pydreaming.replay.sampler import ReplaySampler
+from pydreaming.replay.schema import StoreMeta, difference
 from pydreaming.tracking.spool import Spool, Status
 from pydreaming.training.checkpoint import latest_intact, restore, save_checkpoint
 from pydreaming.training.diagnostics import step_metrics, verdict, world_model_metrics
@@ -77,6 +79,8 @@ class Learner:
         meta = self.index.meta
         if meta is None:
             raise ReplayError(f"{self.index.folder} holds no episodes; collect some first, or set workers.count above 0")
+        if found := difference(StoreMeta.of(self.config.features, meta.stats, self.config.action), meta):
+            raise ReplayError(f"{self.index.folder} was written with other settings than this run's: {found}")
         self.stats = meta.stats
         self.trainer = Trainer(self.config, meta.token_dim, meta.action_dim)
         self.sampler = _make_sampler(self.index, self.config)
@@ -96,7 +100,7 @@ class Learner:
         now = time.monotonic()
         due_log, due_checkpoint = now + min(2.0, t.log_s), now + t.checkpoint_s
         due_evaluation = now + self.config.evaluation.every_s
-        refused = 0
+        refused, logged = 0, -1
         while not self.stopping and self._progress() < 1:
             begin = time.monotonic()
             if not self._may_train():
@@ -112,8 +116,8 @@ class Learner:
             if refused >= MAX_NON_FINITE:
                 raise PydreamingError(f"{refused} steps in a row were not finite; lower training.learning_rate")
             if now >= due_log:
-                self._log(result, world_model_metrics(self.trainer, result, batch), batch.mask)
-                due_log = now + t.log_s
+                self._log(result, batch)
+                due_log, logged = now + t.log_s, self.trainer.step
             if now >= due_checkpoint:
                 self._save()
                 due_checkpoint = now + t.checkpoint_s
@@ -121,6 +125,8 @@ class Learner:
                 self.evaluations.start(self._save())
                 due_evaluation = now + self.config.evaluation.every_s
             self.evaluations.report_finished()
+        if logged < self.trainer.step and self._meter.has_steps:
+            self._log(result, batch)
 
     def _finish(self) -> Status:
         checkpoint = self._save()
@@ -180,9 +186,9 @@ class Learner:
         by_time = self.train_seconds / t.seconds if t.seconds else 0.0
         return max(by_steps, by_time)
 
-    def _log(self, result: StepResult, world: dict[str, float], mask: torch.Tensor) -> None:
-        metrics = step_metrics(self.trainer, result, mask) | world
-        metrics |= self._meter.take(mask.numel()) | self._store_metrics()
+    def _log(self, result: StepResult, batch: TensorBatch) -> None:
+        metrics = step_metrics(self.trainer, result, batch.mask) | world_model_metrics(self.trainer, result, batch)
+        metrics |= self._meter.take(batch.mask.numel()) | self._store_metrics()
         self.spool.metrics(self.trainer.step, metrics)
         log.info("%s", _console_line(self.trainer.step, self._progress(), metrics, self.config.model.embed))
 
@@ -242,6 +248,10 @@ class _Meter:
     def __init__(self) -> None:
         self._begin, self._steps, self._waiting = time.monotonic(), 0, 0.0
         self.said_waiting = 0.0
+
+    @property
+    def has_steps(self) -> bool:
+        return self._steps > 0
 
     def waited(self, seconds: float) -> None:
         self._waiting += seconds

@@ -1,0 +1,136 @@
+"""The learner process over finished stores: real processes, real files."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+
+from pydreaming.training.checkpoint import list_checkpoints
+from workers.layout import RunDir
+from workers.serial import collect
+
+OFFLINE = ("--workers.count", "0", "--training.checkpoint_s", "1000", "--evaluation.streams", "4", "--training.log_s", "0.2")
+
+
+def learner(run: RunDir, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "workers.learner", "--run", str(run.path), *arguments], capture_output=True, text=True, timeout=180
+    )
+
+
+def weights(run: RunDir) -> dict[str, np.ndarray]:
+    tensors = safetensors.torch.load_file(list_checkpoints(run.path / "checkpoints")[-1] / "model.safetensors")
+    return {name: value.numpy() for name, value in tensors.items()}
+
+
+@pytest.fixture
+def offline_run(recordings: Callable[..., Path], make_run: Callable[..., RunDir]) -> Callable[..., RunDir]:
+    """make(*overrides, name=): a run whose replay store is complete."""
+    audio = recordings(12)
+
+    def make(*overrides: str, name: str = "run") -> RunDir:
+        run = make_run(audio, *OFFLINE, *overrides, name=name)
+        collect(run, run.read_config())
+        return run
+
+    return make
+
+
+def test_trains_from_a_finished_store_and_evaluates(offline_run: Callable[..., RunDir]) -> None:
+    run = offline_run("--training.steps", "12", "--source.held_out", "0.2")
+    done = learner(run)
+    assert done.returncode == 0, done.stderr
+    assert "evaluation step-00000012: 1 token ahead" in done.stdout
+    metrics = json.loads((run.path / "evals" / "step-00000012" / "metrics.json").read_text())
+    assert np.isfinite(metrics["held_out_loss"]["loss"])
+    assert metrics["open_loop"]["retrieval"]["1"] <= 1
+    assert any("No label probe" in note for note in metrics["notes"])  # these recordings have no labels, and that is said
+    events = [json.loads(line) for line in (run.path / "tracking" / "spool.jsonl").read_text().splitlines()]
+    assert events[-1] == {"event": "end", "time": events[-1]["time"], "status": "FINISHED"}
+    logged = {name for event in events if event["event"] == "metrics" for name in event["values"]}
+    assert {"learning/loss", "health/information", "world_model/open_loop_gain_k1", "machine/data_wait_share"} <= logged
+
+
+def test_resumed_training_equals_uninterrupted_training_bit_for_bit(offline_run: Callable[..., RunDir]) -> None:
+    whole = offline_run("--training.steps", "20", name="whole")
+    assert learner(whole).returncode == 0
+    # The schedule must be the same in both, so the interrupted run is stopped by a signal and not by another number of steps.
+    parts = offline_run("--training.steps", "20", "--training.checkpoint_s", "0.01", "--training.keep_checkpoints", "100", name="parts")
+    process = subprocess.Popen([sys.executable, "-m", "workers.learner", "--run", str(parts.path)], stdout=subprocess.DEVNULL)
+    while len(list_checkpoints(parts.path / "checkpoints")) < 5 and process.poll() is None:
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    reached = int(list_checkpoints(parts.path / "checkpoints")[-1].name[-8:])
+    assert 5 <= reached < 20
+    again = learner(parts, "--resume")
+    assert again.returncode == 0, again.stderr
+    assert f"at step {reached}" in again.stdout
+    ours, theirs = weights(parts), weights(whole)
+    assert ours.keys() == theirs.keys()
+    assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_end_with_a_last_checkpoint(offline_run: Callable[..., RunDir], number: int) -> None:
+    run = offline_run("--training.steps", "1000000")
+    process = subprocess.Popen([sys.executable, "-m", "workers.learner", "--run", str(run.path)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "healthy" in line or "COLLAPS" in line or "world model" in line:
+            break
+    begin = time.monotonic()
+    process.send_signal(number)
+    output = process.stdout.read()
+    assert process.wait(10) == 0
+    assert time.monotonic() - begin < 10
+    assert "--resume" in output
+    assert len(list_checkpoints(run.path / "checkpoints")) == 1
+    last = json.loads((run.path / "tracking" / "spool.jsonl").read_text().splitlines()[-1])
+    assert last["status"] == "KILLED"
+
+
+def test_an_empty_store_is_one_clear_line(make_run: Callable[..., RunDir], recordings: Callable[..., Path]) -> None:
+    run = make_run(recordings(1), *OFFLINE)
+    done = learner(run)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert "holds no episodes" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_store_of_other_features_is_refused(offline_run: Callable[..., RunDir]) -> None:
+    run = offline_run("--training.steps", "3")
+    config = run.config.read_text().replace("n_mels: 16", "n_mels: 20")
+    run.config.write_text(config)
+    done = learner(run)
+    assert done.returncode == 1
+    assert "n_mels" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_resume_with_another_model_names_the_key(offline_run: Callable[..., RunDir]) -> None:
+    run = offline_run("--training.steps", "3")
+    assert learner(run).returncode == 0
+    run.config.write_text(run.config.read_text().replace("deter: 32", "deter: 48"))
+    done = learner(run, "--resume")
+    assert done.returncode == 1
+    assert "model.deter=32" in done.stderr
+
+
+def test_a_broken_learning_rate_ends_the_run_as_failed(offline_run: Callable[..., RunDir]) -> None:
+    run = offline_run("--training.steps", "100000", "--training.learning_rate", "1e12", "--training.warmup_steps", "0")
+    done = learner(run)
+    assert done.returncode == 1
+    assert "not finite" in done.stderr
+    last = json.loads((run.path / "tracking" / "spool.jsonl").read_text().splitlines()[-1])
+    assert last["status"] == "FAILED"
