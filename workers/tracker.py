@@ -27,8 +27,8 @@ from pydreaming.tracking.store import redact, resolve_uri
 from pydreaming.tracking.writer import SPOOL, RunDeletedError, SpoolWriter
 
 STOP_S = 5.0  # time to send what is left after SIGTERM
-END_S = 30.0  # time to send what is left after the end of the session, while the store is away
-MAX_BACKOFF_S = 30.0
+END_S = 30.0  # time without progress, after the end of the session, until the rest is left in the spool
+MAX_BACKOFF_S = 10.0
 SYSTEM_S = 30.0  # between system metrics
 
 # Shown beside the run; the rest is in config.yaml among the artifacts. MLflow prints all of them above every image grid.
@@ -76,6 +76,8 @@ class Tracker:
             elif give_up is None:
                 give_up = time.monotonic() + (STOP_S if self._stop.is_set() else END_S)
             sent = self._attempt(give_up)
+            if sent and give_up is not None and not self._stop.is_set():
+                give_up = time.monotonic() + END_S
             if give_up is None and time.monotonic() >= self._next_system:
                 self._log_system()
             self._look_for_end()
