@@ -154,8 +154,8 @@ COMMANDS = (
         "embed",
         "turn recordings into vectors, one per clip or per window",
         "Write one embedding per recording, or one per window of a recording with its time.\n\n"
-        "columns, --per clip:    file, windows (how many), covered_s (seconds they cover), embedding\n"
-        "columns, --per window:  file, window (index), start_s, centre_s (seconds from the start), embedding\n"
+        "columns, --per clip:    source (path), windows (how many), covered_s (seconds they cover), embedding\n"
+        "columns, --per window:  source (path), window (index), start_s, centre_s (seconds from the start), embedding\n"
         "In Parquet and npz the embedding is one array a row; in CSV it is spread over embedding_0, embedding_1, ...\n\n"
         f"--part:\n{_choices(PARTS)}\n\n--pooling:\n{_choices(POOLINGS)}\n\n"
         "A recording's row does not depend on what else is embedded. Any sample rate and number of channels will do.\n\n"
@@ -169,7 +169,7 @@ COMMANDS = (
         "how unexpected each moment of a recording is, in bits",
         "Write one row per window with its surprise.\n\n"
         "columns:\n"
-        "  file, window          recording, and index of the window in it\n"
+        "  source, window        path of the recording, and index of the window in it\n"
         "  start_s, centre_s     s from the start of the recording\n"
         "  kl_bits               what hearing the window changed about what was expected of it: surprise proper\n"
         "  prior_entropy_bits    how uncertain the model was before it heard the window\n"

@@ -131,17 +131,17 @@ class EmbeddingTable:
         return sum(len(block["embedding"]) for block in self._rows)
 
     def add(self, source: Source, name: str) -> None:
-        """Embed one recording; `name` fills the column `file`. Nothing is added when it fails (DecodeError, UsageError)."""
+        """Embed one recording; `name` fills the column `source`. Nothing is added when it fails (DecodeError, UsageError)."""
         if self.per == "window":
             windows = embed_windows(self.model, source, self.part, self.seed)
             T = len(windows.values)
             times = {"start_s": windows.start_s, "centre_s": windows.centre_s}
-            self._rows.append({"file": [name] * T, "window": np.arange(T), **times, "embedding": windows.values})
+            self._rows.append({"source": [name] * T, "window": np.arange(T), **times, "embedding": windows.values})
         else:
             vector, T = pool(embed_stream(self.model, source, self.part, self.seed), self.pooling)
             f = self.model.features
             seconds = ((T - 1) * f.token_stride_samples + f.token_span_samples) / f.sample_rate
-            self._rows.append({"file": [name], "windows": [T], "covered_s": [seconds], "embedding": vector[None]})
+            self._rows.append({"source": [name], "windows": [T], "covered_s": [seconds], "embedding": vector[None]})
 
     def write(self, path: Path) -> None:
         """Write .parquet, .npz or .csv. Raises UsageError for another ending or without rows."""

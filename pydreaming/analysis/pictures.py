@@ -7,7 +7,6 @@ Figures are made without pyplot, so nothing here has state or needs a display.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,14 +19,14 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
+from pydreaming.analysis.files import replacing
 from pydreaming.config import FeatureConfig
-from pydreaming.errors import PydreamingError
 
 Array = npt.NDArray[Any]
 
 BLUE, ORANGE, GREEN, VERMILION, SKY, GREY, INK = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#8A8F98", "#222222"
-WIDTH = 8.0  # inches
-DPI = 110
+WIDTH = 5.8  # inches; at a phone's 340 pixels the labels are still 8 pixels high
+DPI = 150
 _MAX_COLUMNS = 2000  # of a log-mel image; more would only be thrown away by the renderer
 _STYLES = ((BLUE, "-", "o"), (VERMILION, "--", "s"), (GREY, ":", "^"), (GREEN, "-.", "D"), (ORANGE, (0, (5, 1)), "v"))
 _LABEL, _SMALL = 10, 9  # points
@@ -53,27 +52,20 @@ class Curve:
 
 def save(figure: Figure, path: Path) -> Path:
     """Write a PNG, whole or not at all. Raises PydreamingError when it cannot be written."""
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
         FigureCanvasAgg(figure).print_figure(str(temporary), format="png", dpi=DPI, facecolor="white")
-        temporary.replace(path)
-    except OSError as e:
-        raise PydreamingError(f"cannot write {path}: {e.strerror or e}") from e
-    finally:
-        temporary.unlink(missing_ok=True)
     return path
 
 
 def mel_panels(panels: Sequence[Panel], features: FeatureConfig, start_s: float = 0.0, title: str = "") -> Figure:
     """Log-mel panels below each other on one colour scale and one time axis (real | one-step predicted | imagined)."""
-    figure = _figure(1.75 * len(panels) + 0.7, title)
+    figure = _figure(1.45 * len(panels) + 0.6, title)
     axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
     low, high = _range([panel.log_mel for panel in panels])
     image = None
     for ax, panel in zip(axes, panels, strict=True):
         image = draw_mel(ax, panel.log_mel, features, start_s, low, high)
-        ax.set_title(panel.title, fontsize=_LABEL, loc="left")
+        ax.set_title(panel.title, fontsize=_LABEL, loc="left", parse_math=False)
         if panel.mark_s is not None:
             _mark(ax, panel.mark_s)
     axes[-1].set_xlabel("time (s)", fontsize=_LABEL)
@@ -98,7 +90,7 @@ def dream_picture(context: Array, imagined: Array, features: FeatureConfig, begi
     K = len(imagined)
     if K > 1:
         rows.append(Panel(f"heard | mean of {K} continuations", np.concatenate([context, mean]), begins_s))
-    figure = _figure(1.75 * len(rows) + (1.5 if K > 1 else 0.0) + 0.5, "")
+    figure = _figure(1.45 * len(rows) + (1.2 if K > 1 else 0.0) + 0.4, "")
     heights = [1.0] * len(rows) + ([0.7] if K > 1 else [])
     axes = figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
     low, high = _range([row.log_mel for row in rows])
@@ -114,7 +106,7 @@ def dream_picture(context: Array, imagined: Array, features: FeatureConfig, begi
         axes[-1].plot(times, spread, color=BLUE, linewidth=1.5)
         axes[-1].fill_between(times, 0, spread, color=BLUE, alpha=0.2, linewidth=0)
         axes[-1].set_ylim(bottom=0)
-        axes[-1].set_title(f"disagreement of the {K} continuations: standard deviation, mean over bands", fontsize=_LABEL, loc="left")
+        axes[-1].set_title(f"disagreement of the {K} continuations (std, mean over bands)", fontsize=_LABEL, loc="left")
         _curve_axes(axes[-1], "nats")
         _mark(axes[-1], begins_s)
     axes[-1].set_xlabel("time (s)", fontsize=_LABEL)
@@ -129,7 +121,7 @@ def surprise_picture(log_mel: Array, times_s: Array, curves: Mapping[str, Array]
     """
     end_s = len(log_mel) * features.hop_length / features.sample_rate
     shown = times_s <= max(end_s, float(times_s[0]))
-    figure = _figure(2.1 + 1.25 * len(curves), title)
+    figure = _figure(1.9 + 1.1 * len(curves), title)
     axes = figure.subplots(1 + len(curves), 1, sharex=True, squeeze=False, height_ratios=[1.5] + [1.0] * len(curves))[:, 0]
     low, high = _range([log_mel])
     image = draw_mel(axes[0], log_mel, features, 0.0, low, high)
@@ -154,7 +146,7 @@ def code_usage(marginal: Array, title: str = "Code usage") -> Figure:
     S, K = marginal.shape
     ordered = -np.sort(-marginal, axis=1)  # classes have no order of their own; sorted, the shape of the usage shows
     perplexity = np.exp(-(marginal * np.log(np.maximum(marginal, 1e-12))).sum(1))
-    figure = _figure(max(2.6, 0.19 * S + 1.3), title)
+    figure = _figure(max(2.4, 0.15 * S + 1.2), title)
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=[2.2, 1.0])
     image = left.imshow(ordered * 100, aspect="auto", cmap="cividis", vmin=0, interpolation="nearest")
     left.set_xlabel("class, most used first", fontsize=_LABEL)
@@ -181,7 +173,7 @@ def probe_bars(scores: Mapping[str, Mapping[str, float | tuple[float, float, flo
     methods = list(dict.fromkeys(method for values in scores.values() for method in values))
     colours = (BLUE, ORANGE, GREY, GREEN, SKY)
     hatches = ("", "//", "..", "xx", "--")
-    figure = _figure(3.4, "")
+    figure = _figure(3.0, "")
     ax = figure.subplots()
     width = 0.8 / max(1, len(methods))
     for m, method in enumerate(methods):
@@ -198,7 +190,7 @@ def probe_bars(scores: Mapping[str, Mapping[str, float | tuple[float, float, flo
     ax.set_ylim(0, 112)
     ax.set_yticks(range(0, 101, 20))
     _curve_axes(ax, ylabel)
-    _legend(figure, ax, len(methods))
+    _legend(figure, ax)
     return figure
 
 
@@ -206,9 +198,9 @@ def line_curves(steps: Sequence[float] | Array, curves: Sequence[Curve], xlabel:
     """Curves over k steps ahead (open loop: ours beside copy-last and the marginal).
 
     Args:
-      steps: common x values. zero: what the value 0 means, written at its line; empty: no such line.
+      steps: common x values. zero: what the value 0 means, for the legend of its line; empty: no such line.
     """
-    figure = _figure(3.4, "")
+    figure = _figure(3.0, "")
     ax = figure.subplots()
     x = np.asarray(steps, dtype=float)
     for curve, (colour, dash, marker) in zip(curves, _STYLES, strict=False):
@@ -218,13 +210,14 @@ def line_curves(steps: Sequence[float] | Array, curves: Sequence[Curve], xlabel:
             band = np.asarray(curve.spread, dtype=float)
             ax.fill_between(x, y - band, y + band, color=colour, alpha=0.15, linewidth=0)
     if zero:
-        ax.axhline(0, color=INK, linewidth=0.8)
-        ax.annotate(zero, (1.0, 0), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=_SMALL, color=INK)
+        ax.axhline(0, color=INK, linewidth=1.0, label=zero)
     ax.set_xlabel(xlabel, fontsize=_LABEL)
+    if x.min() >= 1 and x.max() >= 8 * x.min():
+        ax.set_xscale("log", base=2)
     if len(x) <= 12:
         ax.set_xticks(x, [f"{value:g}" for value in x])
     _curve_axes(ax, ylabel)
-    _legend(figure, ax, len(curves))
+    _legend(figure, ax)
     return figure
 
 
@@ -268,7 +261,7 @@ def hz_ticks(features: FeatureConfig) -> tuple[list[float], list[str]]:
 def _figure(height: float, title: str) -> Figure:
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     if title:
-        figure.suptitle(title, fontsize=_LABEL + 1, fontweight="bold", x=0.01, ha="left")
+        figure.suptitle(title, fontsize=_LABEL + 1, fontweight="bold", x=0.01, ha="left", parse_math=False)
     return figure
 
 
@@ -314,8 +307,8 @@ def _curve_axes(ax: Axes, ylabel: str) -> None:
     ax.spines[["top", "right"]].set_visible(False)
 
 
-def _legend(figure: Figure, ax: Axes, entries: int) -> None:
-    figure.legend(*ax.get_legend_handles_labels(), loc="outside upper left", ncols=min(3, entries), fontsize=_SMALL, frameon=False)
+def _legend(figure: Figure, ax: Axes) -> None:
+    figure.legend(*ax.get_legend_handles_labels(), loc="outside upper left", ncols=2, fontsize=_SMALL, frameon=False)
 
 
 def _wrap(text: str, width: int = 16) -> str:

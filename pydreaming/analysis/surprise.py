@@ -91,13 +91,13 @@ def surprise(model: WorldModel, source: Source, seed: int | None = None, picture
 
 
 def write_surprise(path: Path, results: list[tuple[str, Surprise]], about: dict[str, Any] | None = None) -> None:
-    """One row per window of all recordings: file, window, start_s, centre_s, and kl_bits, prior_entropy_bits, nll_bits.
+    """One row per window of all recordings: source, window, start_s, centre_s, and kl_bits, prior_entropy_bits, nll_bits.
 
     Raises:
       UsageError: another ending than .parquet, .csv or .npz.
     """
     columns: dict[str, Any] = {
-        "file": np.concatenate([np.full(len(s), name) for name, s in results]),
+        "source": np.concatenate([np.full(len(s), name) for name, s in results]),
         "window": np.concatenate([np.arange(len(s)) for _, s in results]),
     }
     columns |= {key: np.concatenate([getattr(s, key) for _, s in results]) for key in ("start_s", "centre_s")}

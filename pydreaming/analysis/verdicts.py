@@ -1,0 +1,111 @@
+"""What the figures say, in plain sentences: also when a baseline wins."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from pydreaming.evaluation.evaluate import Evaluation, ProbeRow
+from pydreaming.evaluation.open_loop import OpenLoop
+
+OURS = "world model"
+
+
+class Verdict(NamedTuple):
+    """A sentence, and whether it is good news (None: neither)."""
+
+    good: bool | None
+    text: str
+
+
+def verdicts(result: Evaluation) -> list[Verdict]:
+    """Sentences on open-loop prediction and on each probe, from the figures of one checkpoint."""
+    found = [] if result.open_loop is None else _prediction(result.open_loop)
+    for label, protocol in dict.fromkeys((row.label, row.protocol) for row in result.probes):
+        rows = [row for row in result.probes if (row.label, row.protocol) == (label, protocol) and " only" not in row.features]
+        found += _probe(label, protocol, rows)
+    return found
+
+
+def _prediction(o: OpenLoop) -> list[Verdict]:
+    found = []
+    ahead = [k for k in sorted(o.gain) if o.gain[k] > max(0.0, o.gain_copy.get(k, 0.0))]
+    first = min(o.gain) if o.gain else None
+    if first is not None and first in ahead:
+        gain, copy = _bits(o.gain[first]), _bits(o.gain_copy[first])
+        found.append(
+            Verdict(
+                True,
+                f"It predicts: {_windows(first)} ahead, its guess is worth {gain:.1f} bits more than the corpus average"
+                f" (repeating the last window: {copy:+.1f} bits).",
+            )
+        )
+        lost = [k for k in sorted(o.gain) if k not in ahead]
+        if lost:
+            found.append(Verdict(None, f"Its guess is no better than the baselines from {_windows(lost[0])} ahead on."))
+        else:
+            found.append(Verdict(True, f"It still knows more than both baselines {_windows(max(ahead))} ahead, the farthest tested."))
+    elif first is not None:
+        gain = _bits(o.gain[first])
+        found.append(
+            Verdict(
+                False,
+                f"It does not predict: {_windows(first)} ahead, its guess is worth {gain:+.1f} bits against the corpus average, repeating"
+                f" the last window {_bits(o.gain_copy[first]):+.1f} bits.",
+            )
+        )
+    found += [_retrieval(o, k) for k in sorted(o.retrieval)[:1]]
+    best = min(o.error_copy, o.error_mean)
+    baselines = f"repeating the last window {o.error_copy:.3f}, the corpus mean {o.error_mean:.3f}"
+    if o.error < best:
+        found.append(
+            Verdict(True, f"Its picture of the next window is closer than the baselines: squared error {o.error:.3f} ({baselines}).")
+        )
+    else:
+        found.append(
+            Verdict(False, f"Its picture of the next window does not beat the baselines: squared error {o.error:.3f} ({baselines}).")
+        )
+    return found
+
+
+def _retrieval(o: OpenLoop, k: int) -> Verdict:
+    ours, copy, chance = o.retrieval[k], o.retrieval_copy[k], 1 / max(1, o.candidates)
+    better = ours > copy
+    return Verdict(
+        better,
+        f"Asked which of {o.candidates} windows comes {'next' if k == 1 else f'{k} windows later'}, it is right {ours:.0%} of the time;"
+        f" the most similar to the last window is {'' if better else 'as good or better: '}{copy:.0%}, chance {chance:.1%}.",
+    )
+
+
+def _probe(label: str, protocol: str, rows: Sequence[ProbeRow]) -> list[Verdict]:
+    ours = next((row for row in rows if row.features == OURS), None)
+    if ours is None:
+        return []
+    found = []
+    task = f"telling the {label} of a clip ({protocol})"
+    for name in ("log-mel", "untrained"):
+        others = [row for row in rows if row.features.startswith(name)]
+        if not others:
+            continue
+        other = max(others, key=lambda row: row.linear)
+        figures = f"{ours.linear:.1%} against {other.linear:.1%}, ±{max(ours.interval, other.interval):.1%}"
+        # Both run on the same clips, so independent intervals are on the careful side.
+        margin = math.hypot(ours.interval, other.interval)
+        whom = f"the {name} baseline" if name == "log-mel" else "an untrained network"
+        if ours.linear - other.linear > margin:
+            found.append(Verdict(True, f"It beats {whom} at {task}: {figures}."))
+        elif ours.linear >= other.linear - margin:
+            found.append(Verdict(None, f"It does not clearly differ from {whom} at {task}: {figures}."))
+        else:
+            found.append(Verdict(False, f"It does not beat {whom} at {task}: {figures}."))
+    return found
+
+
+def _windows(k: int) -> str:
+    return "one window" if k == 1 else f"{k} windows"
+
+
+def _bits(nats: float) -> float:
+    return nats / math.log(2)

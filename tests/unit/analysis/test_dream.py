@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from tiny_model import RATE, sweep, write_sweep
+
+from pydreaming.analysis.dream import MARK_PAUSE_S, MARK_S, draw_dream, dream, dream_audio, write_dreams
+from pydreaming.analysis.panels import code_marginal, one_step, prediction_panels
+from pydreaming.analysis.world_model import WorldModel
+from pydreaming.errors import UsageError
+
+STRIDE = 320  # samples
+
+
+def test_seed_repeats_the_dream_and_samples_differ(model: WorldModel) -> None:
+    a, b, c = (dream(model, (sweep(0.8), RATE), 0.5, samples=3, seed=seed) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(a.imagined, b.imagined)
+    assert not np.array_equal(a.imagined, c.imagined)
+    assert not np.array_equal(a.imagined[0], a.imagined[1])
+    assert a.imagined.shape == (3, 4 * 13, 16)
+
+
+def test_begins_where_listening_stopped(model: WorldModel) -> None:
+    sound = sweep(2.0)
+    result = dream(model, (sound, RATE), 0.4, at_s=1.0, context_s=0.2)
+    windows = 24  # whole windows within 1 s: 1 + (8000 - 440) // 320
+    assert result.begins_s == pytest.approx(windows * STRIDE / RATE)
+    np.testing.assert_array_equal(result.context, sound[(windows - 5) * STRIDE : windows * STRIDE])
+    np.testing.assert_allclose(result.context_mel, model.log_mel(model.tokens((sound, RATE)).values[windows - 5 : windows]), atol=1e-5)
+    np.testing.assert_allclose(result.real, model.log_mel(model.tokens((sound, RATE)).values[windows : windows + 10]), atol=1e-5)
+
+
+def test_what_follows_does_not_reach_the_dream(model: WorldModel) -> None:
+    sound = sweep(2.0)
+    other = sound.copy()
+    other[RATE:] = 0
+    a, b = (dream(model, (x, RATE), 0.4, at_s=1.0) for x in (sound, other))
+    np.testing.assert_array_equal(a.imagined, b.imagined)
+    assert not np.array_equal(a.real, b.real)
+
+
+def test_long_context_is_heard_in_chunks(model: WorldModel) -> None:
+    sound = np.tile(sweep(1.0), 30)  # more windows than a chunk holds
+    result = dream(model, (sound, RATE), 0.1, context_s=25.0)
+    carry = model.observe(model.tokens((sound, RATE))).carry
+    np.testing.assert_allclose(result.imagined[:1], model.log_mel(model.decode(model.imagine(carry, 3, 4))[0])[None], atol=1e-3)
+    end = int(result.begins_s * RATE)
+    np.testing.assert_array_equal(result.context, sound[end - 625 * STRIDE : end])
+    assert len(result.context_mel) == 625 * 4
+
+
+def test_recording_shorter_than_a_window(model: WorldModel) -> None:
+    result = dream(model, (sweep(0.02), RATE), 0.1, samples=1)
+    assert result.imagined.shape == (1, 12, 16)
+    assert len(dream_audio(model, result, 0)) > 0
+
+
+def test_sound_is_context_tick_dream(model: WorldModel, tmp_path: Path) -> None:
+    result = dream(model, (sweep(1.0), RATE), 0.4, samples=2, context_s=0.4)
+    marked, plain = dream_audio(model, result, 0), dream_audio(model, result, 0, mark=False)
+    n = len(result.context)
+    np.testing.assert_array_equal(marked[:n], result.context)
+    assert len(marked) - len(plain) == 2 * round(MARK_PAUSE_S * RATE) + round(MARK_S * RATE)
+    np.testing.assert_array_equal(marked[-(len(plain) - n) :], plain[n:])
+    paths = write_dreams(model, result, tmp_path / "new/d.wav")
+    assert [path.name for path in paths] == ["d-1.wav", "d-2.wav"]
+    assert soundfile.info(paths[0]).samplerate == RATE
+    assert draw_dream(tmp_path / "d.png", result, model.features).stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"seconds": 0},
+        {"seconds": float("nan")},
+        {"samples": 0},
+        {"temperature": 0},
+        {"temperature": float("inf")},
+        {"at_s": 0.0},
+        {"context_s": 0},
+    ],
+)
+def test_senseless_wishes(model: WorldModel, wrong: dict[str, float]) -> None:
+    with pytest.raises(UsageError):
+        dream(model, (sweep(0.5), RATE), **wrong)  # type: ignore[arg-type]
+
+
+def test_one_step_prediction_does_not_see_its_window(model: WorldModel) -> None:
+    values = model.tokens((sweep(1.0), RATE)).values
+    changed = values.copy()
+    changed[10:] += 2.0
+    a, b = one_step(model, values), one_step(model, changed)
+    assert a.shape == values.shape
+    np.testing.assert_allclose(a[:11], b[:11], atol=1e-5)  # window 10 is predicted from those before it
+    assert np.abs(a[11:] - b[11:]).max() > 1e-3
+
+
+def test_panels_and_codes(model: WorldModel, tmp_path: Path) -> None:
+    tokens = model.tokens((sweep(1.0), RATE))
+    panels = prediction_panels(model, tokens, 8)
+    assert len({panel.log_mel.shape for panel in panels}) == 1
+    np.testing.assert_allclose(panels[0].log_mel[:32], panels[2].log_mel[:32])
+    with pytest.raises(UsageError, match="too few"):
+        prediction_panels(model, tokens, len(tokens))
+    marginal = code_marginal(model, [write_sweep(tmp_path / "a.wav", 0.5)])
+    np.testing.assert_allclose(marginal.sum(1), 1, rtol=1e-6)
+    assert marginal.shape == (4, 4)
