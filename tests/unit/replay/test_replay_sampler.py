@@ -148,8 +148,12 @@ def test_a_small_group_gives_all_it_has_and_others_fill_up(tmp_path):
         batch = sampler.sample()
         assert sorted(Counter(batch.group.tolist()).values()) == [2, 4, 4]
         assert len(set(places(batch))) == 80
-    order = [sampler.sample().group.tolist() for _ in range(50)]
-    assert any(row != sorted(row) and row != sorted(row, reverse=True) for row in order)  # shuffled within the batch
+    for _ in range(50):  # shuffled within the batch: three groups side by side would change twice
+        changes = np.count_nonzero(np.diff(sampler.sample().group))
+        if changes > 2:
+            break
+    else:
+        pytest.fail("sequences of one group always stand side by side")
 
 
 def test_only_a_store_with_too_little_room_repeats(tmp_path):
