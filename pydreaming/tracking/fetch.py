@@ -14,7 +14,7 @@ from pydreaming.tracking.store import prepare_environment, redact
 
 SCHEME = "runs:/"
 DEFAULT_URI = "sqlite:///runs/mlflow.db"  # where launch.py puts the store unless it is told otherwise
-_FOLDER = "checkpoint"
+_FOLDER = "checkpoint"  # among the run's artifacts
 _NEEDED = ("SHA256SUMS", "state.json", "model.safetensors")  # the optimiser's moments are of no use here, and three times the size
 _URI = re.compile(r"runs:/([0-9A-Za-z_-]{1,64})(?:/([\w./-]*))?")
 
@@ -25,9 +25,9 @@ def fetch_checkpoint(uri: str, tracking_uri: str, destination: Path) -> Path:
     Args:
       uri: `runs:/<run id>` or `runs:/<run id>/<artifact folder>`; the folder is "checkpoint" unless given.
       tracking_uri: MLflow store or server; empty: MLFLOW_TRACKING_URI, else `sqlite:///runs/mlflow.db`.
-      destination: an existing folder to put it in.
+      destination: an existing, empty folder to put it in.
     Returns:
-      The folder with model.safetensors and state.json, inside `destination`.
+      The folder `destination/checkpoint`, with model.safetensors and state.json.
     Raises:
       TrackingError: no such run, no checkpoint among its artifacts, or the store cannot be used.
     """
@@ -44,13 +44,18 @@ def fetch_checkpoint(uri: str, tracking_uri: str, destination: Path) -> Path:
     missing = [name for name in _NEEDED if name not in names]
     if missing:
         raise TrackingError(f"{uri}: run {run_id} has no '{folder}/{missing[0]}' among its artifacts (did it write a checkpoint yet?)")
+    target = destination / _FOLDER
+    target.mkdir()
     for name in _NEEDED:
-        _call(uri, address, partial(client.download_artifacts, run_id, f"{folder}/{name}", str(destination)))
-    return destination / folder
+        # Where below the destination a file ends up differs between artifact stores; only the answer tells.
+        local = _call(uri, address, partial(client.download_artifacts, run_id, f"{folder}/{name}", str(destination)))
+        Path(local).replace(target / name)
+    return target
 
 
 def _client(address: str) -> Any:
     prepare_environment()
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     import mlflow  # reads the environment when imported, and takes a second
 
     return mlflow.MlflowClient(tracking_uri=address)
