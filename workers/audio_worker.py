@@ -110,7 +110,8 @@ class AudioWorker:
                 self._round()
         except Stopped as e:
             reason = str(e)
-            log.info("done: %s", reason)
+            t = self._totals
+            log.info("done: %s; %d recordings, %.1f s of audio, %d tokens", reason, t.clips, t.audio_s, t.tokens)
         except Interrupted:
             log.info("interrupted; any lease goes back")
         except PydreamingError as e:
@@ -248,27 +249,24 @@ class AudioWorker:
         except LeaseLost:
             log.info("lease %d was given to another worker", lease.id)
             return
-        except ReplayError:
-            if self._is_lost():  # the coordinator has removed the temporary files of a lease that it took back
-                log.info("lease %d was given to another worker", lease.id)
-                return
-            raise
+        except ReplayError as e:
+            if not self._is_fenced(e):
+                raise
+            log.info("lease %d was given to another worker", lease.id)
+            return
         finally:
             self._lease = -1
             self._answered = time.monotonic()  # patience counts from the next question
         self._unanswered = done
         self._dealer.send(done)
 
-    def _is_lost(self) -> bool:
-        """Whether the lease in hand was taken back."""
-        assert self._dealer is not None
-        self._dealer.send(Beat(self._lease, self._totals))
-        deadline = time.monotonic() + 1.0
-        while time.monotonic() < deadline:
-            answer = self._receive(SLICE_S)
-            if isinstance(answer, Rehello) or (isinstance(answer, Revoked) and answer.lease == self._lease):
-                return True
-        return False
+    def _is_fenced(self, error: ReplayError) -> bool:
+        """Whether the coordinator took the lease back: it then removes the temporary files, so that they can no longer be renamed.
+
+        A worker that was stopped finds this out before it can ask, as its connection is gone too.
+        """
+        assert self._producer is not None
+        return isinstance(error.__cause__, FileNotFoundError) and self._producer.replay.is_dir()
 
     def _on_block(self) -> None:
         """Between two blocks of audio: signs of life, signals and news. Raises what ends the lease."""
