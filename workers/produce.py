@@ -63,15 +63,15 @@ class Producer:
         self._normalising: FrontEnd | None = None
 
     def measure(self, items: Sequence[AudioItem]) -> tuple[StatsSums, list[Unreadable]]:
-        """Sums of log-mel over the items' frames, and the items that could not be read."""
+        """Sums of log-mel over the frames of the items' tokens, and the items that could not be read."""
         bands = self.config.features.n_mels
         total, unreadable = StatsAccumulator(bands), list[Unreadable]()
         for item in items:
             own = StatsAccumulator(bands)
             try:
                 for stream, _ in self._streams(item):
-                    for frames in self._plain.frames(self._counted(stream), stream.sample_rate):
-                        own.add(frames)
+                    for tokens in self._plain.tokens(self._counted(stream), stream.sample_rate):
+                        own.add(tokens.reshape(-1, bands))
             except DecodeError as e:
                 unreadable.append(_report(item, e))
                 continue

@@ -139,6 +139,24 @@ def test_on_block_can_end_a_lease_and_nothing_stays(make_run: MakeRun, audio: Pa
     assert list((tmp_path / "r").iterdir()) == []
 
 
+def test_recordings_shorter_than_a_window_are_measured_as_they_are_used(make_run: MakeRun, audio: Path, tmp_path: Path) -> None:
+    soundfile.write(audio / "click.wav", np.full(50, 0.5), 8000)
+    config = config_of(make_run, audio)
+    producer = Producer(config, audio, tmp_path / "r")
+    sums, unreadable = producer.measure([item(0, "click.wav")])
+    assert (sums.count, unreadable) == (config.features.token_frames, [])
+    files, _ = producer.produce(0, 0, [item(0, "click.wav")], merge_stats([sums], config.features.n_mels))
+    assert [file.tokens for file in files] == [1]
+
+
+def test_measuring_reports_what_it_cannot_read_and_counts_the_rest(make_run: MakeRun, audio: Path, tmp_path: Path) -> None:
+    producer = Producer(config_of(make_run, audio), audio, tmp_path / "r")
+    good, _ = producer.measure([item(0, "good-000.wav")])
+    both, unreadable = producer.measure([item(1, "broken-000.wav"), item(0, "good-000.wav")])
+    assert both == good
+    assert [(entry.item, entry.path) for entry in unreadable] == [(1, "broken-000.wav")]
+
+
 def test_totals_count_what_was_kept(make_run: MakeRun, audio: Path, tmp_path: Path) -> None:
     config = config_of(make_run, audio)
     producer = Producer(config, audio, tmp_path / "r")

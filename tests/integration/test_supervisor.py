@@ -1,0 +1,135 @@
+"""The supervisor over real processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from pydreaming.errors import UsageError
+from workers import children
+from workers.layout import RunDir
+from workers.supervisor import LEARNER_HOST, WORKER_HOST, RunError, Supervisor
+
+MakeRun = Callable[..., RunDir]
+Recordings = Callable[..., Path]
+
+
+@pytest.fixture
+def said() -> list[str]:
+    return []
+
+
+def supervise(run: RunDir, said: list[str], *roles: str) -> Supervisor:
+    return Supervisor(run.path, run.read_config(), set(roles), say=said.append)  # type: ignore[arg-type]
+
+
+def test_collection_alone_ends_with_its_passes(make_run: MakeRun, recordings: Recordings, said: list[str]) -> None:
+    run = make_run(recordings(6), "--workers.count", "2")
+    assert supervise(run, said, "coordinator", "worker").run() == 0
+    assert any(run.replay(run.read_config()).glob("e00001-*.parquet"))
+    assert "waiting for the coordinator" in said[0]
+    assert sorted(p.name for p in run.logs.iterdir()) == ["coordinator.log", "worker-0.log", "worker-1.log"]
+    assert not psutil.Process().children(recursive=True)
+
+
+def test_a_source_without_audio_fails_with_the_coordinators_line(make_run: MakeRun, tmp_path: Path, said: list[str]) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(RunError, match="no audio found") as caught:
+        supervise(make_run(tmp_path / "empty"), said, "coordinator", "worker").run()
+    assert caught.value.exit_code == 1
+    assert not psutil.Process().children(recursive=True)
+
+
+def test_killed_processes_are_started_again(make_run: MakeRun, recordings: Recordings, said: list[str]) -> None:
+    run = make_run(recordings(12, seconds=10.0), "--workers.count", "1", "--workers.passes", "8")
+
+    def kill_both() -> None:
+        while not any(run.replay(run.read_config()).glob("*.parquet")):
+            time.sleep(0.05)
+        for process in psutil.Process().children():
+            process.kill()
+
+    killer = threading.Thread(target=kill_both, daemon=True)
+    killer.start()
+    assert supervise(run, said, "coordinator", "worker").run() == 0
+    killer.join()
+    assert any("coordinator has ended (SIGKILL)" in line for line in said)
+    assert any("worker-0 has ended (SIGKILL)" in line for line in said)
+    assert any(run.replay(run.read_config()).glob("e00007-*.parquet"))
+
+
+def test_workers_that_fail_again_and_again_fail_the_run(
+    make_run: MakeRun, recordings: Recordings, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(children, "FIRST_DELAY_S", 0.01)
+    run = make_run(recordings(2), "--workers.count", "1", "--workers.passes", "0")
+    supervisor = supervise(run, said, "coordinator", "worker", "tracker")
+    supervisor._workers[0].arguments = ["-c", "import sys; sys.exit('error: no such thing')"]
+    supervisor._tracker = None
+    supervisor._learner = children.Child("learner", ["-c", "import time; time.sleep(60)"], None)
+    with pytest.raises(RunError, match="every worker has failed: error: no such thing"):
+        supervisor.run()
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_the_exit_code_is_the_learners(make_run: MakeRun, recordings: Recordings, said: list[str], code: int) -> None:
+    run = make_run(recordings(2), "--workers.count", "0")
+    supervisor = supervise(run, said, "coordinator", "worker")
+    assert supervisor._coordinator is None  # nothing to coordinate
+    supervisor._learner = children.Child("learner", ["-c", f"raise SystemExit({code})"], None)
+    assert supervisor.run() == code
+
+
+def test_a_learner_killed_by_a_signal_is_an_error(make_run: MakeRun, recordings: Recordings, said: list[str]) -> None:
+    run = make_run(recordings(2), "--workers.count", "0")
+    supervisor = supervise(run, said, "worker", "coordinator")
+    supervisor._learner = children.Child("learner", ["-c", "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)"], None)
+    assert supervisor.run() == 128 + signal.SIGSEGV
+
+
+def test_the_coordinator_runs_for_workers_of_other_hosts(make_run: MakeRun, recordings: Recordings, said: list[str]) -> None:
+    run = make_run(recordings(2), "--workers.count", "0")
+    assert Supervisor(run.path, run.read_config(), LEARNER_HOST, say=said.append)._coordinator is not None
+    with pytest.raises(UsageError, match=r"workers\.count"):
+        Supervisor(run.path, run.read_config(), WORKER_HOST)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_everything_in_order(make_run: MakeRun, recordings: Recordings, number: signal.Signals) -> None:
+    run = make_run(recordings(6, seconds=5.0), "--workers.count", "2", "--workers.passes", "0")
+    code = (
+        "import sys; from pathlib import Path; from workers.layout import RunDir; from workers.supervisor import Supervisor;"
+        f"run = RunDir(Path({str(run.path)!r})); sys.exit(Supervisor(run.path, run.read_config(), {{'coordinator', 'worker'}}).run())"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE)
+    try:
+        end = time.monotonic() + 30
+        while not any(run.replay(run.read_config()).glob("*.parquet")):
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        family = psutil.Process(process.pid).children(recursive=True)
+        os.kill(process.pid, number)
+        _, errors = process.communicate(timeout=20)
+    finally:
+        process.kill()
+    assert process.returncode == 0
+    assert b"killed" not in errors
+    assert not psutil.wait_procs(family, timeout=1)[1]
+    assert "interrupted" in (run.logs / "worker-0.log").read_text()
+    assert not list(run.replay(run.read_config()).glob("*.tmp-*"))
+
+
+def test_a_whole_run_with_learner_and_tracker(make_run: MakeRun, recordings: Recordings, said: list[str], tmp_path: Path) -> None:
+    run = make_run(recordings(6), "--tracking.uri", f"sqlite:///{tmp_path}/mlflow.db", "--run.dir", str(tmp_path))
+    assert Supervisor(run.path, run.read_config(), say=said.append).run() == 0
+    assert any((run.path / "checkpoints").iterdir())
+    assert not psutil.Process().children(recursive=True)

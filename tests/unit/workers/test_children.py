@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from workers.children import FIRST_DELAY_S, HEALTHY_S, MAX_DELAY_S, MAX_ERRORS, Backoff, Child, describe_exit
+
+
+def test_delays_double_up_to_a_limit_and_begin_anew_after_a_healthy_life() -> None:
+    backoff = Backoff()
+    delays = [backoff.died(-9, 1.0) for _ in range(8)]
+    assert delays[:3] == [FIRST_DELAY_S, 2 * FIRST_DELAY_S, 4 * FIRST_DELAY_S]
+    assert delays[-1] == MAX_DELAY_S
+    assert backoff.died(-9, HEALTHY_S) == FIRST_DELAY_S
+
+
+def test_errors_in_a_row_are_given_up_and_kills_are_not() -> None:
+    failing, killed = Backoff(), Backoff()
+    assert [failing.died(1, 0.1) is None for _ in range(MAX_ERRORS)] == [False] * (MAX_ERRORS - 1) + [True]
+    assert all(killed.died(-11, 0.1) is not None for _ in range(50))
+    mixed = Backoff()
+    assert all(mixed.died(code, 0.1) is not None for code in (1, 1, 1, 1, -9, 1, 1, 1, 1))
+
+
+@pytest.mark.parametrize(("code", "words"), [(0, "exit code 0"), (3, "exit code 3"), (-9, "SIGKILL"), (-200, "signal 200")])
+def test_exits_are_described(code: int, words: str) -> None:
+    assert describe_exit(code) == words
+
+
+def child(tmp_path: Path, code: str, threads: int = 0) -> Child:
+    return Child("role", ["-c", code], tmp_path / "role.log", threads)
+
+
+def finish(process: Child) -> int:
+    end = time.monotonic() + 10
+    while (code := process.poll()) is None:
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    return code
+
+
+def test_output_goes_to_the_log_and_numerical_libraries_are_held_back(tmp_path: Path) -> None:
+    role = child(tmp_path, "import os; print('first'); print(os.environ['OMP_NUM_THREADS'])", threads=1)
+    role.start()
+    assert finish(role) == 0
+    assert role.last_line() == "1"
+    role.start()
+    assert finish(role) == 0
+    assert (tmp_path / "role.log").read_text().count("first") == 2  # appended, not replaced
+
+
+def test_an_exit_is_reported_once_and_started_again_when_due(tmp_path: Path) -> None:
+    role = child(tmp_path, "raise SystemExit(3)")
+    role.start()
+    assert finish(role) == 3
+    assert role.poll() is None
+    delay = role.plan_restart(3)
+    assert delay == FIRST_DELAY_S
+    assert not role.restart_due()
+    time.sleep(delay)
+    assert role.restart_due()
+    assert finish(role) == 3
+
+
+def test_kill_takes_grandchildren_along(tmp_path: Path) -> None:
+    code = (
+        "import subprocess, sys, time; p = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']);"
+        "print(p.pid); time.sleep(60)"
+    )
+    role = child(tmp_path, code)
+    role.start()
+    end = time.monotonic() + 10
+    while not role.last_line():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    grandchild = int(role.last_line())
+    role.signal(signal.SIGKILL)
+    assert finish(role) == -9
+    status = Path(f"/proc/{grandchild}/stat")
+    while status.exists() and status.read_text().split()[2] != "Z":
+        assert time.monotonic() < end
+        time.sleep(0.02)

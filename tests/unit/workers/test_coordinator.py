@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+from pydreaming.audio.sources import Catalogue
+from workers.collection import Collection
+from workers.coordinator import Coordinator, bind
+from workers.layout import RunDir
+from workers.produce import Producer
+from workers.protocol import (
+    Beat,
+    Bye,
+    FromCoordinator,
+    FromPeer,
+    Hello,
+    Lease,
+    Progress,
+    Pull,
+    Rehello,
+    Revoked,
+    Status,
+    Totals,
+    Welcome,
+)
+from workers.serial import work
+from workers.transport import Dealer, Router
+
+MakeRun = Callable[..., RunDir]
+Recordings = Callable[..., Path]
+WELCOME = Welcome("{}", "/audio", "/replay", 0, [], [])
+M = TypeVar("M")
+
+
+class Site:
+    """A coordinator and its peers in one thread: `ask` lets the coordinator work until it has answered."""
+
+    def __init__(self, run: RunDir) -> None:
+        config = run.read_config()
+        catalogue = Catalogue.build(config.source, config.action, config.run.seed, run.catalogue)
+        self.router = Router("tcp://127.0.0.1:0", None)
+        self.collection = Collection(run, config, catalogue, time.monotonic())
+        self.coordinator = Coordinator(self.router, self.collection, WELCOME, config.workers.beat_s)
+        self.producer = Producer(config, Path(config.source.path), run.replay(config))
+        self.dealers: list[Dealer] = []
+
+    def join(self, role: str, name: str, pid: int) -> Dealer:
+        self.dealers.append(Dealer(self.router.address))
+        assert self.ask(self.dealers[-1], Hello(role, name, "host", pid), Welcome)  # type: ignore[arg-type]
+        return self.dealers[-1]
+
+    def tell(self, dealer: Dealer, message: FromPeer) -> None:
+        end = time.monotonic() + 5
+        while not dealer.send(message):
+            assert time.monotonic() < end
+            self.coordinator.step(0.01)
+        for _ in range(5):
+            self.coordinator.step(0.01)
+
+    def ask(self, dealer: Dealer, message: FromPeer, kind: type[M]) -> M:
+        self.tell(dealer, message)
+        end = time.monotonic() + 5
+        while True:
+            answer: FromCoordinator | None = dealer.receive(0.01)
+            if answer is not None:
+                assert isinstance(answer, kind), answer
+                return answer
+            assert time.monotonic() < end
+            self.coordinator.step(0.01)
+
+    def close(self) -> None:
+        for dealer in self.dealers:
+            dealer.close()
+        self.router.close()
+
+
+@pytest.fixture
+def site(make_run: MakeRun, recordings: Recordings) -> Iterator[Site]:
+    there = Site(make_run(recordings(8), "--workers.lease_ttl_s", "60", "--workers.beat_s", "0.1"))
+    yield there
+    there.close()
+
+
+def test_strangers_are_asked_who_they_are(site: Site) -> None:
+    site.dealers.append(Dealer(site.router.address))
+    for message in (Pull(), Progress(1, 1), Beat(3, Totals())):
+        site.ask(site.dealers[0], message, Rehello)
+
+
+def test_nobody_speaks_out_of_role(site: Site) -> None:
+    worker, learner = site.join("worker", "w", 1), site.join("learner", "l", 2)
+    site.tell(worker, Progress(10**9, 1))
+    site.tell(learner, Pull())
+    assert site.collection.state.trained_tokens == 0
+    assert site.coordinator.dropped == {"role": 2}
+    assert site.ask(learner, Progress(5, 1), Status).dropped_messages == 2
+    assert site.collection.state.trained_tokens == 5
+
+
+def test_beats_of_a_lease_that_is_not_theirs_are_revoked(site: Site) -> None:
+    a, b = site.join("worker", "a", 1), site.join("worker", "b", 2)
+    lease = site.ask(a, Pull(), Lease)
+    assert site.ask(b, Beat(lease.id, Totals()), Revoked).lease == lease.id
+    site.tell(a, Beat(lease.id, Totals(audio_s=7.5, clips=3)))
+    assert a.receive(0.05) is None
+    learner = site.join("learner", "l", 3)
+    workers = site.ask(learner, Progress(0, 0), Status).workers
+    assert [(w.name, w.lease, w.totals.clips) for w in workers] == [("a", lease.id, 3), ("b", -1, 0)]
+
+
+def test_who_leaves_gives_its_lease_to_the_next(site: Site) -> None:
+    a, b = site.join("worker", "a", 1), site.join("worker", "b", 2)
+    lease = site.ask(a, Pull(), Lease)
+    site.tell(a, Bye("sigterm"))
+    again = site.ask(b, Pull(), Lease)
+    assert (again.number, again.items) == (lease.number, lease.items)
+
+
+def test_a_restarted_workers_old_lease_is_free_long_before_its_time(site: Site) -> None:
+    old = site.join("worker", "a", 1)
+    lease = site.ask(old, Pull(), Lease)
+    site.join("worker", "a", 2)
+    time.sleep(0.5)  # more than three beats, far less than the lease's minute
+    site.coordinator.step(0.01)
+    site.ask(old, Beat(lease.id, Totals()), Revoked)
+
+
+def test_a_reconnected_worker_keeps_its_lease(site: Site) -> None:
+    worker = site.join("worker", "a", 1)
+    while site.collection.phase == "measure":
+        site.tell(worker, work(site.producer, site.ask(worker, Pull(), Lease)))
+    lease = site.ask(worker, Pull(), Lease)
+    again = site.join("worker", "a", 1)
+    before = site.collection.state.written_tokens
+    site.tell(again, work(site.producer, lease))
+    assert again.receive(0.05) is None
+    assert site.collection.state.written_tokens > before
+
+
+def test_a_restarted_coordinator_takes_its_port_again(make_run: MakeRun, recordings: Recordings) -> None:
+    config = make_run(recordings(2)).read_config()
+    first = bind(config, "")
+    taken = bind(config, first.address)  # still in use
+    assert taken.address != first.address
+    first.close()
+    again = bind(config, first.address)
+    assert again.address == first.address
+    again.close()
+    taken.close()
