@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from pydreaming.audio.features import FeatureStats
-from pydreaming.config import Config, config_from_dict
+from pydreaming.config import Config, Natural, NonNegative, Positive, config_from_dict
 from pydreaming.errors import CheckpointError, ConfigError
 from pydreaming.models.world_model import WorldModelNet
 from pydreaming.objectives import Objective, make_objective
@@ -56,11 +56,31 @@ class CheckpointState:
     sampler: dict[str, Any]
 
 
+class _Counters(msgspec.Struct):
+    step: Natural
+    trained_tokens: Natural
+    non_finite_steps: Natural
+    seconds: NonNegative
+
+
+class _StateFile(msgspec.Struct):
+    """state.json, checked as it is read."""
+
+    format: int
+    config: dict[str, Any]
+    stats: FeatureStats
+    token_dim: Positive
+    action_dim: Positive
+    counters: _Counters
+    sampler: dict[str, Any]
+
+
 def save_checkpoint(folder: Path, trainer: Trainer, stats: FeatureStats, sampler: dict[str, Any], seconds: float, keep: int) -> Path:
     """Write `folder/step-XXXXXXXX` atomically and remove all but the `keep` newest. Returns the checkpoint's path."""
     final = folder / f"step-{trainer.step:08d}"
     temporary = folder / f".{final.name}.{os.getpid()}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
+    for torn in folder.glob(".step-*.tmp"):  # of a learner that was killed while it wrote; a run has one learner
+        shutil.rmtree(torn)
     temporary.mkdir(parents=True)
     safetensors.torch.save_file(_weights(trainer), temporary / "model.safetensors")
     safetensors.torch.save_file(_optimizer_tensors(trainer), temporary / "optimizer.safetensors")
@@ -86,7 +106,8 @@ def save_checkpoint(folder: Path, trainer: Trainer, stats: FeatureStats, sampler
         shutil.rmtree(final)
     temporary.rename(final)
     _sync_folder(folder)
-    for old in list_checkpoints(folder)[:-keep]:
+    # Later steps go first: they were left by a run that has resumed from an earlier checkpoint because these were damaged.
+    for old in sorted(list_checkpoints(folder), key=lambda path: (path.name <= final.name, path.name))[:-keep]:
         shutil.rmtree(old)
     return final
 
@@ -124,16 +145,19 @@ def verify(path: Path) -> None:
 def read_state(path: Path) -> CheckpointState:
     """Configuration, statistics and counters of a checkpoint. Raises CheckpointError."""
     try:
-        raw = json.loads((path / "state.json").read_text(encoding="utf-8"))
-        if raw["format"] != FORMAT:
-            raise CheckpointError(f"{path} has format {raw['format']}, this version reads {FORMAT}: use the version that wrote it")
-        stats = msgspec.convert(raw["stats"], FeatureStats)
-        config = config_from_dict(raw["config"])
-        return CheckpointState(config, stats, int(raw["token_dim"]), int(raw["action_dim"]), raw["counters"], raw["sampler"])
+        raw = msgspec.json.decode((path / "state.json").read_bytes(), type=_StateFile)
+        config = config_from_dict(raw.config)
     except FileNotFoundError as e:
         raise CheckpointError(f"{path} is no checkpoint: it has no state.json") from e
-    except (OSError, ValueError, KeyError, TypeError, msgspec.ValidationError, ConfigError) as e:
+    except (OSError, msgspec.MsgspecError, ValueError, RecursionError, ConfigError) as e:
         raise CheckpointError(f"{path / 'state.json'} cannot be read: {e}") from e
+    if raw.format != FORMAT:
+        raise CheckpointError(f"{path} has format {raw.format}, this version reads {FORMAT}: use the version that wrote it")
+    if not len(raw.stats.mean) == len(raw.stats.std) == config.features.n_mels:
+        raise CheckpointError(
+            f"{path / 'state.json'} has statistics of {len(raw.stats.mean)} bands for features.n_mels={config.features.n_mels}"
+        )
+    return CheckpointState(config, raw.stats, raw.token_dim, raw.action_dim, msgspec.to_builtins(raw.counters), raw.sampler)
 
 
 def load_networks(path: Path, device: torch.device) -> tuple[WorldModelNet, Objective, CheckpointState]:
@@ -150,11 +174,15 @@ def restore(path: Path, trainer: Trainer) -> CheckpointState:
     state = read_state(path)
     _check_same_networks(path, state, trainer)
     _load_weights(path, trainer.model, trainer.objective)
-    tensors = _read_tensors(path / "optimizer.safetensors")
-    for name, optimizer in _optimizers(trainer).items():
-        _load_optimizer(name, optimizer, tensors)
-    torch.set_rng_state(tensors["random.torch"])
-    trainer.generator.set_state(tensors["random.sampling"])
+    file = path / "optimizer.safetensors"
+    tensors = _read_tensors(file)
+    try:
+        for name, optimizer in _optimizers(trainer).items():
+            _load_optimizer(name, optimizer, tensors)
+        torch.set_rng_state(tensors["random.torch"])
+        trainer.generator.set_state(tensors["random.sampling"])
+    except (RuntimeError, TypeError, ValueError, KeyError) as e:
+        raise CheckpointError(f"{file} does not fit its own configuration: {str(e).splitlines()[0]}") from e
     trainer.step = int(state.counters["step"])
     trainer.trained_tokens = int(state.counters["trained_tokens"])
     trainer.non_finite_steps = int(state.counters["non_finite_steps"])
@@ -203,14 +231,22 @@ def _optimizer_tensors(trainer: Trainer) -> dict[str, Tensor]:
 
 
 def _load_optimizer(name: str, optimizer: torch.optim.AdamW, tensors: dict[str, Tensor]) -> None:
-    own = optimizer.state_dict()
+    """Raises ValueError for moments that are not those of the optimiser's parameters; PyTorch would take them and fail steps later."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         prefix, _, rest = key.partition(".")
         if prefix == name:
             index, _, moment = rest.partition(".")
             state.setdefault(int(index), {})[moment] = value
-    optimizer.load_state_dict({"state": state, "param_groups": own["param_groups"]})
+    for i, moments in state.items():
+        shapes = {key: value.shape for key, value in moments.items()}
+        if i not in range(len(parameters)):
+            raise ValueError(f"{name} has no parameter {i}")
+        shape = parameters[i].shape
+        if shapes != {"step": torch.Size(), "exp_avg": shape, "exp_avg_sq": shape}:
+            raise ValueError(f"{name}.{i} must hold step, exp_avg and exp_avg_sq of {tuple(shape)}")
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:

@@ -47,10 +47,12 @@ def latent_diagnostics(observed: Observed, mask: Tensor, free_nats: float) -> di
 
 
 def effective_rank(x: Tensor) -> float:
-    """exp of the entropy of the normalised singular values of the centred rows (N, D); between 1 and min(N, D).
+    """exp of the entropy of the normalised singular values of the centred rows (N, D); between 1 and min(N, D), nan for x not finite.
 
     Source: Roy and Vetterli, "The effective rank" (EUSIPCO 2007), eq. 2.
     """
+    if not bool(torch.isfinite(x).all()):
+        return math.nan  # the decomposition would raise, and end a run that has just refused a step
     values = torch.linalg.svdvals(x - x.mean(0))
     share = values / values.sum().clamp_min(1e-12)
     return float(torch.exp(-(share * share.clamp_min(1e-12).log()).sum()))
@@ -69,7 +71,7 @@ def step_metrics(trainer: Trainer, result: StepResult, mask: Tensor) -> dict[str
     """Everything worth a line in the log after a training step; names as in `pydreaming.tracking` sections."""
     losses = result.losses
     metrics = {"learning/loss": float(result.total), "learning/decoder_loss": float(result.decoder)}
-    metrics |= {f"learning/loss_{name}": float(term.mean()) for name, term in losses.terms.items()}
+    metrics |= {f"learning/loss_{name}": float(term.mean().detach()) for name, term in losses.terms.items()}
     metrics |= {f"learning/{name}": float(value) for name, value in losses.metrics.items()}
     metrics["learning/chance"] = 1 / max(1, int(mask.sum()))
     metrics["learning/learning_rate"] = float(trainer.optimizer.param_groups[0]["lr"])

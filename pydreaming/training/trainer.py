@@ -134,7 +134,9 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as e:
-        raise ConfigError(f"training.device '{name}' cannot be used here: {str(e).splitlines()[0]}") from e
+        raise ConfigError(f"training.device {name!r} cannot be used here: {str(e).splitlines()[0]}") from e
+    if device.type not in ("cpu", "cuda"):  # the fused optimiser and the random generators know these two
+        raise ConfigError(f"training.device must be auto, cpu, cuda or cuda:N, got {name!r}")
     return device
 
 
