@@ -89,7 +89,11 @@ def _embed(options: argparse.Namespace) -> int:
 def _surprise_arguments(parser: argparse.ArgumentParser) -> None:
     _add_inputs(parser)
     parser.add_argument("--out", default=STDOUT, help="table to write: .parquet, .npz or .csv; - prints CSV (default)")
-    parser.add_argument("--picture", metavar="PATH", help="also draw log-mel and curves: a .png for one recording, a folder for several")
+    parser.add_argument(
+        "--picture",
+        metavar="PATH",
+        help=f"also draw log-mel and curves: a .png for one recording, a folder for several; at most the first {PICTURE_S:.0f} s",
+    )
     _add_common(parser)
 
 
@@ -156,7 +160,8 @@ COMMANDS = (
         "Write one embedding per recording, or one per window of a recording with its time.\n\n"
         "columns, --per clip:    source (path), windows (how many), covered_s (seconds they cover), embedding\n"
         "columns, --per window:  source (path), window (index), start_s, centre_s (seconds from the start), embedding\n"
-        "In Parquet and npz the embedding is one array a row; in CSV it is spread over embedding_0, embedding_1, ...\n\n"
+        "In Parquet and npz the embedding is one array a row; in CSV it is spread over embedding_0, embedding_1, ...\n"
+        "CSV begins with lines of # that say where it comes from: pandas.read_csv(path, comment='#').\n\n"
         f"--part:\n{_choices(PARTS)}\n\n--pooling:\n{_choices(POOLINGS)}\n\n"
         "A recording's row does not depend on what else is embedded. Any sample rate and number of channels will do.\n\n"
         "example:\n  pydreaming embed runs/my-run birds/ --out birds.parquet\n"

@@ -52,7 +52,7 @@ def make_checkpoint(run: Path, steps: int = 20, **changes: object) -> Path:
             accumulator.add(frames)
     stats = accumulator.finish()
     front_end = FrontEnd(config.features, stats)
-    tokens = torch.from_numpy(np.stack([front_end.tokens_of(sound, RATE)[:12] for sound in sounds]))
+    tokens = torch.from_numpy(np.stack([front_end.tokens_of(sound, RATE)[:9] for sound in sounds]))
     B, T, D = tokens.shape
     trainer = Trainer(config, D, config.action.dim)
     is_first = torch.zeros(B, T, dtype=torch.bool)

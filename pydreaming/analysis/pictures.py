@@ -30,6 +30,7 @@ DPI = 150
 _MAX_COLUMNS = 2000  # of a log-mel image; more would only be thrown away by the renderer
 _STYLES = ((BLUE, "-", "o"), (VERMILION, "--", "s"), (GREY, ":", "^"), (GREEN, "-.", "D"), (ORANGE, (0, (5, 1)), "v"))
 _LABEL, _SMALL = 10, 9  # points
+_SMOOTH_PARTS = 100  # a curve of more values than four times this is smoothed over a hundredth of its length
 
 
 @dataclass(frozen=True)
@@ -127,8 +128,7 @@ def surprise_picture(log_mel: Array, times_s: Array, curves: Mapping[str, Array]
     image = draw_mel(axes[0], log_mel, features, 0.0, low, high)
     _colour_bar(figure, image, [axes[0]], "nats")
     for ax, (name, values), colour in zip(axes[1:], curves.items(), (BLUE, VERMILION, GREEN, ORANGE), strict=False):
-        ax.plot(times_s[shown], values[shown], color=colour, linewidth=1.3, marker="." if shown.sum() < 80 else None)
-        ax.fill_between(times_s[shown], 0, values[shown], color=colour, alpha=0.15, linewidth=0)
+        _curve(ax, times_s[shown], values[shown], colour)
         ax.set_title(name, fontsize=_LABEL, loc="left")
         ax.set_ylim(bottom=0)
         _curve_axes(ax, "bits")
@@ -285,6 +285,20 @@ def _thin(log_mel: Array) -> Array:
 
 def _interval(score: float | tuple[float, float, float]) -> tuple[float, float, float]:
     return score if isinstance(score, tuple) else (score, score, score)
+
+
+def _curve(ax: Axes, times_s: Array, values: Array, colour: str) -> None:
+    """A filled curve; of a long one, the peaks matter too: a thin line, and the moving average on top."""
+    width = len(values) // _SMOOTH_PARTS
+    if width < 4:
+        ax.plot(times_s, values, color=colour, linewidth=1.3, marker="." if len(values) < 80 else None)
+        ax.fill_between(times_s, 0, values, color=colour, alpha=0.15, linewidth=0)
+        return
+    ax.plot(times_s, values, color=colour, linewidth=0.6, alpha=0.6)
+    smooth = np.convolve(values, np.ones(width) / width, mode="valid")
+    first = (width - 1) // 2
+    ax.plot(times_s[first : first + len(smooth)], smooth, color=INK, linewidth=1.2)
+    ax.annotate(f"black: mean of {width} windows", (1.0, 1.02), xycoords="axes fraction", ha="right", fontsize=_SMALL - 1, color=INK)
 
 
 def _mark(ax: Axes, at_s: float) -> None:

@@ -109,7 +109,10 @@ def draw_surprise(path: Path, result: Surprise, features: FeatureConfig, name: s
     """Draw a result that kept its log-mel: log-mel above, curves below. Raises PydreamingError when the picture cannot be written."""
     curves = {
         "surprise: KL(posterior || prior)": result.kl,
-        "uncertainty beforehand: entropy of the prior": result.prior_entropy,
-        "improbability of the code: -log2 prior(code)": result.nll,
+        "uncertainty: entropy of the prior": result.prior_entropy,
+        "improbability: -log2 prior(code)": result.nll,
     }
-    return save(surprise_picture(result.log_mel, result.centre_s, curves, features, title=Path(name).name), path)
+    shown_s = len(result.log_mel) * features.hop_length / features.sample_rate
+    whole_s = float(result.start_s[-1]) + features.token_span_samples / features.sample_rate
+    title = Path(name).name if whole_s < 1.1 * shown_s else f"{Path(name).name} (first {shown_s:.0f} s of {whole_s:.0f} s)"
+    return save(surprise_picture(result.log_mel, result.centre_s, curves, features, title), path)

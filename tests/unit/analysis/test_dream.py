@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from tiny_model import RATE, sweep, write_sweep
+from tiny_model import RATE, make_checkpoint, sweep, write_sweep
 
 from pydreaming.analysis.dream import MARK_PAUSE_S, MARK_S, draw_dream, dream, dream_audio, write_dreams
 from pydreaming.analysis.panels import code_marginal, one_step, prediction_panels
@@ -69,6 +69,18 @@ def test_sound_is_context_tick_dream(model: WorldModel, tmp_path: Path) -> None:
     assert [path.name for path in paths] == ["d-1.wav", "d-2.wav"]
     assert soundfile.info(paths[0]).samplerate == RATE
     assert draw_dream(tmp_path / "d.png", result, model.features).stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("token_hop", [2, 6])
+def test_windows_that_overlap_or_lie_apart(tmp_path: Path, token_hop: int) -> None:
+    make_checkpoint(tmp_path, steps=1, features__token_hop=token_hop)
+    model = WorldModel.load(tmp_path, "cpu")
+    result = dream(model, (sweep(2.0), RATE), 0.4, at_s=1.0, context_s=0.4)
+    stride = token_hop * 80
+    windows = 1 + (RATE - 440) // stride
+    assert result.begins_s == pytest.approx(windows * stride / RATE)
+    assert len(result.context) == -(-int(0.4 * RATE) // stride) * stride
+    assert result.imagined.shape[1] == result.real.shape[0]
 
 
 @pytest.mark.parametrize(

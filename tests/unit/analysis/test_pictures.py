@@ -83,6 +83,16 @@ def test_all_pictures_carry_units_and_names(tmp_path: Path, steps: list[int]) ->
         assert not [word for word in wanted if word not in texts(figure)], name
 
 
+def test_long_curves_keep_their_peaks_and_their_times() -> None:
+    values = np.zeros(2000)
+    values[1200] = 90.0
+    times = np.arange(2000) * 0.04
+    figure = surprise_picture(noise(8000), times, {"kl": values}, FEATURES)
+    raw, smooth = figure.axes[1].get_lines()
+    assert raw.get_ydata().max() == 90.0
+    assert times[1200] == pytest.approx(smooth.get_xdata()[smooth.get_ydata() > 1].mean(), abs=0.04)
+
+
 def test_perplexity_of_uniform_and_collapsed_codes() -> None:
     figure = code_usage(np.array([[0.25] * 4, [1.0, 0, 0, 0]]))
     bars = [bar.get_width() for bar in figure.axes[1].patches]
