@@ -223,6 +223,7 @@ def _add_inputs(parser: argparse.ArgumentParser) -> None:
 def _add_common(parser: argparse.ArgumentParser, seed: int | None = None) -> None:
     meaning = "seed of the dream (default: 0)" if seed is not None else "draw codes at random with this seed (default: the likeliest codes)"
     parser.add_argument("--seed", type=_natural, default=seed, help=meaning)
+    parser.add_argument("--threads", type=_natural, default=1, help="CPU threads; more than 1 pays for large models only (default: 1)")
     parser.add_argument("--device", default="auto", help="auto (a GPU where there is one), cpu, cuda, cuda:1, ... (default: auto)")
     parser.add_argument(
         "--tracking", default="", metavar="URI", help="MLflow store for runs:/ (default: MLFLOW_TRACKING_URI, then runs/mlflow.db)"
@@ -236,8 +237,11 @@ def _natural(text: str) -> int:
 
 
 def _load(options: argparse.Namespace) -> WorldModel:
+    import torch
+
     from pydreaming.analysis.world_model import WorldModel
 
+    torch.set_num_threads(max(1, options.threads))  # recordings are processed one by one: small products, which threads slow down
     return WorldModel.load(options.model, options.device, options.tracking)
 
 
