@@ -149,6 +149,22 @@ def test_a_split_lease_leaves_no_token_twice(make_run: MakeRun, recordings: Reco
     assert quarantine(run) == []
 
 
+def test_files_that_only_the_lost_worker_wrote_go_when_the_lease_is_done(make_run: MakeRun, recordings: Recordings) -> None:
+    """It died after renaming; before the second try a recording has vanished, so that one file fewer comes out."""
+    audio = recordings(4, seconds=1.5)
+    run = make_run(audio, "--workers.passes", "1", "--replay.shard_episodes", "1")
+    collection = measured(run)
+    first = work(producer(run), pull_lease(collection, "dies", 0.0))
+    collection.tick(100.0)
+    (audio / "good-002.wav").unlink()
+    second = work(producer(run), pull_lease(collection, "lives", 100.0))
+    assert len(second.files) < len(first.files)
+    assert collection.done(second, "lives") is None
+    assert {path for _, path in stored(run)} == {"good-000.wav", "good-001.wav", "good-003.wav"}
+    assert collection.stored_tokens == sum(stored(run).values())
+    assert [line["path"] for line in quarantine(run)] == ["good-002.wav"]
+
+
 def test_the_file_that_kills_workers_is_given_up_and_named(make_run: MakeRun, recordings: Recordings) -> None:
     run = make_run(recordings(5))
     collection, deaths, now = measured(run), 0, 0.0
