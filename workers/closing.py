@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import msgspec
 
+from pydreaming.audio.decode import resolve_inside
+from pydreaming.audio.sources import Catalogue, source_root
 from pydreaming.config import Config
+from pydreaming.errors import PydreamingError
 from pydreaming.tracking.views import run_link, runs_link
 from pydreaming.training.checkpoint import latest_intact
 
@@ -26,15 +30,30 @@ def lines(run_dir: Path, config: Config) -> list[str]:
     result += _mlflow_lines(run_dir, config)
     if (run_dir / "quarantine.jsonl").is_file():
         result.append(f"unreadable   {_short(run_dir / 'quarantine.jsonl')}   (files that were left out, and why)")
-    example = config.source.path or "RECORDINGS"
-    result += [
-        "",
-        "next:",
-        f"  .venv/bin/pydreaming embed {shown} {example} --out embeddings.parquet",
-        f"  .venv/bin/pydreaming surprise {shown} A_RECORDING.wav --out surprise.csv --picture surprise.png",
-        f"  .venv/bin/pydreaming dream {shown} A_RECORDING.wav --seconds 2 --out dream.wav",
+    return [*result, "", "next:", *(f"  {command}" for _, command in next_commands(run_dir, config))]
+
+
+def next_commands(run_dir: Path, config: Config) -> list[tuple[str, str]]:
+    """What to try with a trained run: (what it does, the command)."""
+    shown, audio = _short(run_dir), config.source.path or "RECORDINGS"
+    recording = _a_recording(run_dir, config)
+    return [
+        ("Features of every recording, one row each", f".venv/bin/pydreaming embed {shown} {audio} --out embeddings.parquet"),
+        (
+            "How surprising a recording is, moment by moment",
+            f".venv/bin/pydreaming surprise {shown} {recording} --out surprise.csv --picture surprise.png",
+        ),
+        ("Let it dream a recording on", f".venv/bin/pydreaming dream {shown} {recording} --seconds 2 --out dream.wav"),
     ]
-    return result
+
+
+def _a_recording(run_dir: Path, config: Config) -> str:
+    """A recording of the run that a command can be tried on."""
+    try:
+        item = Catalogue.open(run_dir / "catalogue")[0]
+        return shlex.quote(_short(resolve_inside(source_root(config.source), item.path)))
+    except PydreamingError:
+        return "RECORDING"
 
 
 def _mlflow_lines(run_dir: Path, config: Config) -> list[str]:

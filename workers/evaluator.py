@@ -19,6 +19,7 @@ from pathlib import Path
 import msgspec
 import torch
 
+from pydreaming.analysis.world_model import WorldModel
 from pydreaming.config import Config
 from pydreaming.errors import PydreamingError, SourceError
 from pydreaming.evaluation.clips import read_clips
@@ -27,10 +28,11 @@ from pydreaming.models.world_model import WorldModelNet
 from pydreaming.objectives import TensorBatch
 from pydreaming.replay.index import ReplayIndex
 from pydreaming.replay.sampler import Batch, ReplaySampler
-from pydreaming.tracking.spool import Spool
+from pydreaming.tracking.spool import SPOOL, Spool
 from pydreaming.training.checkpoint import load_networks
 from pydreaming.training.trainer import pick_device
 from workers.eval_set import EvalSet, prepare_eval_set
+from workers.exhibits import make_exhibits, send_exhibits, write_run_report
 from workers.layout import RunDir, replace_json
 
 log = logging.getLogger("evaluator")
@@ -38,8 +40,8 @@ log = logging.getLogger("evaluator")
 SEQUENCES_SEED = 30_000  # of the evaluation sequences; the same for every checkpoint
 
 
-def evaluate(run: RunDir, checkpoint: Path, final: bool) -> Evaluation:
-    """Evaluate one checkpoint of a run and write what came out. Raises PydreamingError."""
+def evaluate(run: RunDir, checkpoint: Path, final: bool) -> None:
+    """Evaluate one checkpoint of a run, write what came out, and send it to the spool. Raises PydreamingError."""
     config = run.read_config()
     # Training holds the GPU while this runs beside it; a clip set of this size takes seconds on a core.
     device = pick_device(config.training.device) if final else torch.device("cpu")
@@ -60,9 +62,17 @@ def evaluate(run: RunDir, checkpoint: Path, final: bool) -> Evaluation:
     if eval_set.unreadable:
         result.notes.append(f"{eval_set.unreadable} recordings of the evaluation set could not be read.")
     _probe(run, config, model, eval_set, result, final)
+    exhibits = make_exhibits(run, config, WorldModel(model, objective, state), result, folder, sounds=final)
     replace_json(folder / "metrics.json", json.loads(json.dumps(result.to_dict())))
+    spool = Spool(run.path / SPOOL)
+    step = int(state.counters["step"])
+    spool.metrics(step, result.metrics())
+    spool.artifact(folder / "metrics.json", f"evals/{checkpoint.name}")
+    send_exhibits(spool, exhibits, step)
+    if final:
+        spool.artifact(write_run_report(run, config, checkpoint, result, exhibits))
+    spool.close()
     replace_json(folder / "summary.json", {"lines": summary(result)})
-    return result
 
 
 def summary(result: Evaluation) -> list[str]:
@@ -95,7 +105,7 @@ def _probe(run: RunDir, config: Config, model: WorldModelNet, eval_set: EvalSet,
         return
     cache = run.path / "eval_set" / "baselines.json"
     known = msgspec.json.decode(cache.read_bytes(), type=list[ProbeRow]) if cache.is_file() else None
-    rows, baselines, notes = evaluate_probes(model, clips, config, known, complete=final)
+    rows, baselines, notes = evaluate_probes(model, clips, config, known, complete=final, jobs=os.cpu_count() or 1 if final else 1)
     if known is None:
         replace_json(cache, [asdict(row) for row in baselines])
     result.probes = rows + baselines
@@ -134,15 +144,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         torch.set_num_threads(1)
     begin = time.monotonic()
     try:
-        run = RunDir(options.run)
-        result = evaluate(run, options.checkpoint, options.final)
+        evaluate(RunDir(options.run), options.checkpoint, options.final)
     except PydreamingError as e:
         log.error("error: %s", e)
         return e.exit_code
-    step = int(options.checkpoint.name.rpartition("-")[2])
-    spool = Spool(run.path / "tracking" / "spool.jsonl")
-    spool.metrics(step, result.metrics())
-    spool.artifact(run.path / "evals" / options.checkpoint.name / "metrics.json", f"evals/{options.checkpoint.name}")
     log.info("evaluated %s in %.1f s", options.checkpoint.name, time.monotonic() - begin)
     return 0
 

@@ -28,8 +28,8 @@ from pydreaming.objectives import TensorBatch
 from pydreaming.replay.index import ReplayIndex
 from pydreaming.replay.sampler import ReplaySampler
 from pydreaming.replay.schema import StoreMeta, difference
-from pydreaming.tracking.spool import Spool, Status
-from pydreaming.training.checkpoint import latest_intact, restore, save_checkpoint
+from pydreaming.tracking.spool import SPOOL, Spool, Status
+from pydreaming.training.checkpoint import latest_intact, read_state, restore, save_checkpoint
 from pydreaming.training.diagnostics import step_metrics, verdict, world_model_metrics
 from pydreaming.training.trainer import StepResult, Trainer
 from workers.evaluations import Evaluations
@@ -60,7 +60,9 @@ class Learner:
     def __init__(self, run: RunDir, resume: bool) -> None:
         self.run_dir, self.config, self.resume = run, run.read_config(), resume
         self.checkpoints = run.path / "checkpoints"
-        self.spool = Spool(run.path / "tracking" / "spool.jsonl")
+        self.spool = Spool(run.path / SPOOL)
+        # First of all: the tracker must not take the end of an earlier session for the end of this one.
+        self.spool.start(_resumed_step(self.checkpoints) if resume else 0)
         self.gate = RatioGate.of(self.config.replay)
         self.index = ReplayIndex(run.replay(self.config))
         self.link = self._connect(self.config)
@@ -85,7 +87,6 @@ class Learner:
         self.trainer = Trainer(self.config, meta.token_dim, meta.action_dim)
         self.sampler = _make_sampler(self.index, self.config)
         self._restore_if_asked()
-        self.spool.start(self.trainer.step)
         log.info("training %s on %s, %d tokens stored", _size(self.trainer), self.trainer.device, self.index.tokens)
         self._train()
         return self._finish()
@@ -269,6 +270,11 @@ class _Meter:
         }
         self._begin, self._steps, self._waiting = time.monotonic(), 0, 0.0
         return metrics
+
+
+def _resumed_step(checkpoints: Path) -> int:
+    newest = latest_intact(checkpoints)
+    return 0 if newest is None else int(read_state(newest).counters["step"])
 
 
 def _make_sampler(index: ReplayIndex, config: Config) -> ReplaySampler:

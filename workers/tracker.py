@@ -22,9 +22,9 @@ import psutil
 
 from pydreaming.config import Config, load_config
 from pydreaming.errors import ConfigError, PydreamingError, TrackingError, UsageError
-from pydreaming.tracking.spool import End, Spool, Start, read_events
+from pydreaming.tracking.spool import SPOOL, End, Spool, Start, read_events
 from pydreaming.tracking.store import redact, resolve_uri
-from pydreaming.tracking.writer import SPOOL, RunDeletedError, SpoolWriter
+from pydreaming.tracking.writer import RunDeletedError, SpoolWriter
 
 STOP_S = 5.0  # time to send what is left after SIGTERM
 END_S = 30.0  # time without progress, after the end of the session, until the rest is left in the spool

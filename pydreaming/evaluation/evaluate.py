@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -96,12 +97,13 @@ def evaluate_world(model: WorldModelNet, objective: Objective, batches: Sequence
 
 
 def evaluate_probes(
-    model: WorldModelNet, clips: Clips, config: Config, baselines: list[ProbeRow] | None, complete: bool
+    model: WorldModelNet, clips: Clips, config: Config, baselines: list[ProbeRow] | None, complete: bool, jobs: int = 1
 ) -> tuple[list[ProbeRow], list[ProbeRow], list[str]]:
     """Probes on labelled clips.
 
     Args:
       baselines: rows of an earlier evaluation of the same clips, which do not change; None computes them.
+      jobs: threads at work at once.
       complete: all protocols, and the parts of the state by themselves; else the first protocol only, which is much faster.
     Returns:
       (rows of this model, rows of the baselines, notes).
@@ -110,22 +112,22 @@ def evaluate_probes(
     if not protocols:
         return [], [], notes
     features = clip_features(model, clips.tokens, clips.actions)
-    rows = _rows(protocols if complete else protocols[:1], {"world model": features["feat"]})
+    rows = _rows(protocols if complete else protocols[:1], {"world model": features["feat"]}, jobs)
     if complete:
-        rows += _rows(protocols[:1], {f"world model, {part} only": features[part] for part in PARTS})
+        rows += _rows(protocols[:1], {f"world model, {part} only": features[part] for part in PARTS}, jobs)
     if baselines is None:
         untrained = untrained_like(config, model.token_dim, model.action_dim, model.device)
         others = log_mel_features(clips.tokens, config.features.n_mels)
         others["untrained network"] = clip_features(untrained, clips.tokens, clips.actions)["feat"]
-        baselines = _rows(protocols, others)
+        baselines = _rows(protocols, others, jobs)
     return rows, baselines, notes
 
 
-def _rows(protocols: list[Protocol], features: dict[str, Array]) -> list[ProbeRow]:
-    rows = []
-    for protocol in protocols:
-        clips = len({int(i) for _, test in protocol.splits for i in test})
-        for name, values in features.items():
-            result = run_probe(values, protocol)
-            rows.append(ProbeRow(protocol.label, protocol.name, name, result.linear, result.knn, result.interval, protocol.chance, clips))
-    return rows
+def _rows(protocols: list[Protocol], features: dict[str, Array], jobs: int) -> list[ProbeRow]:
+    pairs = [(protocol, name) for protocol in protocols for name in features]
+    with ThreadPoolExecutor(jobs) as pool:
+        results = pool.map(lambda pair: run_probe(features[pair[1]], pair[0]), pairs)
+        return [
+            ProbeRow(p.label, p.name, name, result.linear, result.knn, result.interval, p.chance, p.test_clips)
+            for (p, name), result in zip(pairs, results, strict=True)
+        ]

@@ -22,6 +22,7 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler
+from threadpoolctl import threadpool_limits
 
 from pydreaming.evaluation.pooling import Array
 
@@ -49,6 +50,11 @@ class Protocol:
     splits: list[Split]
     targets: Labels
     chance: float
+
+    @property
+    def test_clips(self) -> int:
+        """Clips that are tested on in some split."""
+        return len({int(i) for _, test in self.splits for i in test})
 
 
 @dataclass(frozen=True)
@@ -82,12 +88,14 @@ def plan_protocols(labels: Labels, speakers: Labels, groups: Labels, held_out: n
 def run_probe(features: Array, protocol: Protocol) -> ProbeResult:
     """Linear and k-nearest-neighbour accuracy of features (N, D) under a protocol."""
     linear, knn, clips = [], [], 0
-    for train, test in protocol.splits:
-        x, y, u, v = features[train], protocol.targets[train], features[test], protocol.targets[test]
-        linear.append(_accuracy(_linear(), x, y, u, v))
-        near = KNeighborsClassifier(n_neighbors=min(NEIGHBOURS, len(train)))
-        knn.append(_accuracy(make_pipeline(StandardScaler(), Normalizer(), near), x, y, u, v))
-        clips += len(test)
+    # One thread each: the matrices are small, and waiting threads that spin beside a busy core made this a hundred times slower.
+    with threadpool_limits(1):
+        for train, test in protocol.splits:
+            x, y, u, v = features[train], protocol.targets[train], features[test], protocol.targets[test]
+            linear.append(_accuracy(_linear(), x, y, u, v))
+            near = KNeighborsClassifier(n_neighbors=min(NEIGHBOURS, len(train)))
+            knn.append(_accuracy(make_pipeline(StandardScaler(), Normalizer(), near), x, y, u, v))
+            clips += len(test)
     mean = float(np.mean(linear))
     return ProbeResult(mean, float(np.mean(knn)), float(1.96 * np.sqrt(max(mean * (1 - mean), 1e-9) / max(clips, 1))))
 
@@ -143,7 +151,7 @@ def _usable(targets: Labels) -> npt.NDArray[np.bool_]:
 
 
 def _linear() -> object:
-    return make_pipeline(StandardScaler(), LogisticRegression(C=REGULARISATION, max_iter=300, tol=1e-3))
+    return make_pipeline(StandardScaler(), LogisticRegression(C=REGULARISATION, max_iter=300))
 
 
 def _accuracy(classifier: object, x: Array, y: Labels, u: Array, v: Labels) -> float:

@@ -21,6 +21,7 @@ import msgspec
 from pydreaming.errors import TrackingError
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
+SPOOL = "tracking/spool.jsonl"  # in a run's folder
 NON_FINITE = "health/non_finite_metrics"
 Step = Annotated[int, msgspec.Meta(ge=0, le=2**62)]  # MLflow keeps 64-bit integers
 MAX_LINE = 16 * 2**20  # bytes; a longer line is damage, not an event

@@ -22,11 +22,10 @@ import psutil
 from pydreaming.errors import TrackingError
 from pydreaming.tracking import spool as events
 from pydreaming.tracking.names import display_name, image_key
-from pydreaming.tracking.spool import read_events
+from pydreaming.tracking.spool import SPOOL, read_events
 from pydreaming.tracking.store import MAX_BATCH, Point, RefusedError, Store, redact
 from pydreaming.tracking.views import MAX_TAG, VIEW_TAG, dashboard, dashboard_content
 
-SPOOL = "tracking/spool.jsonl"
 CURSOR = "tracking/cursor.json"
 RUN_FILE = "mlflow_run.json"
 

@@ -1,0 +1,221 @@
+"""Pictures, sounds and the report of an evaluated checkpoint: what a newcomer looks at and listens to."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from pydreaming.analysis.dream import draw_dream, dream, dream_audio
+from pydreaming.analysis.panels import code_marginal, prediction_panels
+from pydreaming.analysis.pictures import Curve, code_usage, mel_panels, open_loop_curves, probe_bars, save
+from pydreaming.analysis.report import Attachment, Report, Table, Value, write_report
+from pydreaming.analysis.surprise import draw_surprise, surprise
+from pydreaming.analysis.verdicts import verdicts
+from pydreaming.analysis.world_model import WorldModel
+from pydreaming.audio.decode import Samples, decode, resolve_inside, write_wav
+from pydreaming.audio.sources import AudioItem, Catalogue, source_root
+from pydreaming.config import Config
+from pydreaming.errors import DecodeError, SourceError
+from pydreaming.evaluation.evaluate import Evaluation
+from pydreaming.evaluation.open_loop import OpenLoop
+from pydreaming.tracking.spool import Spool
+from workers.closing import next_commands
+from workers.layout import RunDir
+
+CLIPS = 3  # shown and played
+USAGE_CLIPS = 60  # behind the picture of code usage
+SHOWN_S = 6.0  # of a clip
+DREAM_S = 1.5
+
+
+@dataclass
+class Exhibits:
+    """Files made for one checkpoint, in the order in which they are shown."""
+
+    figures: list[Attachment] = field(default_factory=list)
+    audio: list[Attachment] = field(default_factory=list)
+
+    def show(self, title: str, path: Path, caption: str) -> None:
+        """Add a picture."""
+        self.figures.append(Attachment(title, caption, path))
+
+
+@dataclass(frozen=True)
+class _Clip:
+    """The beginning of a recording: its name, (num_samples,) samples and their rate."""
+
+    name: str
+    samples: Samples
+    sample_rate: int
+
+    @property
+    def source(self) -> tuple[Samples, int]:
+        return self.samples, self.sample_rate
+
+
+def make_exhibits(run: RunDir, config: Config, model: WorldModel, result: Evaluation, folder: Path, sounds: bool) -> Exhibits:
+    """Draw what a checkpoint predicts and imagines, into `folder`; with `sounds` also let it be heard."""
+    exhibits = Exhibits()
+    clips = list(_clips(run, config, USAGE_CLIPS))
+    token_s = model.features.token_stride_samples / model.features.sample_rate
+    # The longest clips show most, but not the same speaker and word each time: one in five of the longer half.
+    shown = sorted(clips, key=lambda clip: -len(clip.samples) / clip.sample_rate)[: max(1, len(clips) // 2)][::5][:CLIPS]
+    for number, clip in enumerate(shown, start=1):
+        _exhibit_clip(model, clip, number, folder, exhibits, sounds)
+    if clips:
+        usage = save(code_usage(code_marginal(model, (clip.source for clip in clips))), folder / "code_usage.png")
+        exhibits.show("Which codes are used", usage, "A code that is never used says nothing; all bars short is collapse.")
+    if result.open_loop is not None:
+        _show_open_loop(result.open_loop, token_s, folder, exhibits)
+    if result.probes:
+        picture = save(probe_bars(_scores(result)), folder / "probes.png")
+        exhibits.show("What its features know", picture, "Accuracy of a linear classifier on frozen features.")
+    return exhibits
+
+
+def send_exhibits(spool: Spool, exhibits: Exhibits, step: int) -> None:
+    """Put pictures (as series with a step slider) and sounds into the run's spool."""
+    for figure in exhibits.figures:
+        spool.image(figure.path, f"look/{figure.path.stem}", step)
+    for sound in exhibits.audio:
+        spool.artifact(sound.path, f"audio/step-{step:08d}")
+
+
+def write_run_report(run: RunDir, config: Config, checkpoint: Path, result: Evaluation, exhibits: Exhibits) -> Path:
+    """RUN/report.html. Raises PydreamingError when it cannot be written."""
+    state = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))["counters"]
+    tables = [_probe_table(result)] if result.probes else []
+    if result.open_loop is not None:
+        tables.insert(0, _open_loop_table(result.open_loop))
+    return write_report(
+        run.path / "report.html",
+        Report(
+            title=run.path.resolve().name,
+            subtitle=f"{time.strftime('%d %B %Y, %H:%M')} · {state['step']} steps, {state['seconds']:.0f} s of training",
+            trained_on=_trained_on(run, config),
+            verdicts=verdicts(result),
+            metrics={f"held-out {name} (nats)": value for name, value in result.held_out_loss.items() if name == "loss"},
+            tables=tables,
+            figures=exhibits.figures,
+            audio=exhibits.audio,
+            notes=result.notes,
+            quarantined=_quarantined(run),
+            settings=config.to_dict(),
+            next_commands=next_commands(run.path, config),
+        ),
+    )
+
+
+def _exhibit_clip(model: WorldModel, clip: _Clip, number: int, folder: Path, exhibits: Exhibits, sounds: bool) -> None:
+    tokens = model.tokens(clip.source)
+    context = max(1, len(tokens) // 2)
+    if context < len(tokens):
+        panels = prediction_panels(model, tokens, context)
+        picture = save(mel_panels(panels, model.features, title=clip.name), folder / f"prediction_{number}.png")
+        exhibits.show(f"Real, predicted, imagined: {clip.name}", picture, "Log-mel power; imagining begins at the line.")
+    curves = surprise(model, clip.source, picture_s=SHOWN_S)
+    picture = draw_surprise(folder / f"surprise_{number}.png", curves, model.features, clip.name)
+    exhibits.show(f"Surprise over time: {clip.name}", picture, "In bits per window; pydreaming surprise --help says what each curve is.")
+    if not sounds:
+        return
+    heard_s = len(clip.samples) / clip.sample_rate / 2
+    dreamed = dream(model, clip.source, seconds=DREAM_S, samples=4, at_s=heard_s)
+    picture = draw_dream(folder / f"dream_{number}.png", dreamed, model.features)
+    exhibits.show(f"Dream: {clip.name}", picture, "What was heard, and continuations that it imagines.")
+    for kind, samples, rate, caption in (
+        ("real", clip.samples, clip.sample_rate, "as recorded"),
+        ("dream", dream_audio(model, dreamed, 0), dreamed.sample_rate, "the first half as recorded, a tick, then imagined (Griffin-Lim)"),
+    ):
+        path = folder / f"{kind}_{number}.wav"
+        write_wav(path, samples, rate)
+        exhibits.audio.append(Attachment(f"{clip.name}: {kind}", caption, path))
+
+
+def _clips(run: RunDir, config: Config, count: int) -> Iterator[_Clip]:
+    """Beginnings of a seeded sample of recordings, held-out ones where there are; none where the recordings are not on this host."""
+    try:
+        catalogue = Catalogue.open(run.catalogue)
+        root = source_root(config.source)
+    except SourceError:
+        return
+    rows = catalogue.held_out_indices if len(catalogue.held_out_indices) else catalogue.train_indices
+    for i in np.random.default_rng(config.run.seed).permutation(rows)[:count]:
+        item = catalogue[int(i)]
+        try:
+            yield _Clip(item.path, *_beginning(root, item, config))
+        except DecodeError:
+            continue  # it stands in the quarantine list; a picture of another recording will do
+
+
+def _beginning(root: Path, item: AudioItem, config: Config) -> tuple[Samples, int]:
+    path = resolve_inside(root, item.path)
+    channels = "first" if config.source.channels == "each" else config.source.channels
+    length = SHOWN_S if item.duration_s is None else min(SHOWN_S, item.duration_s)
+    try:
+        return decode(path, msgspec.structs.replace(item, duration_s=length), channels)
+    except DecodeError:  # shorter than SHOWN_S, or truly broken: then this raises again
+        return decode(path, item, channels)
+
+
+def _show_open_loop(o: OpenLoop, token_s: float, folder: Path, exhibits: Exhibits) -> None:
+    steps = list(o.retrieval)
+    found = {"world model": o.retrieval, "copy of the last": o.retrieval_copy}
+    gains = {"world model": o.gain, "copy of the last": o.gain_copy}
+    shares = [Curve(name, [100 * values[k] for k in steps]) for name, values in found.items()]
+    picture = save(open_loop_curves(steps, shares, token_s, "found (%)"), folder / "retrieval.png")
+    exhibits.show("How far ahead it sees", picture, f"Share of windows found among {o.candidates} by imagining k windows ahead.")
+    nats = [Curve(name, [values[k] for k in steps]) for name, values in gains.items()]
+    picture = save(open_loop_curves(steps, nats, token_s, "gain (nats)", zero="corpus average"), folder / "gain.png")
+    exhibits.show("What imagining is worth", picture, "Nats won over guessing the corpus average; below zero, imagining does harm.")
+
+
+def _scores(result: Evaluation) -> dict[str, dict[str, tuple[float, float, float]]]:
+    scores: dict[str, dict[str, tuple[float, float, float]]] = {}
+    complete = {(row.label, row.protocol) for row in result.probes if row.features == "world model"}
+    for row in result.probes:
+        if (row.label, row.protocol) in complete and " only" not in row.features:
+            percent = (100 * row.linear, 100 * (row.linear - row.interval), min(100.0, 100 * (row.linear + row.interval)))
+            scores.setdefault(f"{row.label}, {row.protocol}", {})[row.features] = percent
+    return scores
+
+
+def _probe_table(result: Evaluation) -> Table:
+    rows: list[list[Value]] = [
+        [f"{r.label}, {r.protocol}", r.features, f"{r.linear:.3f} ± {r.interval:.3f}", f"{r.knn:.3f}", f"{r.chance:.3f}", r.clips]
+        for r in sorted(result.probes, key=lambda r: (r.label, r.protocol))
+    ]
+    caption = "Accuracy of a logistic regression and of five nearest neighbours on frozen features; ± is a 95 % interval over clips."
+    return Table("What its features know", caption, ["task", "features", "linear", "nearest neighbours", "chance", "clips"], rows)
+
+
+def _open_loop_table(o: OpenLoop) -> Table:
+    columns = ["windows ahead", f"found among {o.candidates}", "by a copy of the last", "gain (nats)", "gain of a copy", "predictions"]
+    rows: list[list[Value]] = [
+        [k, f"{o.retrieval[k]:.3f}", f"{o.retrieval_copy[k]:.3f}", f"{o.gain[k]:.2f}", f"{o.gain_copy[k]:.2f}", o.count[k]]
+        for k in o.retrieval
+    ]
+    caption = f"Imagined without listening, on held-out recordings where there are such; chance is {1 / o.candidates:.3f}."
+    return Table("How far ahead it sees", caption, columns, rows)
+
+
+def _trained_on(run: RunDir, config: Config) -> dict[str, float | int | str | None]:
+    facts: dict[str, float | int | str | None] = {"source": config.source.path, "kind": config.source.kind}
+    try:
+        info = Catalogue.open(run.catalogue).info
+    except SourceError:
+        return facts | {"replay store": config.replay.dir}
+    facts |= {"recordings": info.items, "held out": info.held_out, "split by": info.split, "speakers": info.speakers}
+    return facts | {"unreadable files": len(_quarantined(run))}
+
+
+def _quarantined(run: RunDir) -> list[tuple[str, str]]:
+    if not run.quarantine.is_file():
+        return []
+    entries = [json.loads(line) for line in run.quarantine.read_text(encoding="utf-8").splitlines()]
+    return [(entry["path"], entry["cause"]) for entry in entries]
