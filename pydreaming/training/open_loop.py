@@ -79,7 +79,7 @@ def gain(observed: Observed, mask: Tensor, futures: Rollouts) -> Tensor:
 def gain_on_batch(model: WorldModelNet, observed: Observed, batch: TensorBatch, steps: int, samples: int = 4) -> dict[int, float]:
     """Mean open-loop gain at k = 1, 2, 4, 8, ... <= steps, from one third of the way into a training batch."""
     T = batch.mask.shape[1]
-    steps = min(steps, T - 2)
+    steps = min(steps, max(1, T - 2))
     start = min(T // 3, T - 1 - steps)
     futures = rollouts(model, observed, batch.mask, start, steps, samples)
     nats = gain(observed, batch.mask, futures)

@@ -12,6 +12,7 @@ from pydreaming.models.distributions import balanced_kl
 from pydreaming.models.state import State
 from pydreaming.models.world_model import WorldModelNet
 from pydreaming.objectives import OBJECTIVES, Losses, Objective, TensorBatch, Term, make_objective
+from pydreaming.objectives.contrast import reaches
 
 B, T = 4, 10
 
@@ -58,6 +59,15 @@ def test_terms_stay_batch_by_time_until_the_sum() -> None:
         rows = B if name.startswith("ahead") else B // 2
         assert term.value.shape == term.valid.shape == (rows, T), name
         assert term.valid.dtype == torch.bool
+
+
+def test_the_next_step_of_an_unroll_counts_where_the_unroll_and_its_next_token_do() -> None:
+    batch = tiny_batch(B, T)
+    terms = losses_of(batch, objective__latent_streams=1).terms
+    for j in (1, 2):
+        assert torch.equal(terms[f"next_step_{j}"].valid, terms[f"dyn_{j}"].valid & reaches(batch.is_first, batch.mask, 1))
+    assert terms["dyn_1"].valid.all()
+    assert torch.equal(terms["dyn_2"].valid, ~batch.is_first)
 
 
 def test_kl_terms_compare_the_posterior_with_the_prior_of_the_rollout() -> None:

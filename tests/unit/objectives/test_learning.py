@@ -68,7 +68,8 @@ def keep_only_kl(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_kl_alone_collapses_and_the_full_loss_does_not(dynamics: str, monkeypatch: pytest.MonkeyPatch) -> None:
     seen, unseen = [chain_world(i) for i in range(20)], chain_world(100)
     # No free nats: under them KL alone is content, and leaves the code as it found it. No detaching: the KL must reach everything.
-    # kl_rep at five times its default: with the default the rssm keeps its code for over 600 steps of KL alone. At 1 the full loss collapses, too.
+    # kl_rep at five times its default: with the default the rssm keeps its code for over 600 steps of KL alone.
+    # At ten times the full loss collapses, too.
     config = config_of(dynamics, model__detach_latents=False, objective__free_nats=0, objective__kl_rep=0.5)
     trainer = new_trainer(config)
     train(trainer, seen, 300)
