@@ -62,8 +62,13 @@ class _Clip:
 def make_exhibits(run: RunDir, config: Config, model: WorldModel, result: Evaluation, folder: Path, sounds: bool) -> Exhibits:
     """Draw what a checkpoint predicts and imagines, into `folder`; with `sounds` also let it be heard."""
     exhibits = Exhibits()
-    clips = list(_clips(run, config, USAGE_CLIPS))
     token_s = model.features.token_stride_samples / model.features.sample_rate
+    if result.open_loop is not None:
+        _show_open_loop(result.open_loop, token_s, folder, exhibits)
+    if result.probes:
+        picture = save(probe_bars(_scores(result)), folder / "probes.png")
+        exhibits.show("What its features know", picture, "Accuracy of a linear classifier on frozen features.")
+    clips = list(_clips(run, config, USAGE_CLIPS))
     # The longest clips show most, but not the same speaker and word each time: one in five of the longer half.
     shown = sorted(clips, key=lambda clip: -len(clip.samples) / clip.sample_rate)[: max(1, len(clips) // 2)][::5][:CLIPS]
     for number, clip in enumerate(shown, start=1):
@@ -71,11 +76,6 @@ def make_exhibits(run: RunDir, config: Config, model: WorldModel, result: Evalua
     if clips:
         usage = save(code_usage(code_marginal(model, (clip.source for clip in clips))), folder / "code_usage.png")
         exhibits.show("Which codes are used", usage, "A code that is never used says nothing; all bars short is collapse.")
-    if result.open_loop is not None:
-        _show_open_loop(result.open_loop, token_s, folder, exhibits)
-    if result.probes:
-        picture = save(probe_bars(_scores(result)), folder / "probes.png")
-        exhibits.show("What its features know", picture, "Accuracy of a linear classifier on frozen features.")
     return exhibits
 
 
@@ -205,7 +205,7 @@ def _open_loop_table(o: OpenLoop) -> Table:
 
 
 def _trained_on(run: RunDir, config: Config) -> dict[str, float | int | str | None]:
-    facts: dict[str, float | int | str | None] = {"source": config.source.path, "kind": config.source.kind}
+    facts: dict[str, float | int | str | None] = {"source": Path(config.source.path).name, "kind": config.source.kind}
     try:
         info = Catalogue.open(run.catalogue).info
     except SourceError:
