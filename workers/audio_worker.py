@@ -51,7 +51,7 @@ from workers.transport import Dealer
 log = logging.getLogger(__name__)
 
 NICE = 5  # the learner and the user's own programs come first
-REPLY_S = 5.0  # s without an answer to Pull after which the connection is made anew
+REPLY_S = 3.0  # s without an answer to Pull after which the connection is made anew
 SLICE_S = 0.1  # s; a signal is noticed within it
 
 

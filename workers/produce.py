@@ -58,7 +58,7 @@ class Producer:
     totals: Totals = field(default_factory=Totals)
 
     def __post_init__(self) -> None:
-        self._augment = Augment(self.config.augment, self.config.run.seed)
+        self._augment = Augment(self.config.augment, self.config.run.seed) if self.config.augment.probability else None
         self._plain = FrontEnd(self.config.features)
         self._normalising: FrontEnd | None = None
 
@@ -114,8 +114,9 @@ class Producer:
         """Append one stream's tokens, block by block."""
         clip = ClipInfo(item=item.index, path=item.path, label=item.labels.get("label", ""), speaker=item.labels.get("speaker", ""))
         walk = Walk(self.config.action, self.config.run.seed, epoch, item, self.controls)
+        augment = self._augment.of(item.index, epoch) if self._augment else None
         count = 0
-        for tokens in front.tokens(self._counted(stream), stream.sample_rate, self._augment.of(item.index, epoch)):
+        for tokens in front.tokens(self._counted(stream), stream.sample_rate, augment):
             if not np.isfinite(tokens).all():
                 raise DecodeError(item.path, "samples are absurdly large")
             index, action = walk.through(len(tokens))
@@ -167,7 +168,8 @@ class Walk:
 
     def __init__(self, config: ActionConfig, seed: int, epoch: int, item: AudioItem, controls: ControlScale) -> None:
         self._config = config
-        self._rng = np.random.default_rng((seed, item.index, epoch, _STRIDES))
+        if config.kind == "stride":  # a generator costs as much as a short clip's spectra
+            self._rng = np.random.default_rng((seed, item.index, epoch, _STRIDES))
         self._next, self._choice = 0, -1  # the next token to keep, and the stride that leads to it
         self.seen = 0
         self._row = np.zeros(config.dim, np.float32)
