@@ -29,7 +29,7 @@ from pydreaming.replay.index import ReplayIndex
 from pydreaming.replay.sampler import ReplaySampler
 from pydreaming.replay.schema import StoreMeta, difference
 from pydreaming.tracking.spool import SPOOL, Spool, Status
-from pydreaming.training.checkpoint import latest_intact, read_state, restore, save_checkpoint
+from pydreaming.training.checkpoint import latest_intact, list_checkpoints, read_state, restore, save_checkpoint
 from pydreaming.training.diagnostics import step_metrics, verdict, world_model_metrics
 from pydreaming.training.trainer import StepResult, Trainer
 from workers.evaluations import Evaluations
@@ -223,6 +223,8 @@ class Learner:
         if path is None:
             log.info("no checkpoint in %s yet: training begins anew", self.checkpoints)
             return
+        if path != (newest := list_checkpoints(self.checkpoints)[-1]):
+            log.warning("%s is damaged and left aside", newest)
         state = restore(path, self.trainer)
         if state.stats != self.stats:
             raise CheckpointError(f"{path} was trained with other statistics than {self.index.folder} holds; start a new run")

@@ -35,7 +35,7 @@ class Batch:
     tokens (B, T, D) float16; is_first (B, T) bool, always True at step 0; action (B, T, A) float32; token_id (B, T) int64, equal
     exactly where the item and the start sample are (the same audio, though perhaps augmented otherwise), -1 on padding; group (B,)
     int32, equal where the groups are, valid within this batch only; mask (B, T) bool, False on padding, where tokens and actions
-    are 0 and is_first is True.
+    are 0 and is_first is False.
     """
 
     tokens: NDArray[np.float16]
@@ -226,7 +226,7 @@ class ReplaySampler:
         is_first &= mask
         item = line.item[first_clip[:, None] + np.cumsum(is_first, axis=1)].astype(np.int64)
         token_id = np.where(mask, item * MAX_START_SAMPLE + begin, -1)
-        is_first |= ~mask
+        # Not on padding: every reset is a row of its own to a fused recurrent kernel, and padding would make thousands.
         is_first[:, 0] = True
         return Batch(obs, is_first, action, token_id, line.group[place], mask)
 

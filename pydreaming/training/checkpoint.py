@@ -102,10 +102,13 @@ def save_checkpoint(folder: Path, trainer: Trainer, stats: FeatureStats, sampler
     sums = "".join(f"{_sha256(temporary / name)}  {name}\n" for name in _FILES)
     (temporary / "SHA256SUMS").write_text(sums, encoding="ascii")
     _sync(temporary)
-    if final.exists():  # the same step again, after a resume: replace it
-        shutil.rmtree(final)
+    # The same step again, for an evaluation or after a resume: the old one stays until the new one has its place.
+    replaced = folder / f".{final.name}.{os.getpid()}.old.tmp"
+    if final.exists():
+        final.rename(replaced)
     temporary.rename(final)
     _sync_folder(folder)
+    shutil.rmtree(replaced, ignore_errors=True)
     # Later steps go first: they were left by a run that has resumed from an earlier checkpoint because these were damaged.
     for old in sorted(list_checkpoints(folder), key=lambda path: (path.name <= final.name, path.name))[:-keep]:
         shutil.rmtree(old)

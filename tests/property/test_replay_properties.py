@@ -148,7 +148,7 @@ def test_round_trip_and_sampling(groups, size, batch, shares, seed):
             assert valid == min(batch[1], len(episode))
             first = episode.is_first[start : start + valid].copy()
             first[0] = True
-            assert drawn.is_first[row].tolist() == first.tolist() + [True] * (batch[1] - valid)
+            assert drawn.is_first[row].tolist() == first.tolist() + [False] * (batch[1] - valid)
             ids = [item * MAX_START_SAMPLE + step * STRIDE for item, step in drawn.tokens[row, :valid].astype(int).tolist()]
             assert drawn.token_id[row].tolist() == ids + [-1] * (batch[1] - valid)
             assert index.groups[drawn.group[row]] == episode.group

@@ -210,7 +210,7 @@ def test_short_episodes_are_padded(tmp_path):
     batch = ReplaySampler(index, 2, 9, 0.5, 1.0, 0).sample()
     for row in range(2):
         assert batch.mask[row].tolist() == [True] * 5 + [False] * 4
-        assert batch.is_first[row].tolist() == [True, False, False, True, False] + [True] * 4
+        assert batch.is_first[row].tolist() == [True, False, False, True, False] + [False] * 4
         assert (batch.tokens[row, 5:] == 0).all()
         assert (batch.action[row, 5:] == 0).all()
         assert (batch.token_id[row, 5:] == -1).all()
