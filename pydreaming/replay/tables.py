@@ -87,8 +87,8 @@ def _write_csv(path: Path, columns: Mapping[str, NDArray[Any]], metadata: Mappin
 
 
 def _write_npz(path: Path, columns: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> None:
-    if "metadata" in columns:
-        raise ValueError("the column name 'metadata' is taken in an npz")
+    if taken := {"metadata", "file", "allow_pickle"} & columns.keys():  # arguments of numpy.savez
+        raise ValueError(f"the column name '{min(taken)}' is taken in an npz")
     document = json.dumps({key: json.loads(value) for key, value in metadata.items()}, ensure_ascii=False)
     with path.open("wb") as file:
         np.savez(file, allow_pickle=False, metadata=np.array(document), **columns)
