@@ -17,7 +17,7 @@ from pydreaming.evaluation.clips import Clips
 from pydreaming.evaluation.features import PARTS, clip_features, untrained_like
 from pydreaming.evaluation.open_loop import OpenLoop, open_loop
 from pydreaming.evaluation.pooling import Array
-from pydreaming.evaluation.probes import Protocol, plan_protocols, run_probe
+from pydreaming.evaluation.probes import Labels, Protocol, plan_protocols, run_probe
 from pydreaming.models.world_model import WorldModelNet
 from pydreaming.objectives import Objective, TensorBatch
 
@@ -92,7 +92,7 @@ def evaluate_world(model: WorldModelNet, objective: Objective, batches: Sequence
     e = config.evaluation
     result.open_loop = open_loop(model, objective, batches, e.rollouts, e.context_tokens, generator)
     if result.open_loop is None:
-        result.notes.append("No open-loop figures: no held-out recording is longer than one token.")
+        result.notes.append("No open-loop figures: no recording to evaluate on is longer than one token.")
     return result
 
 
@@ -108,7 +108,7 @@ def evaluate_probes(
     Returns:
       (rows of this model, rows of the baselines, notes).
     """
-    protocols, notes = plan_protocols(clips.labels, clips.speakers, clips.groups, clips.held_out)
+    protocols, notes = plan_protocols(clips.labels, clips.speakers, _sources(clips), clips.held_out)
     if not protocols:
         return [], [], notes
     features = clip_features(model, clips.tokens, clips.actions)
@@ -121,6 +121,12 @@ def evaluate_probes(
         others["untrained network"] = clip_features(untrained, clips.tokens, clips.actions)["feat"]
         baselines = _rows(protocols, others, jobs)
     return rows, baselines, notes
+
+
+def _sources(clips: Clips) -> Labels:
+    """(N,) what must not be on both sides of a fold: the group without its channel; the recording, where all are of one group."""
+    groups = np.array([group.partition("#ch")[0] for group in clips.groups.tolist()], dtype=np.str_)
+    return groups if len(set(groups.tolist())) > 1 else clips.paths
 
 
 def _rows(protocols: list[Protocol], features: dict[str, Array], jobs: int) -> list[ProbeRow]:

@@ -4,14 +4,15 @@ Protocols, chosen by what is known of the clips:
 - `leave-one-speaker-out`: trained on all speakers but one, tested on that one; mean over speakers. The world model may have heard the
   speaker's clips, without labels.
 - `grouped folds`: five folds that never share a recording, where speakers are not known.
-- `official split`: trained on the clips that were trained on, tested on the held-out ones, where the data set has a split.
+- `folds`: five folds over clips, for the speaker, who is the same in training and test by nature.
+- `held-out clips`: trained on the clips that the model was trained on, tested on those it never heard (the official test split, where
+  the data set has one).
 """
 
 from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,7 +60,7 @@ class Protocol:
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """Accuracies of one protocol: mean over splits and a 95 % interval over clips (normal approximation, +-)."""
+    """Accuracies of one protocol: mean over splits, and half of the 95 % Agresti-Coull interval over clips (honest about few of them)."""
 
     linear: float
     knn: float
@@ -70,7 +71,8 @@ def plan_protocols(labels: Labels, speakers: Labels, groups: Labels, held_out: n
     """The protocols that these clips allow, and a sentence for each one left out.
 
     Args:
-      labels, speakers, groups: (N,) strings, empty where unknown. held_out: (N,) clips that were not trained on.
+      labels, speakers: (N,) strings, empty where unknown. groups: (N,) names of what must not be on both sides of a fold.
+      held_out: (N,) clips that were not trained on.
     """
     protocols: list[Protocol] = []
     notes: list[str] = []
@@ -81,7 +83,13 @@ def plan_protocols(labels: Labels, speakers: Labels, groups: Labels, held_out: n
             found = "no" if classes == 0 else "only one"
             notes.append(f"No {name} probe: {found} {name} is known with at least {LEAST_PER_CLASS} clips.")
             continue
-        protocols += _protocols_for(name, targets, usable, speakers, groups, held_out)
+        if alone := len(set(targets[targets != ""].tolist())) - classes:
+            notes.append(f"{alone} {name}{'s' if alone > 1 else ''} with a single clip left out of the {name} probes.")
+        for protocol in (_across(name, targets, usable, speakers, groups), _held_out(name, targets, usable, held_out)):
+            if isinstance(protocol, Protocol):
+                protocols.append(protocol)
+            else:
+                notes.append(protocol)
     return protocols, notes
 
 
@@ -97,27 +105,41 @@ def run_probe(features: Array, protocol: Protocol) -> ProbeResult:
             knn.append(_accuracy(make_pipeline(StandardScaler(), Normalizer(), near), x, y, u, v))
             clips += len(test)
     mean = float(np.mean(linear))
-    return ProbeResult(mean, float(np.mean(knn)), float(1.96 * np.sqrt(max(mean * (1 - mean), 1e-9) / max(clips, 1))))
+    careful = (mean * clips + 2) / (clips + 4)
+    return ProbeResult(mean, float(np.mean(knn)), float(1.96 * np.sqrt(careful * (1 - careful) / (clips + 4))))
 
 
-def _protocols_for(
-    name: str, targets: Labels, usable: npt.NDArray[np.bool_], speakers: Labels, groups: Labels, held_out: npt.NDArray[np.bool_]
-) -> Iterator[Protocol]:
+def _across(name: str, targets: Labels, usable: npt.NDArray[np.bool_], speakers: Labels, groups: Labels) -> Protocol | str:
+    """The protocol that rotates over all clips, or why there is none."""
     rows = np.flatnonzero(usable)
-    counts = Counter(targets[rows].tolist())
-    chance = max(counts.values()) / len(rows)
     known = usable & (speakers != "")
     if name == "label" and len(set(speakers[known].tolist())) >= 2:
-        splits = _leave_one_out(targets, speakers, np.flatnonzero(known))
-        protocol = "leave-one-speaker-out"
+        protocol, splits = "leave-one-speaker-out", _leave_one_out(targets, speakers, np.flatnonzero(known))
+    elif name == "label":
+        protocol, splits = "grouped folds", _folds(targets, rows, groups)
     else:
-        splits = _folds(targets, rows, None if name == "speaker" else groups)
-        protocol = "grouped folds" if name == "label" else "folds"
-    if splits:
-        yield Protocol(name, protocol, splits, targets, chance)
+        protocol, splits = "folds", _folds(targets, rows, None)
+    if not splits:
+        return f"No {name} probe by {protocol}: no split leaves two {name}s to train on and one of them to test."
+    return Protocol(name, protocol, splits, targets, _chance(targets[rows]))
+
+
+def _held_out(name: str, targets: Labels, usable: npt.NDArray[np.bool_], held_out: npt.NDArray[np.bool_]) -> Protocol | str:
+    """The protocol that tests on held-out clips, or why there is none."""
+    rows = np.flatnonzero(usable)
     train, test = rows[~held_out[rows]], rows[held_out[rows]]
-    if len(test) and set(targets[test].tolist()) <= set(targets[train].tolist()) and len(set(targets[train].tolist())) > 1:
-        yield Protocol(name, "held-out clips", [(train, test)], targets, chance)
+    missing = sorted(set(targets[test].tolist()) - set(targets[train].tolist()))
+    if not len(test):
+        return f"No {name} probe on held-out clips: none of them has a known {name}."
+    if missing:
+        return f"No {name} probe on held-out clips: {name} '{missing[0]}' is not among the clips that were trained on."
+    if len(set(targets[train].tolist())) < 2:
+        return f"No {name} probe on held-out clips: the clips that were trained on have only one {name}."
+    return Protocol(name, "held-out clips", [(train, test)], targets, _chance(targets[rows]))
+
+
+def _chance(targets: Labels) -> float:
+    return max(Counter(targets.tolist()).values()) / len(targets)
 
 
 def _leave_one_out(targets: Labels, speakers: Labels, rows: npt.NDArray[np.intp]) -> list[Split]:
