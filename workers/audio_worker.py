@@ -50,7 +50,7 @@ from workers.transport import Dealer
 
 log = logging.getLogger(__name__)
 
-NICE = 5  # the learner and the user's own programs come first
+NICE = 15  # the learner and the user's own programs come first; a learner that waits for data leaves the processor to the workers
 REPLY_S = 3.0  # s without an answer to Pull after which the connection is made anew
 SLICE_S = 0.1  # s; a signal is noticed within it
 

@@ -67,7 +67,9 @@ class Child:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                start_new_session=True,  # Ctrl-C is the supervisor's, which ends its children in order
+                # Ctrl-C is the supervisor's, which ends its children in order. No session of their own: Linux shares the processors between
+                # sessions first (autogroup), and the workers' niceness would count for nothing.
+                process_group=0,
                 preexec_fn=_bound_to_parent(),  # safe, as the supervisor has a single thread
             )
         finally:

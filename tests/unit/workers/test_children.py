@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import signal
 import time
 from pathlib import Path
@@ -83,3 +84,11 @@ def test_kill_takes_grandchildren_along(tmp_path: Path) -> None:
     while status.exists() and status.read_text().split()[2] != "Z":
         assert time.monotonic() < end
         time.sleep(0.02)
+
+
+def test_a_child_shares_its_parents_session_but_not_its_process_group(tmp_path: Path) -> None:
+    """In a session of its own the workers' niceness would count for nothing against the learner (Linux autogroup)."""
+    role = child(tmp_path, "import os; print(os.getsid(0), os.getpgid(0) == os.getpid())")
+    role.start()
+    assert finish(role) == 0
+    assert role.last_line() == f"{os.getsid(0)} True"
