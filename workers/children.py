@@ -129,6 +129,7 @@ def _environment(base: Mapping[str, str], threads: int) -> dict[str, str]:
     environment = dict(base)
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_ROOT), base.get("PYTHONPATH")]))
     environment["PYTHONUNBUFFERED"] = "1"
+    environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin while they wait take the processors from the other roles
     if threads:
         environment.update(dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads)))
     return environment

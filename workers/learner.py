@@ -71,7 +71,7 @@ class Learner:
         self.train_seconds = 0.0
         self._meter = _Meter()
         self._refreshed = -REFRESH_S
-        torch.set_num_threads(self.config.training.threads or os.cpu_count() or 1)
+        torch.set_num_threads(self.config.training.threads or default_threads())
 
     def run(self) -> Status:
         """Train to the end; how the session ended."""
@@ -272,6 +272,12 @@ class _Meter:
         }
         self._begin, self._steps, self._waiting = time.monotonic(), 0, 0.0
         return metrics
+
+
+def default_threads() -> int:
+    """Half of the processors this process may use: the others belong to workers and evaluation, beside which waiting threads only spin."""
+    mine = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, mine // 2)
 
 
 def _resumed_step(checkpoints: Path) -> int:
