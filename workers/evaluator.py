@@ -20,6 +20,8 @@ import msgspec
 import torch
 
 from pydreaming.analysis.world_model import WorldModel
+from pydreaming.audio.sources import Catalogue
+from pydreaming.audio.stats import FeatureStats
 from pydreaming.config import Config
 from pydreaming.errors import PydreamingError, SourceError
 from pydreaming.evaluation.clips import read_clips
@@ -48,19 +50,10 @@ def evaluate(run: RunDir, checkpoint: Path, final: bool) -> None:
     model, objective, state = load_networks(checkpoint, device)
     folder = run.path / "evals" / checkpoint.name
     folder.mkdir(parents=True, exist_ok=True)
-    try:
-        eval_set = prepare_eval_set(run, config, state.stats)
-    except SourceError as e:
-        eval_set, note = _training_store(run, config), f"Figures are on training data, and no probes were run: {e}."
-    else:
-        note = "" if eval_set.held_out.episodes else "Nothing was held out: the figures are on recordings that were trained on."
+    eval_set, notes = _open_eval_set(run, config, state.stats)
     store = eval_set.held_out if eval_set.held_out.episodes else eval_set.heard
-    batches = _sequences(store, config, device)
-    result = evaluate_world(model, objective, batches, config)
-    if note:
-        result.notes.insert(0, note)
-    if eval_set.unreadable:
-        result.notes.append(f"{eval_set.unreadable} recordings of the evaluation set could not be read.")
+    result = evaluate_world(model, objective, _sequences(store, config, device), config)
+    result.notes = notes + result.notes
     _probe(run, config, model, eval_set, result, final)
     exhibits = make_exhibits(run, config, WorldModel(model, objective, state), result, folder, sounds=final)
     replace_json(folder / "metrics.json", json.loads(json.dumps(result.to_dict())))
@@ -112,10 +105,33 @@ def _probe(run: RunDir, config: Config, model: WorldModelNet, eval_set: EvalSet,
     result.notes += notes
 
 
-def _training_store(run: RunDir, config: Config) -> EvalSet:
+def _open_eval_set(run: RunDir, config: Config, stats: FeatureStats) -> tuple[EvalSet, list[str]]:
+    """What to evaluate on, and notes on what is missing from it; the training store where the recordings cannot be had."""
+    try:
+        eval_set = prepare_eval_set(run, config, stats)
+    except SourceError as e:
+        return _training_store(run, config), [f"Figures are on training data, and no probes were run: {e}."]
+    notes = []
+    if not (eval_set.held_out.episodes or eval_set.heard.episodes):
+        eval_set = _training_store(run, config, eval_set.unreadable)
+        notes.append("Figures are on training data, and no probes were run: no recording of the evaluation set could be read.")
+    elif not eval_set.held_out.episodes:
+        why = (
+            "None of the held-out recordings could be read"
+            if len(Catalogue.open(run.catalogue).held_out_indices)
+            else "Nothing was held out"
+        )
+        notes.append(f"{why}: the figures are on recordings that were trained on.")
+    if eval_set.unreadable:
+        count = "1 recording" if eval_set.unreadable == 1 else f"{eval_set.unreadable} recordings"
+        notes.append(f"{count} of the evaluation set could not be read.")
+    return eval_set, notes
+
+
+def _training_store(run: RunDir, config: Config, unreadable: int = 0) -> EvalSet:
     index = ReplayIndex(run.replay(config))
     index.refresh()
-    return EvalSet(index, ReplayIndex(run.path / "eval_set" / "held_out"), 0)
+    return EvalSet(index, ReplayIndex(run.path / "eval_set" / "held_out"), unreadable)
 
 
 def _sequences(store: ReplayIndex, config: Config, device: torch.device) -> list[TensorBatch]:
