@@ -84,7 +84,10 @@ def load_server_keys(folder: Path) -> ServerKeys:
 
 def load_client_keys(folder: Path) -> ClientKeys:
     """Keys of a peer: a folder from `add_peer`, or the coordinator's own folder for a peer on its host. Raises TransportError."""
-    own = folder if (folder / "client.key_secret").exists() else folder / "peers" / LOCAL_PEER
+    try:
+        own = folder if (folder / "client.key_secret").exists() else folder / "peers" / LOCAL_PEER
+    except OSError as e:  # a folder of another user, such as a mount into a container
+        raise TransportError(f"the keys in {folder} cannot be read by this user: {e.strerror}") from e
     public, secret = _load(own / "client.key_secret")
     server, _ = _certificate(own / "server.key")
     return ClientKeys(public, secret, server)
@@ -137,6 +140,9 @@ def main(arguments: list[str] | None = None) -> int:
     except PydreamingError as e:
         sys.stderr.write(f"error: {e}\n")
         return e.exit_code
+    except OSError as e:
+        sys.stderr.write(f"error: cannot write keys to {options.folder}: {e.strerror}\n")
+        return UsageError.exit_code
     return 0
 
 

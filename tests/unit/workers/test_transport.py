@@ -191,3 +191,15 @@ def test_frames_of_several_parts_and_giants_do_not_reach_the_decoder_as_messages
     for frame in frames:
         with pytest.raises(TransportError):
             decode_from_peer(frame)
+
+
+def test_a_key_folder_that_cannot_be_read_is_one_clear_line(tmp_path: Path) -> None:
+    # A name too long is refused to every user, unlike a folder without rights, which root may read.
+    with pytest.raises(TransportError, match="cannot be read by this user"):
+        keys.load_client_keys(tmp_path / ("x" * 300))
+
+
+def test_a_key_folder_that_cannot_be_made_is_one_clear_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    assert keys.main(["init", str(tmp_path / "file")]) == 2
+    assert capsys.readouterr().err.startswith("error: cannot write keys to")
