@@ -48,6 +48,8 @@ def resolve(options: argparse.Namespace, overrides: list[str]) -> tuple[Config, 
     if options.resume is not None:
         if options.configs:
             raise UsageError("--resume takes the run's own settings: leave --configs out (single keys may be overridden)")
+        if not (options.resume / "config.yaml").is_file():
+            raise UsageError(f"{options.resume} holds no run (no config.yaml); --resume takes the folder of a run")
         config = load_config([str(options.resume / "config.yaml")], overrides)
         return config, options.resume
     if not options.configs:
@@ -55,6 +57,8 @@ def resolve(options: argparse.Namespace, overrides: list[str]) -> tuple[Config, 
     config = load_config(options.configs, overrides)
     if options.role != "worker" and not config.source.path and config.workers.count > 0:
         raise UsageError("source.path is not set; add --source.path FOLDER")
+    if options.role == "worker" and config.coordinator.address.endswith(":0"):
+        raise UsageError("a worker needs the learner's address and port; add --coordinator.address tcp://HOST:PORT")
     name = config.run.name or f"{config.source.kind}-{time.strftime('%Y%m%d-%H%M%S')}"
     return config, Path(config.run.dir).expanduser() / name
 
@@ -72,6 +76,12 @@ def prepare(run_dir: Path, config: Config, resume: bool) -> None:
         raise UsageError(f"cannot write to {run_dir}: {e.strerror}; choose another --run.dir") from e
 
 
+def forget(run_dir: Path) -> None:
+    """Let the name of a run that never began (its recordings were not found, say) be used again."""
+    if not any((run_dir / begun).exists() for begun in ("catalogue", "tracking")):
+        (run_dir / "config.yaml").unlink(missing_ok=True)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, validate, hand over to the supervisor; the exit code."""
     options, overrides = parse(sys.argv[1:] if arguments is None else arguments)
@@ -82,9 +92,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         roles = {"all": supervisor.ALL, "learner": supervisor.LEARNER_HOST, "worker": supervisor.WORKER_HOST}[options.role]
         resume = options.resume is not None
-        if options.role != "worker":
+        if options.role == "worker":
+            print(f"{config.workers.count} workers for {config.coordinator.address}; their logs are in {run_dir}/logs", file=sys.stderr)
+        else:
             prepare(run_dir, config, resume)
-        code = supervisor.Supervisor(run_dir, config, roles, resume=resume).run()
+        try:
+            code = supervisor.Supervisor(run_dir, config, roles, resume=resume).run()
+        except PydreamingError:
+            if not resume:
+                forget(run_dir)
+            raise
         if code == 0 and options.role != "worker":
             print("\n".join(closing.lines(run_dir, config)))
         return code

@@ -35,7 +35,7 @@ def lines(run_dir: Path, config: Config) -> list[str]:
 
 def next_commands(run_dir: Path, config: Config) -> list[tuple[str, str]]:
     """What to try with a trained run: (what it does, the command)."""
-    shown, audio = _short(run_dir), config.source.path or "RECORDINGS"
+    shown, audio = shlex.quote(_short(run_dir)), shlex.quote(config.source.path or "RECORDINGS")
     recording = _a_recording(run_dir, config)
     return [
         ("Features of every recording, one row each", f".venv/bin/pydreaming embed {shown} {audio} --out embeddings.parquet"),

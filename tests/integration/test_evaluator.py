@@ -14,46 +14,22 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-import torch
 from conftest import RATE, write_tone
+from quick_training import train
 
 from pydreaming.audio.sources import Catalogue
 from pydreaming.errors import CheckpointError
 from pydreaming.evaluation.clips import read_clips
-from pydreaming.objectives import TensorBatch
 from pydreaming.replay.index import ReplayIndex
-from pydreaming.replay.sampler import ReplaySampler
 from pydreaming.tracking.spool import SPOOL
-from pydreaming.training.checkpoint import save_checkpoint
-from pydreaming.training.trainer import Trainer
 from workers.eval_set import MAX_CLIP_S
 from workers.evaluator import evaluate
 from workers.exhibits import DREAM_S, SHOWN_S
 from workers.layout import RunDir
-from workers.serial import collect
 
 MakeRun = Callable[..., RunDir]
 OFFLINE = ("--workers.count", "0", "--workers.passes", "1", "--evaluation.streams", "4")
 DREAM_WINDOWS_S = 0.04  # one window of these settings: 4 frames of 80 samples at 8 kHz
-
-
-def train(run: RunDir, steps: int = 3) -> Path:
-    """Collect, train for a few steps and save a checkpoint, all in this process."""
-    config = run.read_config()
-    index = ReplayIndex(run.replay(config))
-    if not index.folder.is_dir():
-        collect(run, config)
-    index.refresh()
-    meta = index.meta
-    assert meta is not None
-    torch.manual_seed(0)
-    trainer = Trainer(config, meta.token_dim, meta.action_dim)
-    sampler = ReplaySampler(index, config.training.batch_size, config.training.batch_length, 0.5, 0.3, 0)
-    for step in range(steps):
-        batch = sampler.sample()
-        arrays = (batch.tokens.astype(np.float32), batch.is_first, batch.action, batch.token_id, batch.mask)
-        trainer.train_step(TensorBatch(*map(torch.from_numpy, arrays)), step / steps)
-    return save_checkpoint(run.path / "checkpoints", trainer, meta.stats, {}, 1.0, keep=3)
 
 
 def folders_as_classes(root: Path, each: int = 8) -> Path:
