@@ -20,11 +20,13 @@ from pydreaming.audio.stats import FeatureStats
 from pydreaming.config import Config
 from pydreaming.errors import DecodeError
 from pydreaming.replay.index import ReplayIndex
+from workers.collection import Quarantine
 from workers.layout import RunDir, replace_json
 from workers.produce import ControlScale, Producer
 
 MAX_CLIP_S = 30.0  # of a recording; more would add little to a pooled vector and much time
 LEASE = 64
+QUARANTINE = "quarantine.jsonl"  # in the set's folder: what was left out, and why; held-out recordings stand in no other list
 
 
 @dataclass(frozen=True)
@@ -65,14 +67,15 @@ def _make(run: RunDir, config: Config, stats: FeatureStats, folder: Path) -> Non
     heard_count = most - len(held_out) if labelled else (0 if len(held_out) else min(most, 200))
     temporary = folder.with_name(f".eval_set.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    unreadable = 0
+    quarantine = Quarantine(temporary / QUARANTINE)
     for name, rows in (("heard", catalogue.sample(heard_count, config.run.seed)), ("held_out", held_out)):
         (temporary / name).mkdir(parents=True)
         producer = Producer(plain, root, temporary / name, controls)
         items = sorted((_shortened(root, catalogue[int(i)]) for i in rows), key=lambda item: (item.group, item.index))
         for number, start in enumerate(range(0, len(items), LEASE)):
-            unreadable += len(producer.produce(0, number, items[start : start + LEASE], stats)[1])
-    replace_json(temporary / "done.json", {"unreadable": unreadable})
+            for entry in producer.produce(0, number, items[start : start + LEASE], stats)[1]:
+                quarantine.add(catalogue[entry.item].path, entry.cause, entry.item, 0)
+    replace_json(temporary / "done.json", {"unreadable": len(quarantine)})
     shutil.rmtree(folder, ignore_errors=True)
     temporary.rename(folder)
 

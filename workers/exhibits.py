@@ -26,6 +26,7 @@ from pydreaming.evaluation.evaluate import Evaluation
 from pydreaming.evaluation.open_loop import OpenLoop
 from pydreaming.tracking.spool import Spool
 from workers.closing import next_commands
+from workers.eval_set import QUARANTINE
 from workers.layout import RunDir
 
 CLIPS = 3  # shown and played
@@ -44,6 +45,13 @@ class Exhibits:
     def show(self, title: str, path: Path, caption: str) -> None:
         """Add a picture."""
         self.figures.append(Attachment(title, caption, path))
+
+
+class _Unreadable(msgspec.Struct):
+    """A line of a quarantine list."""
+
+    path: str
+    cause: str
 
 
 @dataclass(frozen=True)
@@ -215,7 +223,13 @@ def _trained_on(run: RunDir, config: Config) -> dict[str, float | int | str | No
 
 
 def _quarantined(run: RunDir) -> list[tuple[str, str]]:
-    if not run.quarantine.is_file():
-        return []
-    entries = [json.loads(line) for line in run.quarantine.read_text(encoding="utf-8").splitlines()]
-    return [(entry["path"], entry["cause"]) for entry in entries]
+    """Path and cause of each recording that workers or the evaluation could not read."""
+    found: dict[str, str] = {}
+    for path in (run.quarantine, run.path / "eval_set" / QUARANTINE):
+        for line in path.read_bytes().splitlines() if path.is_file() else ():
+            try:
+                entry = msgspec.json.decode(line, type=_Unreadable)
+            except msgspec.MsgspecError:  # the coordinator is writing it, or was killed while it did; the recording is reported again
+                continue
+            found.setdefault(entry.path, entry.cause)
+    return list(found.items())

@@ -145,6 +145,7 @@ def test_held_out_files_that_became_unreadable_are_counted(make_run: MakeRun, re
     assert "1 recording of the evaluation set could not be read." in metrics_of(run, checkpoint)["notes"]
     heard = read_clips(None, opened(run, "held_out"))
     assert len(heard) == len(held_out) - 1
+    assert f"{held_out[0].name}: Format not recognised" in report_of(run)
 
     # Unlabelled recordings that were trained on are not in the set: nothing is left of it, and the training store steps in.
     shutil.rmtree(run.path / "eval_set")
@@ -173,6 +174,17 @@ def test_no_readable_held_out_file_beside_labelled_ones(make_run: MakeRun, tmp_p
         f"{len(catalogue.held_out_indices)} recordings of the evaluation set could not be read.",
     ]
     assert {row["protocol"] for row in figures["probes"]} == {"grouped folds"}
+
+
+def test_the_quarantine_list_stands_in_the_report_even_if_a_line_of_it_is_torn(make_run: MakeRun, recordings: Callable[..., Path]) -> None:
+    run = make_run(recordings(5, broken=2), *OFFLINE)
+    checkpoint = train(run)
+    whole = run.quarantine.read_text()
+    run.quarantine.write_text(whole + '{"path":"half')  # the coordinator was killed, or is writing
+    evaluate(run, checkpoint, final=True)
+    text = report_of(run)
+    assert "2 files could not be read" in text
+    assert text.count("broken-000.wav: ") == 1  # found by the workers and by the evaluation alike
 
 
 @pytest.mark.parametrize("missing", ["catalogue", "recordings"])

@@ -1,0 +1,277 @@
+"""The real launch.py with all its processes: a run, its resumption, Ctrl-C, and every mistake that a newcomer makes first."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from pydreaming.audio.sources.fsdd_download import bundled_digits
+from pydreaming.tracking.store import prepare_environment
+
+ROOT = Path(__file__).resolve().parents[2]
+PRESETS = ("--configs", "defaults", "fsdd", "debug")
+QUICK = ("--tracking.flush_s", "0.3", "--source.max_files", "150", "--evaluation.every_s", "0")
+SECTIONS = ("1 Is it learning", "2 Does it predict", "3 Is it useful", "4 Is it healthy", "5 Is the machine busy")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a launch ended, and what MLflow and the run's folder then held."""
+
+    code: int
+    output: str
+    run_dir: Path
+    run_id: str
+    status: str
+    metrics: dict[str, float]
+    params: dict[str, str]
+    artifacts: set[str]
+    last_step: int
+    checkpoint_step: int
+    seconds_to_end: float = 0.0
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, str(ROOT / "launch.py"), *arguments]
+
+
+def launch(*arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=timeout, cwd=ROOT)
+
+
+def outcome(code: int, output: str, run_dir: Path, seconds_to_end: float = 0.0) -> Outcome:
+    assert code == 0, output + logs(run_dir)
+    prepare_environment()
+    import mlflow
+
+    client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{run_dir.parent / 'mlflow.db'}")
+    run_id = json.loads((run_dir / "mlflow_run.json").read_text())["run_id"]
+    run = client.get_run(run_id)
+    loss = client.get_metric_history(run_id, "1 Is it learning/loss")
+    artifacts = {info.path for info in client.list_artifacts(run_id)} | {i.path for i in client.list_artifacts(run_id, "checkpoint")}
+    newest = max((run_dir / "checkpoints").glob("step-*"))
+    return Outcome(
+        code, output, run_dir, run_id, run.info.status, run.data.metrics, run.data.params, artifacts,
+        max(point.step for point in loss), int(newest.name[-8:]), seconds_to_end,
+    )  # fmt: skip
+
+
+def logs(run_dir: Path) -> str:
+    return "".join(f"\n--- {path.name}\n{path.read_text()[-2000:]}" for path in sorted((run_dir / "logs").glob("*.log")))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    """A run from beginning to end over the digits that come with the package."""
+    runs = tmp_path_factory.mktemp("runs")
+    done = launch(*PRESETS, *QUICK, "--source.path", str(bundled_digits()), "--run.dir", str(runs), "--run.name", "digits")
+    return outcome(done.returncode, done.stdout + done.stderr, runs / "digits")
+
+
+@pytest.fixture(scope="module")
+def interrupted(finished: Outcome) -> Iterator[Outcome]:
+    """The same run, resumed without a limit, and ended by Ctrl-C in mid-training."""
+    process = subprocess.Popen(
+        command("--resume", str(finished.run_dir), "--training.steps", "1000000"),
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT, start_new_session=True,
+    )  # fmt: skip
+    lines: list[str] = []
+    family: list[psutil.Process] = []
+    try:
+        assert process.stdout is not None
+        for line in process.stdout:
+            lines.append(line)
+            step = re.search(r" step (\d+) \(", line)
+            if step and int(step[1]) > finished.checkpoint_step + 5:
+                break
+        assert process.poll() is None, "".join(lines)
+        family = psutil.Process(process.pid).children(recursive=True)
+        assert len(family) >= 4  # coordinator, worker, tracker, learner
+        begin = time.monotonic()
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to the whole group
+        lines += process.stdout.readlines()
+        code = process.wait(30)
+        seconds = time.monotonic() - begin
+        assert psutil.wait_procs(family, timeout=2)[1] == []
+        yield outcome(code, "".join(lines), finished.run_dir, seconds)
+    finally:
+        for child in [*family, process]:
+            if child.pid and psutil.pid_exists(child.pid):
+                child.kill()
+        process.wait()
+
+
+@pytest.fixture(scope="module")
+def resumed(interrupted: Outcome) -> Outcome:
+    """The same run once more, to an end some steps on."""
+    done = launch("--resume", str(interrupted.run_dir), "--training.steps", str(interrupted.checkpoint_step + 10))
+    return outcome(done.returncode, done.stdout + done.stderr, interrupted.run_dir)
+
+
+def test_a_run_ends_with_everything_in_mlflow(finished: Outcome) -> None:
+    assert finished.status == "FINISHED"
+    assert finished.checkpoint_step == finished.last_step == 20
+    for section in SECTIONS:
+        assert any(name.startswith(f"{section}/") for name in finished.metrics), section
+    for name in ("2 Does it predict/retrieval_k1", "2 Does it predict/retrieval_copy_k1", "1 Is it learning/held_out_loss"):
+        assert name in finished.metrics
+    assert any(name.startswith("3 Is it useful/label_leave_one_speaker_out.world_model") for name in finished.metrics)
+    assert 12 <= len(finished.params) <= 18
+    assert {"report.html", "config.yaml", "checkpoint", "checkpoint/model.safetensors", "checkpoint/state.json"} <= finished.artifacts
+
+
+def test_its_console_tells_what_there_is_and_what_to_try(finished: Outcome) -> None:
+    assert "Traceback" not in finished.output
+    assert "evaluation step-00000020: label probe, leave-one-speaker-out: world model" in finished.output
+    for word in ("checkpoint ", "report ", "MLflow ", "next:", "pydreaming embed", "pydreaming dream"):
+        assert word in finished.output
+    assert (finished.run_dir / "report.html").is_file()
+    assert not (finished.run_dir / "quarantine.jsonl").exists()
+    assert not list(finished.run_dir.rglob("*.tmp*"))
+    assert not list(ROOT.glob("mlruns*"))
+
+
+def test_ctrl_c_ends_soon_with_a_checkpoint_and_killed_in_mlflow(interrupted: Outcome, finished: Outcome) -> None:
+    assert interrupted.seconds_to_end < 15
+    assert interrupted.run_id == finished.run_id
+    assert interrupted.status == "KILLED"
+    assert "at step 20" in interrupted.output
+    assert "--resume" in interrupted.output
+    assert "Traceback" not in interrupted.output
+    assert interrupted.checkpoint_step > finished.checkpoint_step
+    assert interrupted.last_step > finished.last_step
+
+
+def test_a_resumed_run_goes_on_in_the_same_mlflow_run(resumed: Outcome, interrupted: Outcome) -> None:
+    assert resumed.run_id == interrupted.run_id
+    assert resumed.status == "FINISHED"
+    assert f"at step {interrupted.checkpoint_step}" in resumed.output
+    assert resumed.checkpoint_step == resumed.last_step == interrupted.checkpoint_step + 10
+    assert resumed.params["training.batch_size"] == interrupted.params["training.batch_size"]
+    assert f"evaluation step-{resumed.checkpoint_step:08d}: " in resumed.output
+
+
+# -- mistakes ---------------------------------------------------------------------------------------------------------------------------
+
+
+def refused(*arguments: str, code: int) -> str:
+    """The one error line of a launch that is refused."""
+    done = launch(*arguments, timeout=60)
+    output = done.stdout + done.stderr
+    assert done.returncode == code, output
+    assert "Traceback" not in output
+    errors = [line for line in output.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1, output
+    return errors[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), ["--configs defaults fsdd", "--help"]),
+        (("--configs", "defaults", "fssd"), ["'fssd'", "did you mean 'fsdd'"]),
+        (("--configs", "defaults", "fsdd", "--source.pth", "x"), ["'source.pth'", "did you mean 'source.path'"]),
+        (("--configs", "defaults", "fsdd", "--training.steps", "many"), ["training.steps", "'many'"]),
+        (("--configs", "defaults", "fsdd", "extra"), ["extra"]),
+        (("--configs", "defaults", "folder"), ["--source.path FOLDER"]),
+        (("--configs", "folder"), ["--configs defaults"]),
+        (("--resume", "/nonexistent/run"), ["/nonexistent/run", "holds no run"]),
+        (("--resume", "somewhere", "--configs", "defaults"), ["--configs out"]),
+        (("--role", "worker", "--configs", "defaults"), ["--coordinator.address tcp://HOST:PORT"]),
+        (("--role", "worker", "--configs", "defaults", "--workers.count", "0", "--coordinator.address", "tcp://h:5555"), ["workers.count"]),
+    ],
+)
+def test_wrong_usage_is_one_line_and_exit_code_2(arguments: tuple[str, ...], words: list[str]) -> None:
+    error = refused(*arguments, code=2)
+    assert all(word in error for word in words), error
+
+
+def test_an_unknown_role_is_answered_by_the_choices() -> None:
+    done = launch("--role", "boss")
+    assert done.returncode == 2
+    assert "'boss'" in done.stderr
+    assert "learner" in done.stderr
+
+
+def test_help_is_quick_and_explains_itself() -> None:
+    begin = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", *command("--help")[1:]], capture_output=True, text=True, cwd=ROOT, timeout=30
+    )
+    assert time.monotonic() - begin < 2
+    assert done.returncode == 0
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert not imported & {"torch", "numpy", "mlflow", "pyarrow", "soundfile"}
+    for word in ("python launch.py --configs defaults fsdd", "--resume", "--role", "configs/defaults.yaml", "esc10", "Exit codes"):
+        assert word in done.stdout
+
+
+def test_the_folder_of_another_run_is_not_touched(tmp_path: Path) -> None:
+    run = tmp_path / "taken"
+    run.mkdir()
+    (run / "config.yaml").write_text("kept: true\n")
+    error = refused(*PRESETS, "--source.path", str(tmp_path), "--run.dir", str(tmp_path), "--run.name", "taken", code=2)
+    assert f"--resume {run}" in error
+    assert (run / "config.yaml").read_text() == "kept: true\n"
+
+
+def test_runs_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    error = refused(*PRESETS, "--source.path", str(tmp_path), "--run.dir", str(tmp_path / "file" / "runs"), code=2)
+    assert "choose another --run.dir" in error
+
+
+@pytest.mark.parametrize("kind", ["missing", "empty", "text"])
+def test_a_source_without_audio_is_one_line_and_leaves_the_name_free(kind: str, tmp_path: Path) -> None:
+    source = tmp_path / kind
+    if kind == "empty":
+        source.mkdir()
+    elif kind == "text":
+        source.write_text("not audio, and no manifest\n")
+    presets = ("--configs", "defaults", "folder", "debug")
+    error = refused(*presets, "--source.path", str(source), "--run.dir", str(tmp_path), "--run.name", "first", code=1)
+    assert str(source) in error
+    assert not (tmp_path / "first" / "config.yaml").exists()
+
+
+def test_unreadable_files_only_fail_the_run_with_the_place_of_the_causes(tmp_path: Path) -> None:
+    audio = tmp_path / "audio"
+    audio.mkdir()
+    for i in range(5):
+        (audio / f"{i}.wav").write_bytes(b"RIFF" + bytes(40))
+    settings = ("--configs", "defaults", "folder", "debug", "--source.path", str(audio), "--source.held_out", "0")
+    error = refused(*settings, "--run.dir", str(tmp_path), "--run.name", "bad", code=1)
+    assert f"not one of the recordings in {audio} could be read" in error
+    quarantine = tmp_path / "bad" / "quarantine.jsonl"
+    assert str(quarantine) in error
+    assert len(quarantine.read_text().splitlines()) == 5
+
+
+def test_an_occupied_port_is_one_line(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
+        where = ("--run.dir", str(tmp_path), "--coordinator.address", address)
+        error = refused(*PRESETS, "--source.path", str(bundled_digits()), *where, code=1)
+    assert address in error
+    assert "in use" in error
+
+
+def test_a_worker_beyond_loopback_needs_keys(tmp_path: Path) -> None:
+    where: tuple[Any, ...] = ("--run.dir", str(tmp_path), "--coordinator.address", "tcp://0.0.0.0:0")
+    error = refused(*PRESETS, "--source.path", str(bundled_digits()), *where, code=1)
+    assert "keys" in error
