@@ -6,11 +6,11 @@ RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev &
 WORKDIR /build
 COPY requirements.lock pyproject.toml docker/gpu_packages.txt docker/subset_lock.py docker/cuda_stubs.py ./
 ARG GPU=0
-RUN --mount=type=cache,target=/root/.cache/pip \
+RUN --mount=type=cache,target=/pip-cache \
     python -m venv /opt/venv \
     && case "$GPU" in 0) without="--without $(cat gpu_packages.txt)" ;; 1) without= ;; *) echo "GPU is 0 or 1" >&2; exit 2 ;; esac \
     && python subset_lock.py requirements.lock --project pyproject.toml $without > subset.lock \
-    && /opt/venv/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r subset.lock \
+    && /opt/venv/bin/pip install --quiet --disable-pip-version-check --cache-dir /pip-cache --no-deps --require-hashes -r subset.lock \
     && { [ "$GPU" = 1 ] || python cuda_stubs.py /opt/venv/lib/python3.11/site-packages/torch/lib; } \
     && /opt/venv/bin/pip uninstall --quiet --yes pip
 

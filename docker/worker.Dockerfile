@@ -5,12 +5,12 @@ RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev &
 WORKDIR /build
 COPY requirements.lock docker/gpu_packages.txt docker/subset_lock.py docker/cuda_stubs.py ./
 # sympy, networkx and setuptools serve torch's compiler, which a worker does not use.
-RUN --mount=type=cache,target=/root/.cache/pip \
+RUN --mount=type=cache,target=/pip-cache \
     python -m venv /opt/venv \
     && python subset_lock.py requirements.lock \
          --roots torch torchaudio numpy soundfile pyarrow pyzmq msgspec pyyaml tqdm \
          --without $(cat gpu_packages.txt) sympy networkx setuptools > subset.lock \
-    && /opt/venv/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r subset.lock \
+    && /opt/venv/bin/pip install --quiet --disable-pip-version-check --cache-dir /pip-cache --no-deps --require-hashes -r subset.lock \
     && python cuda_stubs.py /opt/venv/lib/python3.11/site-packages/torch/lib \
     && /opt/venv/bin/pip uninstall --quiet --yes pip setuptools
 

@@ -129,7 +129,7 @@ def test_image_copies_only_what_the_context_holds(path: Path) -> None:
 
 
 def test_no_package_index_is_named() -> None:
-    index = re.compile(r"index-url|find-links|trusted-host|https?://(?!127\.0\.0\.1|mlflow:)")
+    index = re.compile(r"index.url|find-links|trusted-host|https?://(?!127\.0\.0\.1|mlflow:)")
     for path in [*DOCKER.iterdir(), ROOT / ".dockerignore"]:
         if path.is_file():
             assert not index.search(path.read_text(encoding="utf-8")), path
@@ -213,3 +213,28 @@ def test_a_learner_without_a_name_for_its_run_is_refused(tmp_path: Path) -> None
     done = start("--configs", "defaults", "debug", "--source.path", str(tmp_path))
     assert (done.returncode, done.stdout) == (2, "")
     assert "--run.name" in done.stderr
+
+
+# -- cuda_stubs -------------------------------------------------------------------------------------------------------------------------
+
+
+def test_stubs_offer_what_torch_asks_for_under_its_version_and_say_that_they_were_called(tmp_path: Path) -> None:
+    import torch
+
+    libraries = Path(torch.__file__).parent / "lib"
+    if shutil.which("gcc") is None or not (libraries / "libtorch_cuda.so").exists():
+        pytest.skip("needs gcc and the CUDA build of torch")
+    for name in ("libtorch_cuda.so", "libtorch_nvshmem.so", "libtorch_python.so"):
+        (tmp_path / name).symlink_to(libraries / name)
+    subprocess.run([sys.executable, str(DOCKER / "cuda_stubs.py"), str(tmp_path)], check=True, capture_output=True, timeout=120)
+    made = {path.name: path for path in tmp_path.iterdir() if not path.is_symlink()}
+    assert len(made) == 9
+    assert sum(path.stat().st_size for path in made.values()) < 500_000
+    listing = subprocess.run(
+        ["nm", "-D", "--with-symbol-versions", str(made["libcublas.so.13"])], check=True, capture_output=True, text=True
+    )
+    assert re.search(r" T cublasSgemm_v2@@libcublas\.so\.13$", listing.stdout, re.MULTILINE)
+    call = f"import ctypes; ctypes.CDLL({str(made['libnccl.so.2'])!r}).ncclGetUniqueId()"
+    called = subprocess.run([sys.executable, "-c", call], capture_output=True, text=True, check=False, timeout=60)
+    assert called.returncode < 0  # aborted
+    assert "ncclGetUniqueId was called" in called.stderr
