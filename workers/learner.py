@@ -30,7 +30,7 @@ from pydreaming.replay.sampler import ReplaySampler
 from pydreaming.replay.schema import StoreMeta, difference
 from pydreaming.tracking.spool import SPOOL, Spool, Status
 from pydreaming.training.checkpoint import latest_intact, list_checkpoints, read_state, restore, save_checkpoint
-from pydreaming.training.diagnostics import step_metrics, verdict, world_model_metrics
+from pydreaming.training.diagnostics import Averages, step_metrics, verdict, world_model_metrics
 from pydreaming.training.trainer import StepResult, Trainer
 from workers.evaluations import Evaluations
 from workers.keys import load_client_keys
@@ -69,7 +69,7 @@ class Learner:
         self.evaluations = Evaluations(run, self.config)
         self.stopping = ""
         self.train_seconds = 0.0
-        self._meter = _Meter()
+        self._meter, self._averages = _Meter(), Averages()
         self._refreshed = -REFRESH_S
         torch.set_num_threads(self.config.training.threads or default_threads())
 
@@ -113,6 +113,7 @@ class Learner:
             now = time.monotonic()
             self.train_seconds += now - begin
             self._meter.stepped()
+            self._averages.add(result)
             refused = 0 if result.finite else refused + 1
             if refused >= MAX_NON_FINITE:
                 raise PydreamingError(f"{refused} steps in a row were not finite; lower training.learning_rate")
@@ -189,7 +190,7 @@ class Learner:
 
     def _log(self, result: StepResult, batch: TensorBatch) -> None:
         metrics = step_metrics(self.trainer, result, batch.mask) | world_model_metrics(self.trainer, result, batch)
-        metrics |= self._meter.take(batch.mask.numel()) | self._store_metrics()
+        metrics |= self._averages.take() | self._meter.take(batch.mask.numel()) | self._store_metrics()
         self.spool.metrics(self.trainer.step, metrics)
         log.info("%s", _console_line(self.trainer.step, self._progress(), metrics, self.config.model.embed))
 

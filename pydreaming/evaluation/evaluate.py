@@ -54,7 +54,7 @@ class Evaluation:
 
     def metrics(self) -> dict[str, float]:
         """Scalars by short name for the log."""
-        result = {f"learning/held_out_{name}": value for name, value in self.held_out_loss.items()}
+        result = {"learning/held_out_loss": self.held_out_loss["loss"]} if self.held_out_loss else {}
         if self.open_loop is not None:
             o = self.open_loop
             for name in ("retrieval", "retrieval_copy", "gain", "gain_copy"):

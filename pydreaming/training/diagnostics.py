@@ -67,11 +67,34 @@ def gradient_norms(modules: Mapping[str, nn.Module]) -> dict[str, float]:
     return norms
 
 
+class Averages:
+    """Means of loss and accuracies over the steps since the last look; batches of one source and of all differ too much for single ones."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._count = 0
+
+    def add(self, result: StepResult) -> None:
+        """Take in a step, without waiting for the device. Refused steps are left out."""
+        if not result.finite:
+            return
+        values = {"loss": result.total, "decoder_loss": result.decoder, **result.losses.metrics}
+        for name, value in values.items():
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+        self._count += 1
+
+    def take(self) -> dict[str, float]:
+        """Means by metric name, empty when there was no step; then begin anew."""
+        means = {f"learning/{name}": float(value) / self._count for name, value in self._sums.items()}
+        self._sums, self._count = {}, 0
+        return means
+
+
 def step_metrics(trainer: Trainer, result: StepResult, mask: Tensor) -> dict[str, float]:
     """Everything worth a line in the log after a training step; names as in `pydreaming.tracking` sections."""
     losses = result.losses
     metrics = {"learning/loss": float(result.total), "learning/decoder_loss": float(result.decoder)}
-    metrics |= {f"learning/loss_{name}": float(term.mean().detach()) for name, term in losses.terms.items()}
+    metrics |= {f"losses/{name}": float(term.mean().detach()) for name, term in losses.terms.items()}
     metrics |= {f"learning/{name}": float(value) for name, value in losses.metrics.items()}
     metrics["learning/chance"] = 1 / max(1, int(mask.sum()))
     metrics["learning/learning_rate"] = float(trainer.optimizer.param_groups[0]["lr"])

@@ -134,7 +134,7 @@ def test_metrics_have_names_that_mlflow_takes_and_values_for_json() -> None:
     )
     metrics = result.metrics()
     shown = [display_name(name) for name in metrics]
-    assert len(set(shown)) == len(metrics) == 2 + 8 + 2 + 20
+    assert len(set(shown)) == len(metrics) == 1 + 8 + 2 + 20
     assert {section_of(name) for name in shown} == {"learning", "world_model", "use"}
     assert all(set(name) <= set("abcdefghijklmnopqrstuvwxyzACDFHILMPST0123456789_.-/ ") for name in shown)
     assert "use/label_leave_one_speaker_out.log_mel_clip_normalised" in metrics

@@ -10,7 +10,9 @@ from tiny_models import STRIDES, TOKEN_DIM, tiny_batch, tiny_config, tiny_model
 from torch import Tensor, nn
 
 from pydreaming.models.state import Observed, State
+from pydreaming.objectives import Losses
 from pydreaming.training.diagnostics import (
+    Averages,
     effective_rank,
     gradient_norms,
     latent_diagnostics,
@@ -19,7 +21,7 @@ from pydreaming.training.diagnostics import (
     world_model_metrics,
 )  # fmt: skip
 from pydreaming.training.open_loop import Rollouts, gain, gain_on_batch, marginal, mixture, rollouts
-from pydreaming.training.trainer import Trainer
+from pydreaming.training.trainer import StepResult, Trainer
 
 B, T, S, K = 4, 8, 2, 4
 MASK = torch.ones(B, T, dtype=torch.bool)
@@ -132,7 +134,7 @@ def test_metrics_of_a_step_are_finite_numbers_for_any_length(batch_length: int) 
     assert all(type(value) is float and math.isfinite(value) for value in metrics.values())
     assert metrics["learning/chance"] == pytest.approx(1 / (4 * batch_length))
     assert "world_model/open_loop_gain_k1" in metrics
-    assert {f"learning/loss_{name}" for name in result.losses.terms} <= metrics.keys()
+    assert {f"losses/{name}" for name in result.losses.terms} <= metrics.keys()
 
 
 def test_a_refused_step_is_reported_and_not_fatal() -> None:
@@ -188,3 +190,17 @@ def test_steps_ahead_that_never_lie_in_a_clip_are_left_out() -> None:
     batch.is_first[:, 5] = True
     observed = model.observe(batch.tokens, batch.action, batch.is_first)
     assert set(gain_on_batch(model, observed, batch, steps=4)) == {1}
+
+
+def test_averages_are_means_of_the_finite_steps_since_the_last_look() -> None:
+    def step(loss: float, finite: bool = True) -> StepResult:
+        losses = Losses({}, None, {"nce_accuracy_k1": torch.tensor(loss / 10)})  # type: ignore[arg-type]
+        return StepResult(losses, torch.tensor(loss), torch.tensor(1.0), torch.tensor(0.0), finite)
+
+    averages = Averages()
+    for result in (step(1.0), step(3.0), step(float("nan"), finite=False)):
+        averages.add(result)
+    taken = averages.take()
+    assert taken["learning/loss"] == 2.0
+    assert taken["learning/nce_accuracy_k1"] == pytest.approx(0.2)
+    assert averages.take() == {}
