@@ -88,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         config, run_dir = resolve(options, overrides)
         # After validation, so that a mistyped key is answered at once.
-        from workers import closing, supervisor
+        from workers import supervisor
 
         roles = {"all": supervisor.ALL, "learner": supervisor.LEARNER_HOST, "worker": supervisor.WORKER_HOST}[options.role]
         resume = options.resume is not None
@@ -103,11 +103,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 forget(run_dir)
             raise
         if code == 0 and options.role != "worker":
+            from workers import closing  # loads torch, which would delay the start by a second
+
             print("\n".join(closing.lines(run_dir, config)))
         return code
     except PydreamingError as e:
         print(f"error: {e}", file=sys.stderr)
         return e.exit_code
+    except KeyboardInterrupt:  # before the supervisor listens to signals, or after it has ended everything
+        return 0
 
 
 if __name__ == "__main__":

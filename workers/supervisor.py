@@ -75,6 +75,7 @@ class Supervisor:
         self._learner = self._child("learner", resumed, log=False) if "learner" in roles else None
         self._tracker = self._child("tracker", run) if "tracker" in roles else None
         self._signals = 0
+        self._learner_done = False  # it has ended by itself, and said so in the spool
 
     def run(self) -> int:
         """Run until the learner ends (without one: until the workers do), or a signal.
@@ -94,7 +95,7 @@ class Supervisor:
                 if child is not self._coordinator and not self._signals:
                     child.start()
             code = self._watch()
-            if code == 0 and self._tracker is not None:  # it has been told by the spool, and ends when all is sent
+            if self._learner_done and code == 0 and self._tracker is not None:  # told by the spool, it ends when all is sent
                 self._reap([self._tracker], TRACKER_END_S)
             return code
         finally:
@@ -130,6 +131,7 @@ class Supervisor:
                 if self._workers and all(w.finished or w.given_up for w in self._workers):
                     return 1 if any(w.given_up for w in self._workers) else 0
             elif (code := self._learner.poll()) is not None:
+                self._learner_done = True
                 return code if code >= 0 else 128 - code
             if self._workers and all(w.given_up for w in self._workers):
                 raise RunError(f"every worker has failed: {self._workers[0].last_line()}")
@@ -177,6 +179,9 @@ class Supervisor:
         process = self._learner.process
         self._reap([self._learner], LEARNER_END_S)
         code = process.wait()
+        self._learner_done = code >= 0
+        if code == -signal.SIGTERM:  # it was still starting and did not listen to signals yet: nothing is lost
+            return 0
         return code if code >= 0 else 128 - code
 
     def _end(self) -> None:

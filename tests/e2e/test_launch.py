@@ -164,6 +164,30 @@ def test_a_resumed_run_goes_on_in_the_same_mlflow_run(resumed: Outcome, interrup
     assert f"evaluation step-{resumed.checkpoint_step:08d}: " in resumed.output
 
 
+@pytest.mark.parametrize("sign", ["logs", "logs/coordinator.log", "logs/tracker.log"])
+def test_ctrl_c_while_everything_starts_ends_at_once(sign: str, tmp_path: Path) -> None:
+    where = ("--source.path", str(bundled_digits()), "--run.dir", str(tmp_path), "--run.name", "early")
+    process = subprocess.Popen(
+        command(*PRESETS, *QUICK, *where), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT, start_new_session=True
+    )
+    try:
+        while not (tmp_path / "early" / sign).exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+        family = psutil.Process(process.pid).children(recursive=True)
+        begin = time.monotonic()
+        os.killpg(process.pid, signal.SIGINT)
+        output, _ = process.communicate(timeout=60)
+        assert time.monotonic() - begin < 15
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 0, output
+    assert "Traceback" not in output
+    assert "killed" not in output
+    assert psutil.wait_procs(family, timeout=2)[1] == []
+
+
 # -- mistakes ---------------------------------------------------------------------------------------------------------------------------
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from conftest import RATE, write_tone
 from quick_training import train
 
 from pydreaming.errors import SourceError
+from workers.closing import next_commands
 from workers.evaluator import evaluate
 from workers.layout import RunDir
 from workers.serial import collect
@@ -94,6 +96,19 @@ def test_one_speaker_is_probed_for_labels_over_recordings(make_run: Callable[...
     figures = json.loads((run.path / "evals" / checkpoint.name / "metrics.json").read_text())
     assert {row["protocol"] for row in figures["probes"]} >= {"grouped folds"}
     assert "No speaker probe: only one speaker is known with at least 2 clips." in figures["notes"]
+
+
+def test_the_commands_to_try_next_survive_spaces_and_quotes(make_run: Callable[..., RunDir], tmp_path: Path) -> None:
+    folder = tmp_path / "my sounds; it's"
+    names_with_spaces_and_quotes(folder)
+    run = make_run(folder, *OFFLINE, name="my run")
+    collect(run, run.read_config())
+    for meaning, command in next_commands(run.path, run.read_config()):
+        words = shlex.split(command)
+        assert meaning
+        assert words[2] == str(run.path)
+        assert Path(words[3]).exists()
+        assert words[4].startswith("--")
 
 
 def test_recordings_without_a_sample_are_quarantined(make_run: Callable[..., RunDir], tmp_path: Path) -> None:
