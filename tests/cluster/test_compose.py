@@ -19,6 +19,8 @@ import numpy as np
 import pytest
 import soundfile
 
+from workers import keys
+
 ROOT = Path(__file__).resolve().parents[2]
 BUILD_S, RUN_S, STOP_S = 1500.0, 400.0, 120.0
 UID = 1000  # the images' user
@@ -36,10 +38,10 @@ class Stack:
 
     def __init__(self, file: str, project: str, environment: dict[str, str]) -> None:
         self._command = ["docker", "compose", "--file", str(ROOT / "docker" / file), "--project-name", project]
-        self._environment = {**os.environ, **environment}
+        self.environment = {**os.environ, **environment}
 
     def __call__(self, *words: str, timeout: float = STOP_S) -> str:
-        done = subprocess.run([*self._command, *words], env=self._environment, capture_output=True, text=True, check=False, timeout=timeout)
+        done = subprocess.run([*self._command, *words], env=self.environment, capture_output=True, text=True, check=False, timeout=timeout)
         assert done.returncode == 0, f"docker compose {' '.join(words)}:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
         return done.stdout
 
@@ -133,7 +135,12 @@ def hand_over_keys(main: Stack, folder: Path) -> None:
     """Make keys for the further host and copy them there, as docs/cluster.md says."""
     main("run", "--rm", "--entrypoint", "python", "keys", "-m", "workers.keys", "add", "/keys", "further")
     main("cp", "keys:/keys/peers/further", str(folder))
-    for path in (folder, *folder.iterdir()):
+    own_by_worker(folder)
+
+
+def own_by_worker(folder: Path) -> None:
+    """Give a folder to the user that the workers run as (whoever runs the tests, unless that is root)."""
+    for path in (folder, *folder.rglob("*")):
         if os.getuid() == 0:
             os.chown(path, UID, UID)
 
@@ -178,21 +185,24 @@ def test_two_workers_and_a_further_host_feed_a_learner(stacks: tuple[Stack, Stac
         ask(f"{api}/experiments/search", {"max_results": 1}, host="elsewhere.example")
 
 
-def test_without_keys_nobody_joins_and_a_killed_role_comes_back(stacks: tuple[Stack, Stack, int]) -> None:
+def test_with_foreign_keys_nobody_joins_and_a_killed_learner_comes_back(stacks: tuple[Stack, Stack, int], tmp_path: Path) -> None:
     main, _, _ = stacks
+    main.environment["SETTINGS"] += " --training.steps 1000000"  # the last word counts
     deadline = time.monotonic() + RUN_S
     main("up", "--detach", timeout=RUN_S)
     network = next(iter(inspect(main.containers("learner")[0])["NetworkSettings"]["Networks"]))
-    while "step " not in main("logs", "learner"):
-        assert time.monotonic() < deadline
+    while not main("exec", "-T", "learner", "sh", "-c", "ls -d /runs/main/checkpoints/step-???????? 2>/dev/null || true").strip():
+        assert time.monotonic() < deadline, main("logs", "--tail", "40", "learner")
         time.sleep(1.0)
 
-    stranger = subprocess.run(
-        ["docker", "run", "--rm", "--network", network, "pydreaming-worker", "--address", "tcp://learner:5555", "--patience", "5"],
-        capture_output=True, text=True, check=False, timeout=120,
-    )  # fmt: skip
+    keys.init_keys(tmp_path / "stranger")
+    own_by_worker(tmp_path / "stranger")
+    options = ["--network", network, "--user", str(os.getuid() or UID), "--volume", f"{tmp_path / 'stranger'}:/keys:ro"]
+    words = ["--address", "tcp://learner:5555", "--keys", "/keys", "--patience", "5"]
+    command = ["docker", "run", "--rm", *options, "pydreaming-worker", *words]
+    stranger = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert stranger.returncode == 1
-    assert "error: " in stranger.stderr
+    assert "the keys do not match" in stranger.stderr
 
     (learner,) = main.containers("learner")
     main("exec", "-T", "learner", "sh", "-c", "kill -9 $(cat /proc/1/task/1/children)")  # the supervisor dies, as a crash would have it
