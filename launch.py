@@ -68,7 +68,6 @@ def prepare(run_dir: Path, config: Config, resume: bool) -> None:
     if not resume and (run_dir / "config.yaml").exists():
         raise UsageError(f"{run_dir} holds a run already; go on with --resume {run_dir}, or choose another --run.name")
     try:
-        run_dir.mkdir(parents=True, exist_ok=True)
         temporary = run_dir / "config.yaml.tmp"
         temporary.write_text(config.to_yaml(), encoding="utf-8")
         temporary.replace(run_dir / "config.yaml")
@@ -82,31 +81,34 @@ def forget(run_dir: Path) -> None:
         (run_dir / "config.yaml").unlink(missing_ok=True)
 
 
+def run(run_dir: Path, config: Config, role: str, resume: bool) -> int:
+    """Run a role of a run to its end; the exit code. Raises PydreamingError."""
+    from workers import layout, supervisor  # after validation, so that a mistyped key is answered at once
+
+    if role == "worker":
+        print(f"{config.workers.count} workers for {config.coordinator.address}; their logs are in {run_dir}/logs", file=sys.stderr)
+        return supervisor.Supervisor(run_dir, config, supervisor.WORKER_HOST).run()
+    with layout.hold(run_dir):
+        prepare(run_dir, config, resume)
+        try:
+            code = supervisor.Supervisor(run_dir, config, supervisor.ALL if role == "all" else supervisor.LEARNER_HOST, resume).run()
+        except PydreamingError:
+            if not resume:
+                forget(run_dir)
+            raise
+        if code == 0:
+            from workers import closing  # loads torch, which would delay the start by a second
+
+            print("\n".join(closing.lines(run_dir, config)))
+        return code
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, validate, hand over to the supervisor; the exit code."""
     options, overrides = parse(sys.argv[1:] if arguments is None else arguments)
     try:
         config, run_dir = resolve(options, overrides)
-        # After validation, so that a mistyped key is answered at once.
-        from workers import supervisor
-
-        roles = {"all": supervisor.ALL, "learner": supervisor.LEARNER_HOST, "worker": supervisor.WORKER_HOST}[options.role]
-        resume = options.resume is not None
-        if options.role == "worker":
-            print(f"{config.workers.count} workers for {config.coordinator.address}; their logs are in {run_dir}/logs", file=sys.stderr)
-        else:
-            prepare(run_dir, config, resume)
-        try:
-            code = supervisor.Supervisor(run_dir, config, roles, resume=resume).run()
-        except PydreamingError:
-            if not resume:
-                forget(run_dir)
-            raise
-        if code == 0 and options.role != "worker":
-            from workers import closing  # loads torch, which would delay the start by a second
-
-            print("\n".join(closing.lines(run_dir, config)))
-        return code
+        return run(run_dir, config, options.role, options.resume is not None)
     except PydreamingError as e:
         print(f"error: {e}", file=sys.stderr)
         return e.exit_code

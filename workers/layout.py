@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +13,7 @@ import msgspec
 import yaml
 
 from pydreaming.config import Config, config_from_dict
-from pydreaming.errors import ConfigError
+from pydreaming.errors import ConfigError, UsageError
 
 
 class CoordinatorFile(msgspec.Struct, forbid_unknown_fields=True):
@@ -55,6 +58,25 @@ class RunDir:
             return msgspec.json.decode(self.coordinator.read_bytes(), type=CoordinatorFile)
         except (OSError, msgspec.MsgspecError, UnicodeDecodeError):  # being started: the caller asks again until its time-out
             return None
+
+
+@contextmanager
+def hold(folder: Path) -> Iterator[None]:
+    """Make a run's folder where it is missing, and keep other launches out of it meanwhile.
+
+    Raises UsageError: another launch is at work in it, or it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / ".lock").open("w")
+    except OSError as e:
+        raise UsageError(f"cannot write to {folder}: {e.strerror}; choose another --run.dir") from e
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system lets go of it however this process ends
+        except BlockingIOError as e:
+            raise UsageError(f"{folder} is at work: another launch.py on this host runs it") from e
+        yield
 
 
 def replace_json(path: Path, value: Any) -> None:

@@ -20,10 +20,11 @@ import pytest
 
 from pydreaming.audio.sources.fsdd_download import bundled_digits
 from pydreaming.tracking.store import prepare_environment
+from workers.layout import hold
 
 ROOT = Path(__file__).resolve().parents[2]
 PRESETS = ("--configs", "defaults", "fsdd", "debug")
-QUICK = ("--tracking.flush_s", "0.3", "--source.max_files", "150", "--evaluation.every_s", "0")
+QUICK = ("--tracking.flush_s", "0.3", "--source.max_files", "120", "--evaluation.max_clips", "36", "--evaluation.streams", "4")
 SECTIONS = ("1 Is it learning", "2 Does it predict", "3 Is it useful", "4 Is it healthy", "5 Is the machine busy")
 
 
@@ -250,6 +251,14 @@ def test_the_folder_of_another_run_is_not_touched(tmp_path: Path) -> None:
     error = refused(*PRESETS, "--source.path", str(tmp_path), "--run.dir", str(tmp_path), "--run.name", "taken", code=2)
     assert f"--resume {run}" in error
     assert (run / "config.yaml").read_text() == "kept: true\n"
+
+
+def test_a_run_that_is_at_work_is_not_started_twice(finished: Outcome) -> None:
+    before = (finished.run_dir / "config.yaml").stat().st_mtime_ns
+    with hold(finished.run_dir):
+        error = refused("--resume", str(finished.run_dir), code=2)
+    assert f"{finished.run_dir} is at work" in error
+    assert (finished.run_dir / "config.yaml").stat().st_mtime_ns == before
 
 
 def test_runs_that_cannot_be_written(tmp_path: Path) -> None:
