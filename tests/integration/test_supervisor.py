@@ -32,21 +32,28 @@ def supervise(run: RunDir, said: list[str], *roles: str) -> Supervisor:
     return Supervisor(run.path, run.read_config(), set(roles), say=said.append)  # type: ignore[arg-type]
 
 
+def family(run: RunDir) -> list[psutil.Process]:
+    """Processes below this one that work for a run; other tests may have theirs beside them."""
+    below = psutil.Process().children(recursive=True)
+    return [p for p in below if p.status() != psutil.STATUS_ZOMBIE and str(run.path) in " ".join(p.cmdline())]
+
+
 def test_collection_alone_ends_with_its_passes(make_run: MakeRun, recordings: Recordings, said: list[str]) -> None:
     run = make_run(recordings(6), "--workers.count", "2")
     assert supervise(run, said, "coordinator", "worker").run() == 0
     assert any(run.replay(run.read_config()).glob("e00001-*.parquet"))
     assert "waiting for the coordinator" in said[0]
     assert sorted(p.name for p in run.logs.iterdir()) == ["coordinator.log", "worker-0.log", "worker-1.log"]
-    assert not psutil.Process().children(recursive=True)
+    assert not family(run)
 
 
 def test_a_source_without_audio_fails_with_the_coordinators_line(make_run: MakeRun, tmp_path: Path, said: list[str]) -> None:
     (tmp_path / "empty").mkdir()
+    run = make_run(tmp_path / "empty")
     with pytest.raises(RunError, match="no audio found") as caught:
-        supervise(make_run(tmp_path / "empty"), said, "coordinator", "worker").run()
+        supervise(run, said, "coordinator", "worker").run()
     assert caught.value.exit_code == 1
-    assert not psutil.Process().children(recursive=True)
+    assert not family(run)
 
 
 def test_killed_processes_are_started_again(make_run: MakeRun, recordings: Recordings, said: list[str]) -> None:
@@ -55,7 +62,7 @@ def test_killed_processes_are_started_again(make_run: MakeRun, recordings: Recor
     def kill_both() -> None:
         while not any(run.replay(run.read_config()).glob("*.parquet")):
             time.sleep(0.05)
-        for process in psutil.Process().children():
+        for process in family(run):
             process.kill()
 
     killer = threading.Thread(target=kill_both, daemon=True)
@@ -131,4 +138,4 @@ def test_a_whole_run_with_learner_and_tracker(make_run: MakeRun, recordings: Rec
     run = make_run(recordings(6), "--tracking.uri", f"sqlite:///{tmp_path}/mlflow.db", "--run.dir", str(tmp_path))
     assert Supervisor(run.path, run.read_config(), say=said.append).run() == 0
     assert any((run.path / "checkpoints").iterdir())
-    assert not psutil.Process().children(recursive=True)
+    assert not family(run)
