@@ -109,7 +109,7 @@ def test_probe_rows_and_known_baselines() -> None:
 def test_channels_of_one_recording_are_not_on_both_sides_of_a_fold() -> None:
     model = untrained_like(CONFIG, D, 1, torch.device("cpu"))
     groups = [f"recording:all#ch{1 + i % 2}" for i in range(8)]
-    clips = labelled(8, ["a", "b"] * 4, groups)
+    clips = labelled(8, ["a", "a", "b", "b"] * 2, groups)
     clips.paths[:] = "all.wav"
     rows, _, notes = evaluate_probes(model, clips, CONFIG, [], complete=False)
     assert rows == []
