@@ -14,10 +14,11 @@ from torch.nn import functional
 
 @dataclass(frozen=True)
 class Contrast:
-    """Result of `info_nce`: loss (B, T) nats, accuracy@1 (B, T) as 0 or 1, and valid (B, T) bool."""
+    """Result of `info_nce`: loss (B, T) nats, accuracy@1 (B, T) as 0 or 1, chance of guessing right (B, T), and valid (B, T) bool."""
 
     loss: Tensor
     correct: Tensor
+    chance: Tensor
     valid: Tensor
 
 
@@ -57,10 +58,12 @@ def info_nce(
       Contrast; with identical features everywhere the loss is ln N, N the number of candidates.
     """
     B, T, _ = query.shape
-    # float32: at a temperature of 0.07 the logits span +-14, and bfloat16 would keep two digits of them.
-    q = functional.normalize(query.float(), dim=-1).flatten(0, 1)
-    k = functional.normalize(key.float(), dim=-1).flatten(0, 1)
-    logits = q @ k.t() / temperature  # (BT, BT)
+    # float32: at a temperature of 0.07 the logits span +-14, and bfloat16 would keep two digits of them. Autocast would take it for the
+    # product even of float32 vectors.
+    with torch.autocast(query.device.type, enabled=False):
+        q = functional.normalize(query.float(), dim=-1).flatten(0, 1)
+        k = functional.normalize(key.float(), dim=-1).flatten(0, 1)
+        logits = q @ k.t() / temperature  # (BT, BT)
     position = torch.arange(B * T, device=query.device)
     positive = (position + steps).clamp_max(B * T - 1)
     ids = token_id.flatten()
@@ -71,5 +74,6 @@ def info_nce(
     logits = logits.masked_fill(banned, -torch.inf)
     loss = functional.cross_entropy(logits, positive, reduction="none").reshape(B, T)
     correct = (logits.detach().argmax(-1) == positive).float().reshape(B, T)
+    chance = (~banned).sum(-1).reciprocal().reshape(B, T)
     # Predictions that do not count may have no finite logit beside their own; keep them out of the sum, not merely weighted by zero.
-    return Contrast(loss.where(valid, 0.0), correct, valid)
+    return Contrast(loss.where(valid, 0.0), correct, chance, valid)

@@ -46,7 +46,9 @@ class DreamingV2(Objective):
         for k, weight in enumerate(self.ahead_weights, start=1):
             contrast = self._ahead(k, observed.context, key, observed.action, batch)
             terms[f"ahead_{k}"] = Term(contrast.loss, contrast.valid, weight)
-            metrics[f"nce_accuracy_k{k}"] = _share(contrast)
+            metrics[f"nce_accuracy_k{k}"] = _mean(contrast.correct, contrast.valid)
+            if k == 1:
+                metrics["chance"] = _mean(contrast.chance, contrast.valid)
         if self.config.latent_scale > 0:
             latent_terms, latent_metrics = self._latents(model, observed, key, batch)
             terms |= latent_terms
@@ -87,7 +89,7 @@ class DreamingV2(Objective):
                 terms["rep"] = Term(rep, valid, c.latent_scale * c.kl_rep)
             now = self._nce(self.now(unroll.state), embed, batch, valid, 0)
             terms[f"same_step_{j}"] = Term(now.loss, now.valid, scale * c.same_step)
-            metrics[f"nce_accuracy_same_{j}"] = _share(now)
+            metrics[f"nce_accuracy_same_{j}"] = _mean(now.correct, now.valid)
             if unroll.target is not None:
                 terms[f"consistency_{j}"] = Term(_disagreement(unroll.state, unroll.target), valid, scale * c.consistency)
                 following = self._ahead(1, unroll.state, key, observed.action, batch)
@@ -120,8 +122,8 @@ def _disagreement(state: Tensor, target: Tensor) -> Tensor:
     return 1 - cosine + (state - target).float().square().mean(-1)
 
 
-def _share(contrast: Contrast) -> Tensor:
-    return (contrast.correct * contrast.valid).sum().detach() / contrast.valid.sum().clamp_min(1)
+def _mean(values: Tensor, valid: Tensor) -> Tensor:
+    return (values * valid).sum().detach() / valid.sum().clamp_min(1)
 
 
 def _rows(batch: TensorBatch, rows: int) -> TensorBatch:

@@ -91,18 +91,18 @@ class Averages:
 
 
 def step_metrics(trainer: Trainer, result: StepResult, mask: Tensor) -> dict[str, float]:
-    """Everything worth a line in the log after a training step; names as in `pydreaming.tracking` sections."""
+    """Everything worth a line in the log after a training step; names as in `pydreaming.tracking` sections. Norms are before clipping."""
     losses = result.losses
     metrics = {"learning/loss": float(result.total), "learning/decoder_loss": float(result.decoder)}
     metrics |= {f"losses/{name}": float(term.mean().detach()) for name, term in losses.terms.items()}
     metrics |= {f"learning/{name}": float(value) for name, value in losses.metrics.items()}
-    metrics["learning/chance"] = 1 / max(1, int(mask.sum()))
     metrics["learning/learning_rate"] = float(trainer.optimizer.param_groups[0]["lr"])
     latents = latent_diagnostics(losses.observed, mask, trainer.config.objective.free_nats)
     metrics |= {f"health/{name}": value for name, value in latents.items()}
     modules = {"encoder": trainer.model.encoder, "dynamics": trainer.model.dynamics, "heads": trainer.objective}
-    metrics |= {f"health/grad_norm_{name}": value for name, value in gradient_norms(modules).items()}
     metrics["health/grad_norm"] = float(result.grad_norm)
+    clipped = max(1.0, metrics["health/grad_norm"] / trainer.config.training.clip)  # times that the gradients now held are too small
+    metrics |= {f"health/grad_norm_{name}": clipped * value for name, value in gradient_norms(modules).items()}
     metrics["health/non_finite_steps"] = float(trainer.non_finite_steps)
     return metrics
 
@@ -117,6 +117,8 @@ def verdict(metrics: Mapping[str, float], embed_width: int) -> str:
     """One line on health: what is wrong, or that nothing is."""
     if metrics["health/non_finite_steps"] > 0 and not math.isfinite(metrics["learning/loss"]):
         return "BROKEN: the loss is not finite; lower training.learning_rate"
+    if not math.isfinite(metrics["health/information"]):  # no comparison below would hold, and that would read as health
+        return f"UNSTABLE: the last step was refused ({metrics['health/non_finite_steps']:.0f} so far); lower training.learning_rate"
     if metrics["health/information"] < MIN_INFORMATION:
         return f"COLLAPSED: the code tells {metrics['health/information']:.2f} nat about its token (alarm under {MIN_INFORMATION})"
     if metrics["health/effective_rank"] < MIN_RANK_SHARE * embed_width:

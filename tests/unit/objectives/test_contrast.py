@@ -63,6 +63,13 @@ def test_values_equal_a_softmax_by_hand() -> None:
         assert float(result.loss[1, 0]) == pytest.approx(by_hand(query, key, steps, list(range(B * T)), T), rel=1e-4)
 
 
+def test_autocast_takes_no_digits_from_the_logits() -> None:
+    query, key = randn(0), randn(1)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = contrast(query, key, temperature=0.02)
+    assert torch.equal(mixed.loss, contrast(query, key, temperature=0.02).loss)
+
+
 def test_a_permutation_of_the_batch_permutes_the_losses() -> None:
     query, key, order = randn(0), randn(1), torch.tensor([2, 0, 1])
     valid = reaches(torch.zeros_like(MASK), MASK, 1)

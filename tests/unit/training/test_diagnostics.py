@@ -119,6 +119,7 @@ def healthy() -> dict[str, float]:
         ({"world_model/open_loop_gain_k1": -0.1}, "no world model yet"),
         ({"learning/loss": math.nan, "health/non_finite_steps": 1}, "BROKEN"),
         ({"health/non_finite_steps": 1}, "healthy"),
+        ({"health/information": math.nan, "health/non_finite_steps": 2}, "UNSTABLE: the last step was refused (2 so far)"),
     ],
 )
 def test_the_verdict_names_what_is_wrong(change: dict[str, float], words: str) -> None:
@@ -135,6 +136,20 @@ def test_metrics_of_a_step_are_finite_numbers_for_any_length(batch_length: int) 
     assert metrics["learning/chance"] == pytest.approx(1 / (4 * batch_length))
     assert "world_model/open_loop_gain_k1" in metrics
     assert {f"losses/{name}" for name in result.losses.terms} <= metrics.keys()
+
+
+@pytest.mark.parametrize("clip", [1e-3, 1e6])
+def test_gradient_norms_of_the_modules_are_parts_of_the_norm_before_clipping(clip: float) -> None:
+    trainer, batch = Trainer(tiny_config(training__clip=clip), TOKEN_DIM, STRIDES), tiny_batch()
+    metrics = step_metrics(trainer, trainer.train_step(batch, 0.0), batch.mask)
+    parts = [metrics[f"health/grad_norm_{name}"] for name in ("encoder", "dynamics", "heads")]
+    assert math.hypot(*parts) == pytest.approx(metrics["health/grad_norm"], rel=1e-2)
+
+
+def test_chance_counts_the_candidates_that_there_are() -> None:
+    config = tiny_config(objective__negatives="sequence")
+    trainer, batch = Trainer(config, TOKEN_DIM, STRIDES), tiny_batch(4, 10, resets=0)
+    assert step_metrics(trainer, trainer.train_step(batch, 0.0), batch.mask)["learning/chance"] == pytest.approx(1 / 10)
 
 
 def test_a_refused_step_is_reported_and_not_fatal() -> None:
