@@ -43,14 +43,14 @@ def run_gru(gru: nn.GRU, x: Tensor, is_first: Tensor, h0: Tensor) -> Tensor:
       is_first: (B, T) bool; True resets the state before that step.
       h0: (B, D) state before the first step, used where the first step is no reset.
     Returns:
-      (B, T, D) states after each step.
+      (B, T, D) states after each step, of h0's type: under autocast a GPU's kernel gives bfloat16, which a later step would refuse.
     """
     B, T = is_first.shape
     h0 = h0 * (~is_first[:, :1]).to(h0.dtype)
     inner = is_first[:, 1:]
     if not bool(inner.any()):
         whole: Tensor = gru(x, h0.unsqueeze(0))[0]
-        return whole
+        return whole.to(h0.dtype)
     starts = is_first.clone()
     starts[:, 0] = True
     begin = starts.flatten().nonzero().squeeze(1)  # (N,) flat index of each run's first step
@@ -62,4 +62,4 @@ def run_gru(gru: nn.GRU, x: Tensor, is_first: Tensor, h0: Tensor) -> Tensor:
     # A run carries a state in only where it opens its sequence.
     opens = (begin % T == 0).to(h0.dtype).unsqueeze(1)
     states: Tensor = gru(rows, (h0[begin // T] * opens).unsqueeze(0))[0]
-    return states[inside].reshape(B, T, -1)
+    return states[inside].reshape(B, T, -1).to(h0.dtype)

@@ -134,16 +134,16 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as e:
-        raise ConfigError(f"training.device {name!r} cannot be used here: {str(e).splitlines()[0]}") from e
+        raise ConfigError(f"device {name!r} (training.device, --device) cannot be used here: {str(e).splitlines()[0]}") from e
     if device.type not in ("cpu", "cuda"):  # the fused optimiser and the random generators know these two
-        raise ConfigError(f"training.device must be auto, cpu, cuda or cuda:N, got {name!r}")
+        raise ConfigError(f"device {name!r} (training.device, --device) must be auto, cpu, cuda or cuda:N")
     return device
 
 
 def pick_precision(name: str, device: torch.device) -> torch.dtype | None:
     """The autocast type; None is plain float32. `auto` takes bfloat16 on a GPU that has it."""
     if name == "auto":
-        return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else None
+        return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else None
     return torch.bfloat16 if name == "bfloat16" else None
 
 

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from tiny_models import STRIDES, TOKEN_DIM, tiny_batch, tiny_config
+from tiny_models import STRIDES, TOKEN_DIM, tiny_batch, tiny_config, tiny_model
 
 from pydreaming.errors import ConfigError
 from pydreaming.replay.sampler import Batch
@@ -132,6 +132,18 @@ def test_bfloat16_trains_on_a_cpu(dynamics: str, posterior: str) -> None:
     assert any(not torch.equal(after[k], before[k]) for k in before)
 
 
+@pytest.mark.parametrize("dynamics", ["belief", "rssm"])
+@pytest.mark.parametrize("posterior", ["filter", "token"])
+@pytest.mark.parametrize("resets", [0, 0.3])
+def test_states_stay_float32_where_the_recurrence_gives_bfloat16(dynamics: str, posterior: str, resets: float) -> None:
+    """As cuDNN's does under autocast; what is measured outside of autocast then reads the states."""
+    model, batch = tiny_model(dynamics, posterior), tiny_batch(resets=resets)
+    kernel = model.dynamics.gru.forward
+    model.dynamics.gru.forward = lambda x, h: tuple(part.bfloat16() for part in kernel(x, h))  # type: ignore[method-assign,misc]
+    observed = model.observe(batch.tokens, batch.action, batch.is_first)
+    assert observed.post.deter.dtype == observed.carry.deter.dtype == torch.float32
+
+
 def test_a_replay_batch_becomes_tensors() -> None:
     rng = np.random.default_rng(0)
     is_first, mask = np.zeros((2, 3), bool), np.ones((2, 3), bool)
@@ -160,3 +172,9 @@ def test_devices_and_precisions_that_exist() -> None:
     assert pick_precision("auto", cpu) is None
     assert pick_precision("float32", cpu) is None
     assert pick_precision("bfloat16", cpu) == torch.bfloat16
+
+
+@pytest.mark.parametrize(("native", "expected"), [(True, torch.bfloat16), (False, None)])
+def test_bfloat16_is_not_chosen_where_a_gpu_only_emulates_it(monkeypatch: pytest.MonkeyPatch, native: bool, expected: object) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or native)
+    assert pick_precision("auto", torch.device("cuda")) == expected
