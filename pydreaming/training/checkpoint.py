@@ -35,6 +35,7 @@ from pydreaming.training.trainer import Trainer
 
 FORMAT = 1
 _NAME = re.compile(r"step-(\d{8})")
+_SAMPLING = "random.sampling."  # and the kind of device
 _FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
 
 
@@ -173,7 +174,10 @@ def load_networks(path: Path, device: torch.device) -> tuple[WorldModelNet, Obje
 
 
 def restore(path: Path, trainer: Trainer) -> CheckpointState:
-    """Load weights, optimisers, random generators and counters into `trainer`, bit for bit. Raises CheckpointError."""
+    """Load weights, optimisers, random generators and counters into `trainer`, bit for bit on the same kind of device.
+
+    Raises CheckpointError.
+    """
     state = read_state(path)
     _check_same_networks(path, state, trainer)
     _load_weights(path, trainer.model, trainer.objective)
@@ -183,7 +187,7 @@ def restore(path: Path, trainer: Trainer) -> CheckpointState:
         for name, optimizer in _optimizers(trainer).items():
             _load_optimizer(name, optimizer, tensors)
         torch.set_rng_state(tensors["random.torch"])
-        trainer.generator.set_state(tensors["random.sampling"])
+        _load_generator(trainer, tensors)
     except (RuntimeError, TypeError, ValueError, KeyError) as e:
         raise CheckpointError(f"{file} does not fit its own configuration: {str(e).splitlines()[0]}") from e
     trainer.step = int(state.counters["step"])
@@ -226,11 +230,19 @@ def _optimizers(trainer: Trainer) -> dict[str, torch.optim.AdamW]:
 
 
 def _optimizer_tensors(trainer: Trainer) -> dict[str, Tensor]:
-    tensors = {"random.torch": torch.get_rng_state(), "random.sampling": trainer.generator.get_state()}
+    tensors = {"random.torch": torch.get_rng_state(), f"{_SAMPLING}{trainer.device.type}": trainer.generator.get_state()}
     for name, optimizer in _optimizers(trainer).items():
         for index, moments in optimizer.state_dict()["state"].items():
             tensors |= {f"{name}.{index}.{key}": value.detach().cpu().contiguous() for key, value in moments.items()}
     return tensors
+
+
+def _load_generator(trainer: Trainer, tensors: dict[str, Tensor]) -> None:
+    """Raises KeyError when there is no state. That of a GPU means nothing to a CPU: there, a resumed run draws other numbers."""
+    states = {name.removeprefix(_SAMPLING): state for name, state in tensors.items() if name.startswith(_SAMPLING)}
+    if states and trainer.device.type not in states:
+        return
+    trainer.generator.set_state(states[trainer.device.type])
 
 
 def _load_optimizer(name: str, optimizer: torch.optim.AdamW, tensors: dict[str, Tensor]) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 from tiny_models import STRIDES, TOKEN_DIM, tiny_batch, tiny_config
 
@@ -230,12 +231,21 @@ def test_foreign_tensors_are_refused(saved: Path, tmp_path: Path) -> None:
 
 
 def test_optimiser_tensors_of_strange_names_or_without_generators_are_refused(saved: Path) -> None:
-    import safetensors.torch
-
-    for tensors in ({}, {"world.x.exp_avg": torch.zeros(1)}, {"random.torch": torch.zeros(3), "random.sampling": torch.zeros(3)}):
+    for tensors in ({}, {"world.x.exp_avg": torch.zeros(1)}, {"random.torch": torch.zeros(3), "random.sampling.cpu": torch.zeros(3)}):
         safetensors.torch.save_file(tensors, saved / "optimizer.safetensors")
         with pytest.raises(CheckpointError, match="optimizer"):
             restore(saved, trainer())
+
+
+def test_a_run_of_a_gpu_goes_on_on_a_cpu(saved: Path) -> None:
+    file = saved / "optimizer.safetensors"
+    tensors = safetensors.torch.load_file(file)
+    del tensors["random.sampling.cpu"]
+    safetensors.torch.save_file(tensors | {"random.sampling.cuda": torch.zeros(16, dtype=torch.uint8)}, file)
+    resumed = trainer()
+    restore(saved, resumed)
+    assert resumed.step == 2
+    assert resumed.train_step(tiny_batch(), progress=0.5).finite
 
 
 @pytest.mark.parametrize(
