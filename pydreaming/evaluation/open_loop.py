@@ -29,6 +29,7 @@ class OpenLoop:
     """Figures by steps ahead k.
 
     Attributes:
+      candidates: tokens that one had to be told from, itself among them (the mean over all predictions: small stores have fewer rivals).
       retrieval, retrieval_copy: share of tokens found among `candidates` by the imagined state, and by the last token itself.
       gain, gain_copy: nats won over the marginal by the imagined distribution, and by the last posterior.
       count: predictions behind each figure.
@@ -61,6 +62,10 @@ class _Means:
     def by_step(self, name: str) -> dict[int, float]:
         return {k: total / count for (n, k), (total, count) in sorted(self._sums.items()) if n == name and count}
 
+    def over_all_steps(self, name: str) -> float:
+        total, count = (sum(entry[i] for (n, _), entry in self._sums.items() if n == name) for i in (0, 1))
+        return total / count
+
     def counts(self, name: str) -> dict[int, int]:
         return {k: int(count) for (n, k), (_, count) in sorted(self._sums.items()) if n == name and count}
 
@@ -75,11 +80,9 @@ def open_loop(
       samples: imagined futures for each start. context: tokens of a sequence observed before the first start.
     """
     means = _Means()
-    candidates = 0
     for batch in batches:
         B, T = batch.mask.shape
         observed = model.observe(batch.tokens, batch.action, batch.is_first, noise=model.noise(B, T, generator))
-        candidates = max(candidates, min(CANDIDATES, int(batch.mask.sum())))
         for start in range(min(context, T - 2), T - 1, START_EVERY):
             steps = min(max(STEPS), T - 1 - start)
             futures = rollouts(model, observed, batch.mask, start, steps, samples, generator)
@@ -88,7 +91,7 @@ def open_loop(
         return None
     errors = [means.by_step(name)[1] for name in ("error", "error_copy", "error_mean")]
     return OpenLoop(
-        candidates,
+        round(means.over_all_steps("candidates")),
         means.by_step("retrieval"),
         means.by_step("retrieval_copy"),
         means.by_step("gain"),
@@ -111,6 +114,7 @@ def _score(model: WorldModelNet, objective: Objective, batch: TensorBatch, obser
         if not bool(valid.any()):
             continue
         choice, positive = _candidates(batch, start + k)
+        means.add("candidates", k, choice.sum(1)[valid])
         means.add("retrieval", k, _found(predicted[:, :, k - 1], target, choice, positive, temperature)[valid])
         # The last token is its own best match; only without it among the candidates does a copy have a chance.
         others = choice.scatter(1, (positive - k).unsqueeze(1), False)

@@ -163,6 +163,9 @@ def test_the_same_audio_is_never_a_rival() -> None:
     batch = batch_of(B, T)
     batch = replace(batch, token_id=batch.token_id % T)  # four copies of one sequence
     choice, positive = _candidates(batch, 3)
+    result = open_loop(Stub(batch, oracle), StubObjective(torch.eye(B * T)), [batch], 2, 4, torch.Generator())  # type: ignore[arg-type]
+    assert result is not None
+    assert result.candidates == 1 + 4 * (T - 1)  # the report's chance must count the rivals that there were
     ids = batch.token_id.flatten()
     for row in range(B):
         same = (ids == 3).nonzero().flatten()
