@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import secrets
 import signal
 import socket
 import sys
@@ -85,7 +86,7 @@ class AudioWorker:
 
     def __init__(self, options: Options) -> None:
         self._options = options
-        self._hello = Hello("worker", options.name, socket.gethostname(), os.getpid())
+        self._hello = Hello("worker", options.name, socket.gethostname(), os.getpid(), secrets.randbits(32))
         self._dealer: Dealer | None = None
         self._producer: Producer | None = None
         self._totals = Totals()
@@ -103,7 +104,7 @@ class AudioWorker:
           TransportError: refused, or no answer for `patience_s`.
           ReplayError: the store cannot be written. UsageError: a folder is not there on this host.
         """
-        reason = "interrupted"
+        reason = ""
         try:
             self._connect()
             while True:
@@ -113,13 +114,16 @@ class AudioWorker:
             t = self._totals
             log.info("done: %s; %d recordings, %.1f s of audio, %d tokens", reason, t.clips, t.audio_s, t.tokens)
         except Interrupted:
+            reason = "interrupted"
             log.info("interrupted; any lease goes back")
         except PydreamingError as e:
             reason = str(e)[:1000]
             raise
         finally:
             if self._dealer is not None:
-                self._dealer.send(Bye(reason))
+                # Not after a crash: a lease that is given back counts as no one's fault, and its recording would crash worker after worker.
+                if reason:
+                    self._dealer.send(Bye(reason))
                 self._dealer.close()
 
     # -- talking ------------------------------------------------------------------------------------------------------------------------

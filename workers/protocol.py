@@ -103,12 +103,16 @@ class WorkerStatus(_Part):
 
 
 class Hello(_Message):
-    """Introduces a peer; answered by Welcome or Refused."""
+    """Introduces a peer; answered by Welcome or Refused.
+
+    `session` is a random number of the process: a container that is started again has the name, host and pid of the one that died.
+    """
 
     role: Literal["worker", "learner"]
     name: PeerName
     host: Text
     pid: Natural
+    session: Natural = 0
 
 
 class Pull(_Message):

@@ -59,8 +59,8 @@ class Roster:
         return peer
 
     def greet(self, address: bytes, hello: Hello, now: float) -> list[Peer]:
-        """Enter a peer. Returns the ones it replaces: processes of the same name and host, with another pid."""
-        owner = f"{one_line(hello.host)}/{hello.name}/{hello.pid}"
+        """Enter a peer. Returns the ones it replaces: other processes of the same name and host."""
+        owner = f"{one_line(hello.host)}/{hello.name}/{hello.pid}-{hello.session:x}"
         twins = [p for p in self._peers.values() if (p.hello.host, p.hello.name, p.hello.role) == (hello.host, hello.name, hello.role)]
         peer = Peer(address, hello, owner, now)
         for twin in twins:

@@ -48,9 +48,9 @@ class Site:
         self.producer = Producer(config, Path(config.source.path), run.replay(config))
         self.dealers: list[Dealer] = []
 
-    def join(self, role: str, name: str, pid: int) -> Dealer:
+    def join(self, role: str, name: str, pid: int, session: int = 0) -> Dealer:
         self.dealers.append(Dealer(self.router.address))
-        assert self.ask(self.dealers[-1], Hello(role, name, "host", pid), Welcome)  # type: ignore[arg-type]
+        assert self.ask(self.dealers[-1], Hello(role, name, "host", pid, session), Welcome)  # type: ignore[arg-type]
         return self.dealers[-1]
 
     def tell(self, dealer: Dealer, message: FromPeer) -> None:
@@ -120,13 +120,30 @@ def test_who_leaves_gives_its_lease_to_the_next(site: Site) -> None:
     assert (again.number, again.items) == (lease.number, lease.items)
 
 
-def test_a_restarted_workers_old_lease_is_free_long_before_its_time(site: Site) -> None:
-    old = site.join("worker", "a", 1)
+@pytest.mark.parametrize("pid", [1, 2])  # a container's processes have the same number every time it is started
+def test_a_restarted_workers_old_lease_is_lost_long_before_its_time(site: Site, pid: int) -> None:
+    old = site.join("worker", "a", 1, session=10)
     lease = site.ask(old, Pull(), Lease)
-    site.join("worker", "a", 2)
+    site.join("worker", "a", pid, session=11)
     time.sleep(0.5)  # more than three beats, far less than the lease's minute
     site.coordinator.step(0.01)
     site.ask(old, Beat(lease.id, Totals()), Revoked)
+
+
+def test_a_recording_that_kills_a_container_every_time_is_given_up(site: Site) -> None:
+    worker, session = site.join("worker", "a", 7), 0
+    while site.collection.phase == "measure":
+        site.tell(worker, work(site.producer, site.ask(worker, Pull(), Lease)))
+    while not site.collection.unreadable:
+        lease = site.ask(worker, Pull(), Lease)
+        if any(item.path == "good-003.wav" for item in lease.items):
+            session += 1
+            assert session <= 4
+            worker = site.join("worker", "a", 7, session)  # it died without a word, and was started again
+            site.collection.tick(time.monotonic() + 1)
+        else:
+            site.tell(worker, work(site.producer, lease))
+    assert session == 4
 
 
 def test_a_reconnected_worker_keeps_its_lease(site: Site) -> None:
