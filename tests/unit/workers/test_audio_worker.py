@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import pytest
+
+from pydreaming.errors import ReplayError
+from workers.audio_worker import AudioWorker, Interrupted, Options, Stopped
+from workers.protocol import Bye, FromPeer
+
+
+class Listener:
+    """Takes the place of the worker's connection."""
+
+    def __init__(self) -> None:
+        self.heard: list[FromPeer] = []
+        self.closed = False
+
+    def send(self, message: FromPeer) -> bool:
+        self.heard.append(message)
+        return True
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def last_words(end: Exception, monkeypatch: pytest.MonkeyPatch) -> tuple[list[FromPeer], Exception | None]:
+    """What a worker says when its work ends in such a way, and what it raises."""
+    worker, listener = AudioWorker(Options(None, "tcp://127.0.0.1:9", None, None, None, "w", 1.0)), Listener()
+
+    def work() -> None:
+        raise end
+
+    monkeypatch.setattr(worker, "_dealer", listener)
+    monkeypatch.setattr(worker, "_connect", lambda: None)
+    monkeypatch.setattr(worker, "_round", work)
+    raised: Exception | None = None
+    try:
+        worker.run()
+    except (ReplayError, MemoryError) as e:
+        raised = e
+    assert listener.closed
+    return listener.heard, raised
+
+
+@pytest.mark.parametrize(
+    ("end", "reason"), [(Stopped("all is done"), "all is done"), (Interrupted(), "interrupted"), (ReplayError("disk full"), "disk full")]
+)
+def test_who_ends_in_good_order_gives_its_lease_back(end: Exception, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard, raised = last_words(end, monkeypatch)
+    assert heard == [Bye(reason)]
+    assert isinstance(raised, ReplayError) == isinstance(end, ReplayError)
+
+
+def test_who_crashes_says_nothing_so_that_the_lease_counts_as_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    heard, raised = last_words(MemoryError(), monkeypatch)
+    assert heard == []
+    assert isinstance(raised, MemoryError)
