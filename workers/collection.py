@@ -127,7 +127,9 @@ class Collection:
             if grant is not None:
                 break
         else:
-            self._shards.discard_strangers(file.name for file in message.files)
+            # Who has the lease now may have renamed the same files already; what is too many goes when that one is done.
+            granted = tuple(f"{shard_prefix(grant.epoch, grant.number)}-" for grant in self._episodes.granted)
+            self._shards.discard_strangers(file.name for file in message.files if not file.name.startswith(granted))
             return Revoked(message.lease)
         if table is self._measure:
             return self._done_measure(grant, message, owner)
@@ -310,7 +312,7 @@ class Quarantine:
     def __init__(self, path: Path) -> None:
         self._path = path
         text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
-        self._paths = {entry["path"] for line in text.splitlines() if (entry := _entry(line))}
+        self._paths = {entry.path for line in text.splitlines() if (entry := _entry(line))}
         self._torn = bool(text) and not text.endswith("\n")  # a coordinator was killed in the middle of a line
 
     def __len__(self) -> int:
@@ -323,13 +325,22 @@ class Quarantine:
         log.warning("unreadable: %s: %s", one_line(path), one_line(cause))
         self._paths.add(path)
         with self._path.open("ab") as file:
-            line = msgspec.json.encode({"path": path, "cause": cause, "item": item, "epoch": epoch})
+            line = msgspec.json.encode(QuarantineEntry(path, cause, item, epoch))
             file.write((b"\n" if self._torn else b"") + line + b"\n")
         self._torn = False
 
 
-def _entry(line: str) -> dict[str, Any] | None:
+class QuarantineEntry(msgspec.Struct):
+    """One line of the quarantine list. `item` is the row in the catalogue, `epoch` the pass in which it could not be read."""
+
+    path: str
+    cause: str
+    item: int
+    epoch: int
+
+
+def _entry(line: str) -> QuarantineEntry | None:
     try:
-        return msgspec.convert(msgspec.json.decode(line), dict[str, Any])
+        return msgspec.json.decode(line, type=QuarantineEntry)
     except msgspec.MsgspecError:  # a torn line; its recording will be reported again
         return None

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -127,6 +127,11 @@ class LeaseTable:
         grant = Grant(next(self._ids), epoch.number, number, items, owner, now + self._ttl_s, self._ttl_s)
         self._grants[grant.id] = grant
         return grant
+
+    @property
+    def granted(self) -> Collection[Grant]:
+        """Every lease that is in somebody's hands."""
+        return self._grants.values()
 
     def current(self, grant_id: int, owner: str) -> Grant | None:
         """The grant, if it still stands and is `owner`'s."""

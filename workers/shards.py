@@ -24,7 +24,7 @@ class ShardFolder:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._tokens: dict[str, int] = {}
-        self._evicted: set[str] = set()  # files may go between their renaming and the worker's Done
+        self._evicted: set[str] = set()  # files that went between their renaming and the worker's Done
         try:
             folder.mkdir(parents=True, exist_ok=True)
             for path in folder.iterdir():
@@ -78,6 +78,7 @@ class ShardFolder:
                 path.unlink(missing_ok=True)
                 self._tokens.pop(path.name, None)
         self._tokens.update({name: tokens for name, tokens in reported.items() if name not in self._evicted})
+        self._evicted.difference_update(reported)
         return sum(reported.values())
 
     def discard_strangers(self, names: Iterable[str]) -> None:
@@ -102,6 +103,4 @@ class ShardFolder:
         if self.tokens <= capacity_tokens:
             return
         removed = evict(self.folder, capacity_tokens)
-        self._evicted.update(removed)
-        for name in removed:
-            self._tokens.pop(name, None)
+        self._evicted.update(name for name in removed if self._tokens.pop(name, None) is None)

@@ -132,6 +132,18 @@ def test_a_late_done_changes_nothing_and_its_strange_files_go(make_run: MakeRun,
     assert not stranger.exists()
 
 
+def test_a_late_done_leaves_the_files_of_who_has_the_lease_now(make_run: MakeRun, recordings: Recordings) -> None:
+    run = make_run(recordings(4), "--workers.passes", "1")
+    collection = measured(run)
+    slow = pull_lease(collection, "slow", 0.0)
+    late = work(producer(run), slow)
+    collection.tick(100.0)
+    in_time = work(producer(run), pull_lease(collection, "fast", 100.0))  # renamed, but not yet said
+    assert collection.done(late, "slow") == Revoked(slow.id)
+    assert collection.done(in_time, "fast") is None
+    assert collection.state.written_tokens == collection.stored_tokens == sum(stored(run).values()) > 0
+
+
 def test_a_split_lease_leaves_no_token_twice(make_run: MakeRun, recordings: Recordings) -> None:
     """Workers die after they have renamed the files of a whole lease, before they can say so."""
     run = make_run(recordings(4), "--workers.passes", "1")
@@ -237,7 +249,9 @@ def test_files_evicted_before_they_were_reported_are_no_error(make_run: MakeRun,
     while collection.stored_files == len(list(run.replay(run.read_config()).glob("*.parquet"))) - len(late.files):
         fast = pull_lease(collection, "fast", 0.0)
         assert collection.done(work(producer(run), fast), "fast") is None
+    assert collection._shards._evicted  # remembered as long as their worker may still report them, and no longer
     assert collection.done(late, "slow") is None
+    assert not collection._shards._evicted
     assert collection.stored_tokens == sum(stored(run).values())
 
 
@@ -281,11 +295,11 @@ def test_only_recordings_of_the_lease_can_be_quarantined_under_the_catalogues_na
 
 def test_a_torn_line_of_the_quarantine_list_is_survived(make_run: MakeRun, recordings: Recordings) -> None:
     run = make_run(recordings(4, broken=2))
-    run.quarantine.write_text('{"path":"broken-000.wav","cause":"x","item":0,"epoch":0}\n{"path":"bro')
+    run.quarantine.write_text('{"path":"broken-000.wav","cause":"x","item":0,"epoch":0}\n{"cause":"no path"}\n[1]\n{"path":"bro')
     collect(run, run.read_config())
     lines = run.quarantine.read_text().splitlines()
-    assert len(lines) == 3
-    assert json.loads(lines[2])["path"] == "broken-001.wav"
+    assert len(lines) == 5
+    assert json.loads(lines[4])["path"] == "broken-001.wav"
 
 
 def test_folders_of_other_runs_are_left_alone(make_run: MakeRun, recordings: Recordings) -> None:
