@@ -386,6 +386,10 @@ def _check_relations(config: Config) -> None:
         (len(set(a.strides)) == len(a.strides), "action.strides must not repeat a stride"),
         (a.kind != "controls" or bool(a.columns), "action.columns needs at least one column for action.kind 'controls'"),
         (config.training.steps > 0 or config.training.seconds > 0, "set training.steps or training.seconds"),
+        (
+            2 * config.workers.beat_s <= config.workers.lease_ttl_s,
+            "workers.lease_ttl_s must be at least twice workers.beat_s, or leases are taken from workers that are well",
+        ),
         (config.objective.horizon < config.training.batch_length, "objective.horizon must be below training.batch_length"),
         (
             config.replay.episode_tokens >= config.training.batch_length,

@@ -157,6 +157,7 @@ def test_a_wrong_value_says_what_was_expected(words: list[str], text: str) -> No
         (["--action.strides", "[1, 1]"], "action.strides must not repeat"),
         (["--action.kind", "controls"], "action.columns needs at least one column"),
         (["--training.steps", "0", "--training.seconds", "0"], "set training.steps or training.seconds"),
+        (["--workers.beat_s", "16", "--workers.lease_ttl_s", "30"], "workers.lease_ttl_s must be at least twice workers.beat_s"),
         (["--objective.horizon", "24"], "objective.horizon must be below training.batch_length"),
         (["--replay.episode_tokens", "23"], "replay.episode_tokens must be at least training.batch_length"),
         (["--replay.capacity_tokens", "100"], "replay.prefill_tokens must not exceed replay.capacity_tokens"),
