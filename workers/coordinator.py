@@ -248,6 +248,9 @@ def main(arguments: list[str] | None = None) -> int:
         if run.path.is_dir():
             replace_json(run.coordinator, CoordinatorFile("", os.getpid(), str(e), e.exit_code))
         return e.exit_code
+    except OSError as e:  # a full disk, most likely: no word in coordinator.json, so that the supervisor tries again before it gives up
+        log.error("error: cannot write %s: %s", e.filename or run.path, e.strerror)
+        return PydreamingError.exit_code
     return 0
 
 

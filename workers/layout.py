@@ -80,10 +80,13 @@ def hold(folder: Path) -> Iterator[None]:
 
 
 def replace_json(path: Path, value: Any) -> None:
-    """Write JSON so that a reader, or a crash, sees either the old file or the new one whole."""
+    """Write JSON so that a reader, or a crash, sees either the old file or the new one whole. Raises OSError: the disk is full, say."""
     temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    with temporary.open("wb") as file:
-        file.write(msgspec.json.format(msgspec.json.encode(value), indent=1))
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(msgspec.json.format(msgspec.json.encode(value), indent=1))
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -81,9 +81,12 @@ class Supervisor:
         """Run until the learner ends (without one: until the workers do), or a signal.
 
         Returns: the learner's exit code; 0 or 1 without a learner.
-        Raises RunError: the coordinator cannot work, or every worker has failed.
+        Raises RunError: the coordinator cannot work, or every worker has failed. UsageError: logs cannot be written.
         """
-        self._run.logs.mkdir(parents=True, exist_ok=True)
+        try:
+            self._run.logs.mkdir(parents=True, exist_ok=True)
+        except OSError as e:
+            raise UsageError(f"cannot write to {self._run.logs}: {e.strerror}; choose another --run.dir") from e
         before = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             if not self._remote:

@@ -136,7 +136,10 @@ class Tracker:
             "system/disk_free_gib": shutil.disk_usage(self._run_dir).free / 2**30,
         }
         # Through the spool like everything else, so that an outage of the store loses none.
-        self._spool.metrics(self.writer.last_step, values)
+        try:
+            self._spool.metrics(self.writer.last_step, values)
+        except TrackingError as e:  # a full disk; what the spool holds can still be sent, and there may be room in a while
+            _log.warning("%s; system metrics are left out", e)
 
 
 def _lookup(config: Config, dotted: str) -> object:

