@@ -205,7 +205,7 @@ class Collection:
 
     def _done_measure(self, grant: Grant, message: Done, owner: str) -> Refused | None:
         sums, bands = message.sums, self._config.features.n_mels
-        if sums is None or message.files or sums.count < 0 or not len(sums.total) == len(sums.square) == bands:
+        if sums is None or message.files or not len(sums.total) == len(sums.square) == bands:
             self._give_back(owner)
             return Refused(f"sums of {bands} mel bands were expected")
         self._sums[grant.number] = sums

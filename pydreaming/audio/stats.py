@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
@@ -21,12 +21,16 @@ class FeatureStats(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     frames: int
 
 
+# Far beyond a year of audio, and far below where float64 sums of sums would overflow.
+Sum = Annotated[float, msgspec.Meta(ge=-1e18, le=1e18)]
+
+
 class StatsSums(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Sums over frames, for messages: number of frames, sum and sum of squares per band (float64)."""
 
-    count: int
-    total: list[float]
-    square: list[float]
+    count: Annotated[int, msgspec.Meta(ge=0, le=10**15)]
+    total: list[Sum]
+    square: list[Sum]
 
 
 class StatsAccumulator:

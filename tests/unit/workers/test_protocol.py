@@ -55,6 +55,10 @@ def frame(body: bytes, version: int = p.PROTOCOL_VERSION) -> bytes:
     return b"pyd" + bytes([version]) + body
 
 
+def done_with(sums: bytes) -> bytes:
+    return frame(b'{"type":"Done","lease":1,"files":[],"unreadable":[],"totals":{},"sums":' + sums + b"}")
+
+
 @pytest.mark.parametrize(
     ("raw", "kind"),
     [
@@ -71,6 +75,8 @@ def frame(body: bytes, version: int = p.PROTOCOL_VERSION) -> bytes:
         (frame(b'{"type":"Beat","lease":-2,"totals":{}}'), "invalid"),
         (frame(b'{"type":"Beat","lease":1,"totals":{"audio_s":1e999}}'), "invalid"),
         (frame(b'{"type":"Hello","role":"root","name":"a","host":"h","pid":1}'), "invalid"),
+        (done_with(b'{"count":1,"total":[1e308],"square":[1]}'), "invalid"),
+        (done_with(b'{"count":-1,"total":[1],"square":[1]}'), "invalid"),
         (frame(b" " * p.MAX_MESSAGE_BYTES), "oversized"),
     ],
 )
