@@ -110,7 +110,8 @@ def serve(run_dir: Path, port: int, experiment: str) -> None:
     store = Store(f"sqlite:///{run_dir.resolve() / 'mlflow.db'}")
     experiment_id = store.experiment(experiment)
     link = runs_link(f"http://{HOST}:{port}", experiment_id, with_dashboard=bool(store.experiment_tag(experiment_id, VIEW_TAG)))
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGTERM, signal.SIGHUP):  # the latter when the terminal is closed: no server may be left behind
+        signal.signal(number, _interrupt)
     server: subprocess.Popen[bytes] | None = None
     try:
         server = start_server(run_dir, port)

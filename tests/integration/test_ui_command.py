@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from pydreaming.errors import TrackingError
+from workers import ui
 from workers.ui import check_port, server_command
 
 
@@ -53,3 +55,25 @@ def test_server_listens_on_this_machine_only_with_one_worker(tmp_path: Path) -> 
     assert options["--host"] == "127.0.0.1"
     assert options["--workers"] == "1"
     assert options["--backend-store-uri"] == f"sqlite:///{tmp_path}/mlflow.db"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_however_it_is_ended_no_server_stays_behind(number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Server:
+        def wait(self) -> int:
+            signal.raise_signal(number)
+            return 0
+
+    server, stopped = Server(), list[object]()
+    monkeypatch.setattr(ui, "start_server", lambda run_dir, port: server)
+    monkeypatch.setattr(ui, "stop_server", stopped.append)
+    monkeypatch.setattr(ui.Store, "__init__", lambda self, uri: None)
+    monkeypatch.setattr(ui.Store, "experiment", lambda self, name: "1")
+    monkeypatch.setattr(ui.Store, "experiment_tag", lambda self, experiment, name: "")
+    before = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        ui.serve(tmp_path, 0, "pydreaming")
+    finally:
+        for n, handler in before.items():
+            signal.signal(n, handler)
+    assert stopped == [server]
