@@ -68,7 +68,7 @@ def make_run(tmp_path: Path) -> Callable[..., RunDir]:
             "--features.hop_length",
             "80",
         ]
-        fast = ["--workers.lease_ttl_s", "1.5", "--workers.beat_s", "0.2", "--workers.lease_items", "5", "--workers.passes", "2"]
+        fast = ["--workers.lease_ttl_s", "5", "--workers.beat_s", "0.2", "--workers.lease_items", "5", "--workers.passes", "2"]
         all_in = ["--source.path", str(source), "--source.held_out", "0", "--features.n_mels", "16", "--replay.replay_ratio", "0"]
         run = RunDir(tmp_path / name)
         run.path.mkdir(parents=True)

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from pydreaming.replay.index import ReplayIndex
+from workers.serial import collect
+
 DECODE_ALL = """
 import json, sys
 from pathlib import Path
@@ -126,6 +129,21 @@ def test_known_lengths(decoded):
 def test_what_cannot_be_read_rightly_says_why(decoded, name, cause):
     assert isinstance(decoded[name], str), decoded[name]
     assert cause in decoded[name]
+
+
+@pytest.mark.parametrize("channels", ["mix", "each"])
+def test_every_file_is_stored_whole_or_quarantined_with_its_cause(decoded, data_dir, make_run, channels):
+    run = make_run(data_dir / "codecs", "--workers.passes", "1", "--source.channels", channels)
+    collection = collect(run, run.read_config())
+    index = ReplayIndex(run.replay(run.read_config()))
+    index.refresh()
+    stored = {clip.path for number in range(index.episodes) for clip in index.episode(number).clips}
+    listed = {entry["path"]: entry["cause"] for entry in map(json.loads, run.quarantine.read_text().splitlines())}
+    assert stored.isdisjoint(listed)
+    assert stored | listed.keys() == decoded.keys()
+    assert listed == {name: result for name, result in decoded.items() if isinstance(result, str)}
+    assert collection.exhausted
+    assert collection.stored_tokens == index.tokens
 
 
 def test_damaged_bytes_end_in_samples_or_in_an_error_and_never_in_a_crash(tmp_path):
