@@ -53,6 +53,7 @@ def evaluate(run: RunDir, checkpoint: Path, final: bool) -> None:
     eval_set, notes = _open_eval_set(run, config, state.stats)
     store = eval_set.held_out if eval_set.held_out.episodes else eval_set.heard
     result = evaluate_world(model, objective, _sequences(store, config, device), config)
+    result.held_out = store is eval_set.held_out
     result.notes = notes + result.notes
     _probe(run, config, model, eval_set, result, final)
     exhibits = make_exhibits(run, config, WorldModel(model, objective, state), result, folder, sounds=final)

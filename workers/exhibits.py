@@ -98,9 +98,10 @@ def send_exhibits(spool: Spool, exhibits: Exhibits, step: int) -> None:
 def write_run_report(run: RunDir, config: Config, checkpoint: Path, result: Evaluation, exhibits: Exhibits) -> Path:
     """RUN/report.html. Raises PydreamingError when it cannot be written."""
     state = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))["counters"]
+    where = "held-out recordings" if result.held_out else "recordings that were trained on"
     tables = [_probe_table(result)] if result.probes else []
     if result.open_loop is not None:
-        tables.insert(0, _open_loop_table(result.open_loop))
+        tables.insert(0, _open_loop_table(result.open_loop, where))
     return write_report(
         run.path / "report.html",
         Report(
@@ -108,7 +109,7 @@ def write_run_report(run: RunDir, config: Config, checkpoint: Path, result: Eval
             subtitle=f"{time.strftime('%d %B %Y, %H:%M')} · {state['step']} steps, {state['seconds']:.0f} s of training",
             trained_on=_trained_on(run, config),
             verdicts=verdicts(result),
-            metrics={f"held-out {name} (nats)": value for name, value in result.held_out_loss.items() if name == "loss"},
+            metrics={f"loss on {where} (nats)": result.held_out_loss["loss"]} if result.held_out_loss else {},
             tables=tables,
             figures=exhibits.figures,
             audio=exhibits.audio,
@@ -202,13 +203,13 @@ def _probe_table(result: Evaluation) -> Table:
     return Table("What its features know", caption, ["task", "features", "linear", "nearest neighbours", "chance", "clips"], rows)
 
 
-def _open_loop_table(o: OpenLoop) -> Table:
+def _open_loop_table(o: OpenLoop, where: str) -> Table:
     columns = ["windows ahead", f"found among {o.candidates}", "by a copy of the last", "gain (nats)", "gain of a copy", "predictions"]
     rows: list[list[Value]] = [
         [k, f"{o.retrieval[k]:.3f}", f"{o.retrieval_copy[k]:.3f}", f"{o.gain[k]:.2f}", f"{o.gain_copy[k]:.2f}", o.count[k]]
         for k in o.retrieval
     ]
-    caption = f"Imagined without listening, on held-out recordings where there are such; chance is {1 / o.candidates:.3f}."
+    caption = f"Imagined without listening, on {where}; chance is {1 / o.candidates:.3f}."
     return Table("How far ahead it sees", caption, columns, rows)
 
 

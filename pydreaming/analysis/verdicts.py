@@ -22,6 +22,8 @@ class Verdict(NamedTuple):
 def verdicts(result: Evaluation) -> list[Verdict]:
     """Sentences on open-loop prediction and on each probe, from the figures of one checkpoint."""
     found = [] if result.open_loop is None else _prediction(result.open_loop)
+    if found and not result.held_out:
+        found.insert(0, Verdict(None, "Its predictions are tested on recordings it was trained on: they say nothing about new ones."))
     for label, protocol in dict.fromkeys((row.label, row.protocol) for row in result.probes):
         rows = [row for row in result.probes if (row.label, row.protocol) == (label, protocol) and " only" not in row.features]
         found += _probe(label, protocol, rows)

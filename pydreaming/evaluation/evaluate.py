@@ -43,22 +43,25 @@ class Evaluation:
     """Figures of one checkpoint.
 
     Attributes:
-      held_out_loss: objective on held-out sequences by term, `total` among them. open_loop: None when no sequence was long enough.
+      held_out_loss: objective by term, `loss` their sum (nats). open_loop: None when no sequence was long enough.
       probes: rows by label, protocol and features. notes: what was left out, and why.
+      held_out: whether loss and open-loop figures are on recordings that were not trained on; False where there are none.
     """
 
     held_out_loss: dict[str, float] = field(default_factory=dict)
     open_loop: OpenLoop | None = None
     probes: list[ProbeRow] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    held_out: bool = True
 
     def metrics(self) -> dict[str, float]:
-        """Scalars by short name for the log."""
-        result = {"learning/held_out_loss": self.held_out_loss["loss"]} if self.held_out_loss else {}
+        """Scalars by short name for the log; `heard` instead of `held_out` where the recordings were trained on."""
+        where = "held_out" if self.held_out else "heard"
+        result = {f"learning/{where}_loss": self.held_out_loss["loss"]} if self.held_out_loss else {}
         if self.open_loop is not None:
             o = self.open_loop
             for name in ("retrieval", "retrieval_copy", "gain", "gain_copy"):
-                title = {"gain": "held_out_gain", "gain_copy": "held_out_gain_copy"}.get(name, name)
+                title = {"gain": f"{where}_gain", "gain_copy": f"{where}_gain_copy"}.get(name, name)
                 result |= {f"world_model/{title}_k{k}": value for k, value in getattr(o, name).items()}
             result |= {"world_model/window_error": o.error, "world_model/window_error_copy": o.error_copy}
         for row in self.probes:

@@ -57,7 +57,7 @@ def test_a_labelled_corpus_with_a_held_out_part(make_run: MakeRun, tmp_path: Pat
     assert "evaluated step-00000003" in done.stdout
     folder = run.path / "evals" / checkpoint.name
     figures = metrics_of(run, checkpoint)
-    assert np.isfinite(figures["held_out_loss"]["loss"])
+    assert np.isfinite(figures["metrics"]["learning/held_out_loss"])
     assert set(figures["open_loop"]["retrieval"]) == {"1", "2", "4"}
     rows = {(row["label"], row["protocol"], row["features"]) for row in figures["probes"]}
     for features in ("world model", "log-mel", "log-mel, clip-normalised", "untrained network"):
@@ -130,7 +130,13 @@ def test_an_unlabelled_corpus_of_which_nothing_was_held_out(make_run: MakeRun, r
     ]
     assert figures["probes"] == []
     assert figures["open_loop"]["count"]["1"] > 0
-    assert "Nothing was held out" in report_of(run)
+    assert figures["held_out"] is False
+    assert "learning/heard_loss" in figures["metrics"]
+    assert not [name for name in figures["metrics"] if "held_out" in name]
+    text = report_of(run)
+    assert "Nothing was held out" in text
+    assert "Its predictions are tested on recordings it was trained on" in text
+    assert "loss on recordings that were trained on (nats)" in text
     assert not (run.path / "evals" / checkpoint.name / "probes.png").exists()
 
 
