@@ -62,7 +62,9 @@ class Learner:
         self.checkpoints = run.path / "checkpoints"
         self.spool = Spool(run.path / SPOOL)
         # First of all: the tracker must not take the end of an earlier session for the end of this one.
-        self.spool.start(_resumed_step(self.checkpoints) if resume else 0)
+        self.begun = _saved_progress(self.checkpoints) if resume else Progress(0, 0)
+        self.newest = self.begun.checkpoint
+        self.spool.start(self.begun.step)
         self.gate = RatioGate.of(self.config.replay)
         self.index = ReplayIndex(run.replay(self.config))
         self.link = self._connect(self.config)
@@ -151,7 +153,7 @@ class Learner:
                 if self.index.episodes == 0:
                     raise ReplayError(f"{self.index.folder} holds no episodes to train from{_damage(self.index)}")
                 return
-            status = self.link.exchange(Progress(trained_tokens=0, step=0))
+            status = self.link.exchange(self.begun)
             if status is not None:
                 self._require_readable(status)
                 if self.index.episodes and self.gate.may_start(self.index.tokens, status.passes_done):
@@ -169,8 +171,7 @@ class Learner:
             self._refreshed = now
         if self.link is None:
             return True
-        newest = self.checkpoints / f"step-{self.trainer.step:08d}"
-        status = self.link.exchange(Progress(trained_tokens=self.trainer.trained_tokens, step=self.trainer.step, checkpoint=str(newest)))
+        status = self.link.exchange(Progress(self.trainer.trained_tokens, self.trainer.step, self.newest))
         if status is None:
             return True
         self._require_readable(status)
@@ -215,7 +216,9 @@ class Learner:
 
     def _save(self) -> Path:
         keep = self.config.training.keep_checkpoints
-        return save_checkpoint(self.checkpoints, self.trainer, self.stats, self.sampler.state_dict(), self.train_seconds, keep)
+        path = save_checkpoint(self.checkpoints, self.trainer, self.stats, self.sampler.state_dict(), self.train_seconds, keep)
+        self.newest = str(path)
+        return path
 
     def _restore_if_asked(self) -> None:
         if not self.resume:
@@ -232,6 +235,8 @@ class Learner:
         self.sampler.load_state_dict(state.sampler)
         self.train_seconds = state.counters["seconds"]
         log.info("resumed %s at step %d", path, self.trainer.step)
+        if self._progress() >= 1:
+            log.info("nothing is left to train: raise training.seconds or training.steps to go on; evaluating once more")
 
     def _connect(self, config: Config) -> CoordinatorLink | None:
         if config.workers.count == 0 and self.run_dir.read_coordinator() is None:
@@ -281,9 +286,13 @@ def default_threads() -> int:
     return max(1, mine // 2)
 
 
-def _resumed_step(checkpoints: Path) -> int:
+def _saved_progress(checkpoints: Path) -> Progress:
+    """What the newest intact checkpoint has behind it."""
     newest = latest_intact(checkpoints)
-    return 0 if newest is None else int(read_state(newest).counters["step"])
+    if newest is None:
+        return Progress(0, 0)
+    counters = read_state(newest).counters
+    return Progress(int(counters["trained_tokens"]), int(counters["step"]), str(newest))
 
 
 def _make_sampler(index: ReplayIndex, config: Config) -> ReplaySampler:

@@ -13,9 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.torch
+from quick_training import train
 
 from pydreaming.training.checkpoint import list_checkpoints
 from workers.layout import RunDir
+from workers.learner import Learner
+from workers.protocol import Progress
 from workers.serial import collect
 
 OFFLINE = ("--workers.count", "0", "--training.checkpoint_s", "1000", "--evaluation.streams", "4", "--training.log_s", "0.2")
@@ -78,6 +81,35 @@ def test_resumed_training_equals_uninterrupted_training_bit_for_bit(offline_run:
     ours, theirs = weights(parts), weights(whole)
     assert ours.keys() == theirs.keys()
     assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_a_run_that_is_over_is_only_evaluated_again_and_says_so(offline_run: Callable[..., RunDir]) -> None:
+    run = offline_run("--training.steps", "3")
+    train(run, steps=3)
+    before = weights(run)
+    again = learner(run, "--resume")
+    assert again.returncode == 0, again.stderr
+    assert "nothing is left to train: raise training.seconds or training.steps" in again.stdout
+    assert "evaluation step-00000003: " in again.stdout
+    assert all(np.array_equal(value, before[name]) for name, value in weights(run).items())
+
+
+def test_a_resumed_learner_never_tells_the_coordinator_that_it_begins_anew(offline_run: Callable[..., RunDir]) -> None:
+    run = offline_run("--training.steps", "5")
+    checkpoint = train(run, steps=3)
+    sent: list[Progress] = []
+
+    class Link:
+        def exchange(self, progress: Progress) -> None:
+            sent.append(progress)
+            if len(sent) == 3:
+                resumed.stopping = "SIGTERM"
+
+    resumed = Learner(run, resume=True)
+    resumed.link = Link()  # type: ignore[assignment]
+    assert resumed.run() == "KILLED"
+    config = run.read_config().training
+    assert sent == [Progress(3 * config.batch_size * config.batch_length, 3, str(checkpoint))] * 3
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
