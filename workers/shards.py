@@ -11,6 +11,8 @@ from pydreaming.replay.evict import evict
 from pydreaming.replay.names import SUFFIX, temporary_pid
 from workers.protocol import StoredFile
 
+EVICT_TO = 0.98  # share of the capacity; room for many leases, so that not every one has the whole folder searched
+
 
 class ShardFolder:
     """Files that finished leases have put into the replay folder.
@@ -99,8 +101,10 @@ class ShardFolder:
             path.unlink(missing_ok=True)
 
     def evict(self, capacity_tokens: int) -> None:
-        """Remove the oldest files until at most `capacity_tokens` are left. Raises ReplayError."""
+        """Keep at most `capacity_tokens`: beyond them, remove the oldest files until EVICT_TO of them are left. Raises ReplayError."""
         if self.tokens <= capacity_tokens:
             return
-        removed = evict(self.folder, capacity_tokens)
-        self._evicted.update(name for name in removed if self._tokens.pop(name, None) is None)
+        removed = evict(self.folder, int(EVICT_TO * capacity_tokens))
+        for name in removed:
+            if self._tokens.pop(name, None) is None:
+                self._evicted.add(name)

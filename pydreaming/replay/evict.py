@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from functools import lru_cache
 from pathlib import Path
 
@@ -11,22 +10,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pydreaming.errors import ReplayError
-from pydreaming.replay.names import META_KEY, SUFFIX, shard_age, temporary_pid
-
-STALE_S = 3600.0  # age at which a temporary file of a dead process is removed
-_FORSAKEN = 24  # times that age: removed though a process of that number lives (numbers repeat in containers)
+from pydreaming.replay.names import META_KEY, SUFFIX, shard_age
 
 
-def evict(folder: Path, capacity_tokens: int, stale_s: float = STALE_S) -> list[str]:
-    """Remove the oldest files until at most `capacity_tokens` tokens are left, and forsaken temporary files.
+def evict(folder: Path, capacity_tokens: int) -> list[str]:
+    """Remove the oldest files until at most `capacity_tokens` tokens are left.
 
     The oldest file is that of the least epoch and lease in its name, then of the earliest modification time. One file always stays.
-    Only replay files count and are removed: a damaged or foreign file is left to its owner. A learner that has a file mapped keeps
-    reading it.
+    Only replay files count and are removed: a damaged, foreign or unfinished file is left to its owner. A learner that has a file
+    mapped keeps reading it.
 
     Args:
-      folder: the store; missing is empty. capacity_tokens: tokens to keep. stale_s: seconds since a temporary file was last
-        written after which it goes, if its process is dead on this host (24 times that if a process has the number).
+      folder: the store; missing is empty. capacity_tokens: tokens to keep.
     Returns:
       names of the removed replay files, oldest first.
     Raises:
@@ -36,16 +31,15 @@ def evict(folder: Path, capacity_tokens: int, stale_s: float = STALE_S) -> list[
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
-                try:
-                    if entry.name.endswith(SUFFIX):
-                        stat = entry.stat()
-                        tokens = _tokens(entry.path, stat.st_ino, stat.st_size, stat.st_mtime_ns)
-                        if tokens is not None:
-                            files.append((shard_age(entry.name), stat.st_mtime_ns, entry.name, tokens))
-                    elif (pid := temporary_pid(entry.name)) is not None and _is_stale(pid, time.time() - entry.stat().st_mtime, stale_s):
-                        Path(entry.path).unlink()
-                except FileNotFoundError:  # renamed or removed by its writer meanwhile
+                if not entry.name.endswith(SUFFIX):
                     continue
+                try:
+                    stat = entry.stat()
+                    tokens = _tokens(entry.path, stat.st_ino, stat.st_size, stat.st_mtime_ns)
+                except FileNotFoundError:  # replaced or removed meanwhile
+                    continue
+                if tokens is not None:
+                    files.append((shard_age(entry.name), stat.st_mtime_ns, entry.name, tokens))
     except FileNotFoundError:
         return []
     except OSError as e:
@@ -77,15 +71,3 @@ def _tokens(path: str, inode: int, size: int, mtime_ns: int) -> int | None:
     except (OSError, ValueError, pa.ArrowException):  # damaged: the index reports it, with its cause
         return None
     return int(footer.num_rows) if META_KEY in (footer.metadata or {}) else None
-
-
-def _is_stale(pid: int, age_s: float, stale_s: float) -> bool:
-    if age_s <= stale_s:
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    except (PermissionError, OverflowError):  # alive under another user; or no process number at all
-        return age_s > _FORSAKEN * stale_s
-    return age_s > _FORSAKEN * stale_s

@@ -23,12 +23,6 @@ def listing(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def finished_pid() -> int:
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    process.wait()
-    return process.pid
-
-
 def test_oldest_lease_goes_first_whatever_its_time(tmp_path):
     names = fill(tmp_path, [(1, 0), (0, 9), (0, 10)])  # written in another order than named
     assert evict(tmp_path, 60) == []
@@ -64,22 +58,14 @@ def test_foreign_and_damaged_files_are_left_alone(tmp_path):
     assert len(listing(tmp_path)) == 4
 
 
-def test_temporary_files_go_when_their_process_is_dead_and_they_are_old(tmp_path):
-    fill(tmp_path, [(0, 0)])
-    dead, now = finished_pid(), time.time()
-    cases = {  # name: (seconds since it was written, whether it stays)
-        f"e00000-000001-000.parquet.tmp-{dead}": (5000, False),
-        f"e00000-000002-000.parquet.tmp-{dead}": (100, True),
-        f"e00000-000003-000.parquet.tmp-{os.getpid()}": (5000, True),
-        f"e00000-000004-000.parquet.tmp-{os.getpid()}": (100_000, False),
-        f"e00000-000005-000.parquet.tmp-{2**70}": (5000, True),
-        "other.tmp-1": (100_000, True),
-    }
-    for name, (age, _) in cases.items():
-        (tmp_path / name).write_bytes(b"half")
-        os.utime(tmp_path / name, (now - age,) * 2)
-    assert evict(tmp_path, 100) == []
-    assert set(listing(tmp_path)) - {"e00000-000000-000.parquet"} == {name for name, (_, stays) in cases.items() if stays}
+def test_a_file_that_is_being_written_stays_however_long_that_takes(tmp_path):
+    """Its writer may be a process of another host or container, of which nothing can be seen here."""
+    fill(tmp_path, [(0, 0), (0, 1)])
+    unfinished = tmp_path / "e00000-000002-000.parquet.tmp-7"
+    unfinished.write_bytes(b"half")
+    os.utime(unfinished, (time.time() - 1e6,) * 2)
+    assert len(evict(tmp_path, 20)) == 1
+    assert unfinished.exists()
 
 
 def test_missing_folder_is_empty(tmp_path):

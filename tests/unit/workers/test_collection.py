@@ -10,11 +10,13 @@ import pytest
 from pydreaming.audio.sources import Catalogue
 from pydreaming.errors import ConfigError, ReplayError, SourceError
 from pydreaming.replay.index import ReplayIndex
+from workers import shards
 from workers.collection import DEADLY, Collection
 from workers.layout import RunDir
 from workers.produce import Producer
-from workers.protocol import Done, Lease, Refused, Revoked, Stop, Totals, Unreadable, Wait
+from workers.protocol import Done, Lease, Refused, Revoked, Stop, StoredFile, Totals, Unreadable, Wait
 from workers.serial import collect, work
+from workers.shards import ShardFolder
 
 MakeRun = Callable[..., RunDir]
 Recordings = Callable[..., Path]
@@ -239,6 +241,21 @@ def test_the_store_stays_within_its_capacity(make_run: MakeRun, recordings: Reco
     assert sum(tokens.values()) == collection.stored_tokens <= 200
     assert max(epoch for epoch, _ in tokens) == 3
     assert collection.state.written_tokens > 400
+
+
+def test_a_full_folder_is_not_searched_for_every_lease(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, searched = ShardFolder(tmp_path), list[int]()
+
+    def oldest_first(_: Path, capacity_tokens: int) -> list[str]:
+        searched.append(capacity_tokens)
+        return list(folder.files)[: max(0, folder.tokens - capacity_tokens)]  # a token each
+
+    monkeypatch.setattr(shards, "evict", oldest_first)
+    for number in range(1100):
+        folder.accept(f"e00000-{number:06d}", [StoredFile(f"e00000-{number:06d}-000.parquet", 1, 1, 1)])
+        folder.evict(1000)
+        assert 980 <= folder.tokens <= 1000 or number < 980
+    assert searched == [980] * 5
 
 
 def test_files_evicted_before_they_were_reported_are_no_error(make_run: MakeRun, recordings: Recordings) -> None:
