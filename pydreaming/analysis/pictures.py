@@ -44,11 +44,10 @@ class Panel:
 
 @dataclass(frozen=True)
 class Curve:
-    """One named curve over k or time; `spread` (same length) is drawn as a band of +- spread."""
+    """One named curve over k."""
 
     name: str
     values: Sequence[float] | Array
-    spread: Sequence[float] | Array | None = None
 
 
 def save(figure: Figure, path: Path) -> Path:
@@ -58,14 +57,14 @@ def save(figure: Figure, path: Path) -> Path:
     return path
 
 
-def mel_panels(panels: Sequence[Panel], features: FeatureConfig, start_s: float = 0.0, title: str = "") -> Figure:
+def mel_panels(panels: Sequence[Panel], features: FeatureConfig, title: str = "") -> Figure:
     """Log-mel panels below each other on one colour scale and one time axis (real | one-step predicted | imagined)."""
     figure = _figure(1.45 * len(panels) + 0.6, title)
     axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
     low, high = _range([panel.log_mel for panel in panels])
     image = None
     for ax, panel in zip(axes, panels, strict=True):
-        image = draw_mel(ax, panel.log_mel, features, start_s, low, high)
+        image = draw_mel(ax, panel.log_mel, features, 0.0, low, high)
         ax.set_title(panel.title, fontsize=_LABEL, loc="left", parse_math=False)
         if panel.mark_s is not None:
             _mark(ax, panel.mark_s)
@@ -194,11 +193,12 @@ def probe_bars(scores: Mapping[str, Mapping[str, float | tuple[float, float, flo
     return figure
 
 
-def line_curves(steps: Sequence[float] | Array, curves: Sequence[Curve], xlabel: str, ylabel: str, zero: str = "") -> Figure:
-    """Curves over k steps ahead (open loop: ours beside copy-last and the marginal).
+def open_loop_curves(steps: Sequence[int], curves: Sequence[Curve], token_s: float, ylabel: str, zero: str = "") -> Figure:
+    """Curves over k windows ahead (ours beside copy-last and the marginal).
 
     Args:
-      steps: common x values. zero: what the value 0 means, for the legend of its line; empty: no such line.
+      steps: common values of k. token_s: length of a window in seconds.
+      zero: what the value 0 means, for the legend of its line; empty: no such line.
     """
     figure = _figure(3.0, "")
     ax = figure.subplots()
@@ -206,12 +206,9 @@ def line_curves(steps: Sequence[float] | Array, curves: Sequence[Curve], xlabel:
     for curve, (colour, dash, marker) in zip(curves, _STYLES, strict=False):
         y = np.asarray(curve.values, dtype=float)
         ax.plot(x, y, color=colour, linestyle=dash, marker=marker, markersize=5, linewidth=1.8, label=curve.name)
-        if curve.spread is not None:
-            band = np.asarray(curve.spread, dtype=float)
-            ax.fill_between(x, y - band, y + band, color=colour, alpha=0.15, linewidth=0)
     if zero:
         ax.axhline(0, color=INK, linewidth=1.0, label=zero)
-    ax.set_xlabel(xlabel, fontsize=_LABEL)
+    ax.set_xlabel(f"windows ahead, k (of {1000 * token_s:g} ms)", fontsize=_LABEL)
     if x.min() >= 1 and x.max() >= 8 * x.min():
         ax.set_xscale("log", base=2)
     if len(x) <= 12:
@@ -219,11 +216,6 @@ def line_curves(steps: Sequence[float] | Array, curves: Sequence[Curve], xlabel:
     _curve_axes(ax, ylabel)
     _legend(figure, ax)
     return figure
-
-
-def open_loop_curves(steps: Sequence[int], curves: Sequence[Curve], token_s: float, ylabel: str, zero: str = "") -> Figure:
-    """`line_curves` over k windows ahead, each `token_s` seconds long."""
-    return line_curves(steps, curves, f"windows ahead, k (of {1000 * token_s:g} ms)", ylabel, zero)
 
 
 def draw_mel(ax: Axes, log_mel: Array, features: FeatureConfig, start_s: float, low: float, high: float) -> AxesImage:

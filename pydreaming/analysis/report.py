@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -30,13 +30,12 @@ class Attachment(NamedTuple):
 
 
 class Table(NamedTuple):
-    """A table: rows of values under the columns; numbers are aligned and shortened. `best`: columns of which the best value is bold."""
+    """A table: rows of values under the columns; numbers are aligned and shortened."""
 
     title: str
     caption: str
     columns: Sequence[str]
     rows: Sequence[Sequence[Value]]
-    best: Sequence[str] = ()
 
 
 @dataclass
@@ -173,30 +172,19 @@ def _data(path: Path, kind: str) -> str:
 
 
 def _table(table: Table) -> str:
-    best = {table.columns.index(name): _best(table, name) for name in table.best}
     head = "".join(f"<th>{_text(name)}</th>" for name in table.columns)
     body = []
     for row in table.rows:
         cells = []
-        for column, value in enumerate(row):
+        for value in row:
             kind = ' class="number"' if isinstance(value, int | float) else ""
-            text = _text(format_value(value))
-            cells.append(f"<td{kind}>{f'<b>{text}</b>' if column in best and value == best[column] else text}</td>")
+            cells.append(f"<td{kind}>{_text(format_value(value))}</td>")
         body.append(f"<tr>{''.join(cells)}</tr>")
     return (
         f"<h3>{_text(table.title)}</h3>"
         f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
         f'<p class="quiet">{_text(table.caption)}</p>'
     )
-
-
-def _best(table: Table, name: str) -> float | None:
-    """The best value of a column: the largest, or the smallest where the name speaks of a loss, an error or a score's rank."""
-    column = list(table.columns).index(name)
-    values = [row[column] for row in table.rows]
-    numbers = [float(value) for value in values if isinstance(value, int | float) and math.isfinite(value)]
-    pick: Callable[[list[float]], float] = min if any(word in name.lower() for word in ("loss", "error")) else max
-    return pick(numbers) if numbers else None
 
 
 def _metrics(metrics: Mapping[str, Value]) -> str:

@@ -77,7 +77,3 @@ class WorldModelNet(nn.Module):
     def noise(self, batch: int, steps: int, generator: torch.Generator | None = None) -> Tensor:
         """Gumbel noise for `observe` or `imagine`: (batch, steps, S, K)."""
         return gumbel((batch, steps, self.config.groups, self.config.classes), self.device, generator)
-
-    def no_action(self, batch: int, steps: int) -> Tensor:
-        """Zero actions (batch, steps, A)."""
-        return torch.zeros(batch, steps, self.action_dim, device=self.device)

@@ -64,7 +64,7 @@ def test_long_recordings_are_averaged_not_cut() -> None:
 @pytest.mark.parametrize("steps", [[1], [1, 2, 4, 8]])
 def test_all_pictures_carry_units_and_names(tmp_path: Path, steps: list[int]) -> None:
     times = np.arange(20) * 0.04
-    curve = Curve("ours", [3.0] * len(steps), [0.5] * len(steps))
+    curve = Curve("ours", [3.0] * len(steps))
     scores = {"digit": {"ours": (90.0, 88.0, 92.0), "log-mel": 70.0}, "speaker of many": {"ours": 99.0, "untrained": 5.0}}
     panels = [Panel("real", noise(40)), Panel("imagined", noise(40), 0.2)]
     curves = [curve, Curve("copy", [1.0] * len(steps))]
