@@ -97,10 +97,22 @@ class Store:
                 _check_sqlite(database)
                 # MLflow's migrations race when several processes open a fresh file at once; the lock makes the first one do it.
                 with _locked(database.with_name(f".{database.name}.lock")):
+                    self._make_sqlite(database)
                     self._client = self._mlflow.MlflowClient(tracking_uri=uri)
                     self._client.search_experiments(max_results=1)
             else:
                 self._client = self._mlflow.MlflowClient(tracking_uri=uri)
+
+    def _make_sqlite(self, database: Path) -> None:
+        """Make a fresh store aside and rename it: a file in which MLflow was killed during its first migrations, which take seconds, is
+        refused by it for ever after."""
+        if database.exists() and database.stat().st_size:
+            return
+        for left_over in database.parent.glob(f".{database.name}.tmp-*"):
+            left_over.unlink()
+        fresh = database.with_name(f".{database.name}.tmp-{os.getpid()}")
+        self._mlflow.MlflowClient(tracking_uri=f"{_SQLITE}{fresh}").search_experiments(max_results=1)
+        fresh.replace(database)
 
     def experiment(self, name: str) -> str:
         """Id of the experiment, created where missing: artifacts beside a sqlite store, through the server otherwise."""

@@ -6,6 +6,7 @@ import http.server
 import logging
 import math
 import multiprocessing
+import signal
 import subprocess
 import sys
 import threading
@@ -231,6 +232,27 @@ def test_concurrent_first_starts_share_a_fresh_store(tmp_path: Path) -> None:
         assert process.exitcode == 0
     client = _client(tmp_path)
     assert len(client.search_runs([client.get_experiment_by_name("shared").experiment_id])) == 3
+
+
+def test_a_tracker_that_is_killed_while_it_makes_the_store_leaves_no_broken_one(tmp_path: Path) -> None:
+    code = """
+import os, signal, sys, threading, time
+from pathlib import Path
+from pydreaming.tracking.store import Store
+
+def kill():
+    while not any(path.stat().st_size for path in Path(sys.argv[1]).glob("*mlflow.db*") if path.suffix != ".lock"):
+        time.sleep(0.001)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+threading.Thread(target=kill, daemon=True).start()
+Store(f"sqlite:///{sys.argv[1]}/mlflow.db")
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], timeout=60)
+    assert done.returncode == -signal.SIGKILL
+    assert not (tmp_path / "mlflow.db").exists()
+    assert Store(f"sqlite:///{tmp_path}/mlflow.db").experiment("x")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".mlflow.db.lock", "mlflow.db"]
 
 
 def test_file_that_is_no_database_is_a_clear_error(tmp_path: Path) -> None:
