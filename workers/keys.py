@@ -6,7 +6,8 @@
     FOLDER/server.key_secret    secret, never leaves this host     FOLDER/authorized/NAME.key           public keys that are let in
     FOLDER/server.key           public                             FOLDER/peers/NAME/client.key_secret  secret, for that host
                                                                    FOLDER/peers/NAME/server.key         copy of the public key
-To shut a peer out again, delete FOLDER/authorized/NAME.key; a running coordinator notices within seconds. Secrets have mode 0600.
+To shut a peer out again, delete FOLDER/authorized/NAME.key and end its workers: a running coordinator notices within seconds, but keys
+are looked at when a connection is made. Secrets have mode 0600.
 """
 
 from __future__ import annotations

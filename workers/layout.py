@@ -76,6 +76,8 @@ def hold(folder: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system lets go of it however this process ends
         except BlockingIOError as e:
             raise UsageError(f"{folder} is at work: another launch.py on this host runs it") from e
+        except OSError as e:
+            raise UsageError(f"{folder} lies where files cannot be locked ({e.strerror}); choose another --run.dir") from e
         yield
 
 

@@ -85,7 +85,10 @@ class Router:
         """Let in peers whose keys were added since, and shut out those whose keys were removed. Cheap when nothing changed."""
         if self._authenticator is None or self._keys is None:
             return
-        state = sorted((p.name, p.stat().st_mtime_ns) for p in self._keys.authorized.glob("*.key"))
+        try:
+            state = sorted((p.name, p.stat().st_mtime_ns) for p in self._keys.authorized.glob("*.key"))
+        except FileNotFoundError:  # removed at this moment: the next look sees the rest
+            return
         if state != self._authorized_state:
             self._authenticator.configure_curve(domain="*", location=str(self._keys.authorized))
             self._authorized_state = state

@@ -40,7 +40,7 @@ def serve(router: Router, seconds: float) -> list[bytes]:
     return frames
 
 
-def exchange(router: Router, dealer: Dealer, seconds: float = 2.0) -> Welcome | None:
+def exchange(router: Router, dealer: Dealer, seconds: float = 10.0) -> Welcome | None:
     """Say Hello and wait for the answer, with both ends in this thread."""
     end, sent = time.monotonic() + seconds, False
     while time.monotonic() < end:
@@ -133,8 +133,11 @@ def test_unknown_wrong_and_missing_keys_are_kept_out_and_told_why(key_folder: Pa
             (None, "without keys; give --keys"),
         ):
             with Dealer(router.address, client) as dealer:
-                assert exchange(router, dealer, seconds=0.7) is None
-                assert reason in dealer.explain(1.0)
+                end = time.monotonic() + 10
+                while reason not in dealer.explain(1.0):
+                    assert time.monotonic() < end, dealer.explain(1.0)
+                    assert exchange(router, dealer, seconds=0.1) is None
+                assert exchange(router, dealer, seconds=0.3) is None
     finally:
         router.close()
 
@@ -183,7 +186,7 @@ def test_frames_of_several_parts_and_giants_do_not_reach_the_decoder_as_messages
     raw.send_multipart([b"a", b"b", b"c"])
     raw.send(b"hello")
     frames = []
-    end = time.monotonic() + 2
+    end = time.monotonic() + 10
     while len(frames) < 2 and time.monotonic() < end:
         frames += [frame for _, frame in plain.receive(0.05)]
     context.destroy(linger=0)
