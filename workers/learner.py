@@ -111,7 +111,7 @@ class Learner:
                 continue
             batch = self.trainer.to_device(self.sampler.sample())
             self._meter.waited(time.monotonic() - begin)
-            result = self.trainer.train_step(batch, self._progress())
+            result = self._step(batch)
             now = time.monotonic()
             self.train_seconds += now - begin
             self._meter.stepped()
@@ -131,6 +131,12 @@ class Learner:
             self.evaluations.report_finished()
         if logged < self.trainer.step and self._meter.has_steps:
             self._log(result, batch)
+
+    def _step(self, batch: TensorBatch) -> StepResult:
+        try:
+            return self.trainer.train_step(batch, self._progress())
+        except torch.OutOfMemoryError as e:
+            raise PydreamingError(f"the memory of {self.trainer.device} is full: lower training.batch_size or training.batch_length") from e
 
     def _finish(self) -> Status:
         checkpoint = self._save()
@@ -345,9 +351,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             signal.signal(number, learner.request_stop)
         status = learner.run()
         spool.end(status)
-    except PydreamingError as e:
+    except Exception as e:
         if spool is not None:
-            spool.end("FAILED")
+            spool.end("FAILED")  # whatever it was: MLflow would show the run as running for ever
+        if not isinstance(e, PydreamingError):
+            raise
         print(f"error: {e}", file=sys.stderr, flush=True)  # noqa: T201
         return e.exit_code
     return 0

@@ -13,11 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.torch
+import torch
 from quick_training import train
 
 from pydreaming.training.checkpoint import list_checkpoints
+from pydreaming.training.trainer import Trainer
 from workers.layout import RunDir
-from workers.learner import Learner
+from workers.learner import Learner, main
 from workers.protocol import Progress
 from workers.serial import collect
 
@@ -110,6 +112,27 @@ def test_a_resumed_learner_never_tells_the_coordinator_that_it_begins_anew(offli
     assert resumed.run() == "KILLED"
     config = run.read_config().training
     assert sent == [Progress(3 * config.batch_size * config.batch_length, 3, str(checkpoint))] * 3
+
+
+@pytest.mark.parametrize("trouble", [torch.OutOfMemoryError("tried to allocate"), RuntimeError("a bug")])
+def test_a_run_that_breaks_is_failed_in_mlflow_too(
+    offline_run: Callable[..., RunDir], trouble: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = offline_run("--training.steps", "3")
+
+    def broken(*_: object) -> None:
+        raise trouble
+
+    monkeypatch.setattr(Trainer, "train_step", broken)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    if isinstance(trouble, torch.OutOfMemoryError):
+        assert main(["--run", str(run.path)]) == 1
+        assert capsys.readouterr().err == "error: the memory of cpu is full: lower training.batch_size or training.batch_length\n"
+    else:
+        with pytest.raises(RuntimeError, match="a bug"):
+            main(["--run", str(run.path)])
+    last = json.loads((run.path / "tracking" / "spool.jsonl").read_text().splitlines()[-1])
+    assert last["status"] == "FAILED"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
