@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -130,13 +131,13 @@ def pick_device(name: str) -> torch.device:
     """`auto` is the first GPU where there is one. Raises ConfigError for a device that does not exist."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):  # the fused optimiser and the random generators know these two
+        raise ConfigError(f"device {name!r} (training.device, --device) must be auto, cpu, cuda or cuda:N")
     try:
         device = torch.device(name)
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as e:
         raise ConfigError(f"device {name!r} (training.device, --device) cannot be used here: {str(e).splitlines()[0]}") from e
-    if device.type not in ("cpu", "cuda"):  # the fused optimiser and the random generators know these two
-        raise ConfigError(f"device {name!r} (training.device, --device) must be auto, cpu, cuda or cuda:N")
     return device
 
 

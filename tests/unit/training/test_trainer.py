@@ -158,7 +158,7 @@ def test_a_replay_batch_becomes_tensors() -> None:
     assert tensors.is_first.dtype == tensors.mask.dtype == torch.bool
 
 
-@pytest.mark.parametrize("name", ["gpu", "cuda:99", "meta", "", "cpu cpu"])
+@pytest.mark.parametrize("name", ["gpu", "cuda:99", "cuda:999999999999999999999", "meta", "", "cpu cpu"])
 def test_a_device_that_cannot_be_used_is_answered_in_one_line(name: str) -> None:
     with pytest.raises(ConfigError, match=r"training\.device") as caught:
         pick_device(name)
