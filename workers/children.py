@@ -107,12 +107,15 @@ class Child:
         else:
             self.process.send_signal(number)
 
-    def last_line(self) -> str:
-        """The end of its log, for a message."""
+    def last_words(self) -> str:
+        """The end of its log for a message, without time and level where it is an error."""
         if self.log is None or not self.log.is_file():
             return ""
-        lines = self.log.read_bytes()[-4096:].decode(errors="replace").strip().splitlines()
-        return lines[-1] if lines else ""
+        with self.log.open("rb") as file:
+            file.seek(max(0, self.log.stat().st_size - 4096))
+            lines = file.read().decode(errors="replace").strip().splitlines()
+        line = lines[-1] if lines else ""
+        return line.partition("error: ")[2] or line
 
 
 def describe_exit(code: int) -> str:

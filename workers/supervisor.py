@@ -137,7 +137,7 @@ class Supervisor:
                 self._learner_done = True
                 return code if code >= 0 else 128 - code
             if self._workers and all(w.given_up for w in self._workers):
-                raise RunError(f"every worker has failed: {self._workers[0].last_line()}")
+                raise RunError(f"every worker has failed: {self._workers[0].last_words()}")
         self._say("ending ...")
         return self._end_learner()
 
@@ -153,7 +153,8 @@ class Supervisor:
             return
         delay = child.plan_restart(code)
         then = "it is given up" if delay is None else f"to be started again in {delay:.1f} s"
-        self._say(f"{child.name} has ended ({describe_exit(code)}), {then}; see {child.log}")
+        cause = f": {child.last_words()}" if code > 0 else ""
+        self._say(f"{child.name} has ended ({describe_exit(code)}{cause}), {then}; see {child.log}")
 
     def _check_coordinator(self) -> None:
         if self._coordinator is None:
@@ -168,7 +169,7 @@ class Supervisor:
             raise RunError(said.error, said.exit_code)
         self._run.coordinator.unlink(missing_ok=True)
         if self._coordinator.plan_restart(code) is None:
-            raise RunError(f"the coordinator fails again and again: {self._coordinator.last_line()}")
+            raise RunError(f"the coordinator fails again and again: {self._coordinator.last_words()}")
         self._say(f"the coordinator has ended ({describe_exit(code)}) and will be started again; see {self._coordinator.log}")
 
     # -- ending -------------------------------------------------------------------------------------------------------------------------

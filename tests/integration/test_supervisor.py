@@ -83,8 +83,9 @@ def test_workers_that_fail_again_and_again_fail_the_run(
     supervisor._workers[0].arguments = ["-c", "import sys; sys.exit('error: no such thing')"]
     supervisor._tracker = None
     supervisor._learner = children.Child("learner", ["-c", "import time; time.sleep(60)"], None)
-    with pytest.raises(RunError, match="every worker has failed: error: no such thing"):
+    with pytest.raises(RunError, match="every worker has failed: no such thing"):
         supervisor.run()
+    assert sum("worker-0 has ended (exit code 1: no such thing)" in line for line in said) == children.MAX_ERRORS
 
 
 @pytest.mark.parametrize("code", [0, 3])

@@ -47,7 +47,7 @@ def test_output_goes_to_the_log_and_numerical_libraries_are_held_back(tmp_path: 
     role = child(tmp_path, "import os; print('first'); print(os.environ['OMP_NUM_THREADS'])", threads=1)
     role.start()
     assert finish(role) == 0
-    assert role.last_line() == "1"
+    assert role.last_words() == "1"
     role.start()
     assert finish(role) == 0
     assert (tmp_path / "role.log").read_text().count("first") == 2  # appended, not replaced
@@ -74,10 +74,10 @@ def test_kill_takes_grandchildren_along(tmp_path: Path) -> None:
     role = child(tmp_path, code)
     role.start()
     end = time.monotonic() + 10
-    while not role.last_line():
+    while not role.last_words():
         assert time.monotonic() < end
         time.sleep(0.02)
-    grandchild = int(role.last_line())
+    grandchild = int(role.last_words())
     role.signal(signal.SIGKILL)
     assert finish(role) == -9
     status = Path(f"/proc/{grandchild}/stat")
@@ -91,4 +91,19 @@ def test_a_child_shares_its_parents_session_but_not_its_process_group(tmp_path: 
     role = child(tmp_path, "import os; print(os.getsid(0), os.getpgid(0) == os.getpid())")
     role.start()
     assert finish(role) == 0
-    assert role.last_line() == f"{os.getsid(0)} True"
+    assert role.last_words() == f"{os.getsid(0)} True"
+
+
+@pytest.mark.parametrize(
+    ("log", "words"),
+    [
+        ("2026-11-23 18:40:51,754 ERROR error: cannot write x: No space left\n", "cannot write x: No space left"),
+        ("error: first\nlast\n\n", "last"),
+        ("x" * 10_000 + "\nerror: no such thing", "no such thing"),
+        ("", ""),
+    ],
+)
+def test_the_last_words_of_a_log_are_its_cause(tmp_path: Path, log: str, words: str) -> None:
+    (tmp_path / "log").write_text(log)
+    assert Child("w", [], tmp_path / "log").last_words() == words
+    assert Child("w", [], tmp_path / "none").last_words() == ""
