@@ -141,7 +141,7 @@ class Learner:
     def _finish(self) -> Status:
         checkpoint = self._save()
         log.info("checkpoint %s after %d steps", checkpoint, self.trainer.step)
-        for name in ("model.safetensors", "state.json"):
+        for name in ("model.safetensors", "state.json", "SHA256SUMS"):  # what `runs:/<run id>` is loaded from
             self.spool.artifact(checkpoint / name, "checkpoint")
         if self.stopping:
             log.info("stopped by %s; go on with: python launch.py --resume %s", self.stopping, self.run_dir.path)
