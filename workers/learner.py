@@ -197,7 +197,7 @@ class Learner:
 
     def _log(self, result: StepResult, batch: TensorBatch) -> None:
         metrics = step_metrics(self.trainer, result, batch.mask) | world_model_metrics(self.trainer, result, batch)
-        metrics |= self._averages.take() | self._meter.take(batch.mask.numel()) | self._store_metrics()
+        metrics |= self._averages.take() | self._meter.take(int(batch.mask.sum())) | self._store_metrics()
         self.spool.metrics(self.trainer.step, metrics)
         log.info("%s", _console_line(self.trainer.step, self._progress(), metrics, self.config.model.embed))
 

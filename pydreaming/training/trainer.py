@@ -86,7 +86,7 @@ class Trainer:
         else:
             self.non_finite_steps += 1
         self.step += 1
-        self.trained_tokens += batch.mask.numel()
+        self.trained_tokens += int(batch.mask.sum())  # not padding: the replay ratio is about what was collected
         return StepResult(losses, total.detach(), decoder.detach(), grad_norm, finite)
 
     def to_device(self, batch: Batch) -> TensorBatch:

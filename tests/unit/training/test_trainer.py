@@ -49,6 +49,13 @@ def test_a_step_changes_every_network_and_counts_itself() -> None:
     assert (t.step, t.trained_tokens, t.non_finite_steps) == (1, 40, 0)
 
 
+def test_padding_is_not_counted_as_trained_on() -> None:
+    t, batch = trainer(), tiny_batch()
+    batch.mask[0, 3:] = False
+    t.train_step(batch, progress=0.0)
+    assert t.trained_tokens == 33
+
+
 @pytest.mark.parametrize("poison", [float("nan"), float("inf")])
 def test_a_step_that_is_not_finite_changes_no_weight_and_is_counted(poison: float) -> None:
     t = trainer()
