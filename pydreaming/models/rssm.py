@@ -96,7 +96,8 @@ class RSSM(nn.Module):
     def _step(self, deter: Tensor, stoch: Tensor, action: Tensor) -> Tensor:
         """One step of the recurrence with the fused GRU's own weights: (B, D), of deter's type also under autocast (see `run_gru`)."""
         x = self.inputs(torch.cat([stoch.flatten(-2), action], -1))
-        after: Tensor = self.gru(x.unsqueeze(1), deter.unsqueeze(0))[0].squeeze(1)
+        # cuDNN takes no strided state, such as one step out of a sequence.
+        after: Tensor = self.gru(x.unsqueeze(1), deter.unsqueeze(0).contiguous())[0].squeeze(1)
         return after.to(deter.dtype)
 
     def _log_probs(self, logits: Tensor) -> Tensor:

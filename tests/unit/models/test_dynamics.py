@@ -163,6 +163,19 @@ def rollout_of(model: WorldModelNet, is_first: Tensor) -> tuple[Observed, Tensor
 
 
 @every_form
+def test_a_step_out_of_a_sequence_reaches_the_kernel_in_one_piece(form: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    model, seen = tiny_model(*form), []
+    state = rollout(model)[0].post.at(slice(None), 3)
+    assert not state.deter.is_contiguous()
+    kernel = model.dynamics.gru.forward
+    monkeypatch.setattr(model.dynamics.gru, "forward", lambda x, h: (seen.append(h.is_contiguous()), kernel(x, h))[1])
+    model.imagine(state, one_hot_actions(B, 2, seed=3))
+    model.observe(torch.zeros(B, 2, TOKEN_DIM), one_hot_actions(B, 2, seed=3), torch.zeros(B, 2, dtype=torch.bool), state)
+    assert seen
+    assert all(seen)
+
+
+@every_form
 def test_a_cold_prior_takes_its_modes(form: tuple[str, str]) -> None:
     model = tiny_model(*form)
     state, actions = rollout(model)[0].carry, one_hot_actions(B, 3, seed=3)
