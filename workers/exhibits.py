@@ -123,7 +123,7 @@ def write_run_report(run: RunDir, config: Config, checkpoint: Path, result: Eval
 
 def _exhibit_clip(model: WorldModel, clip: _Clip, number: int, folder: Path, exhibits: Exhibits, sounds: bool) -> None:
     tokens = model.tokens(clip.source)
-    context = max(1, len(tokens) // 2)
+    context = max(1, len(tokens) // 3)
     if context < len(tokens):
         panels = prediction_panels(model, tokens, context)
         picture = save(mel_panels(panels, model.features, title=clip.name), folder / f"prediction_{number}.png")
@@ -133,13 +133,13 @@ def _exhibit_clip(model: WorldModel, clip: _Clip, number: int, folder: Path, exh
     exhibits.show(f"Surprise over time: {clip.name}", picture, "In bits per window; pydreaming surprise --help says what each curve is.")
     if not sounds:
         return
-    heard_s = len(clip.samples) / clip.sample_rate / 2
+    heard_s = len(clip.samples) / clip.sample_rate / 3
     dreamed = dream(model, clip.source, seconds=DREAM_S, samples=4, at_s=heard_s)
     picture = draw_dream(folder / f"dream_{number}.png", dreamed, model.features)
     exhibits.show(f"Dream: {clip.name}", picture, "What was heard, and continuations that it imagines.")
     for kind, samples, rate, caption in (
         ("real", clip.samples, clip.sample_rate, "as recorded"),
-        ("dream", dream_audio(model, dreamed, 0), dreamed.sample_rate, "the first half as recorded, a tick, then imagined (Griffin-Lim)"),
+        ("dream", dream_audio(model, dreamed, 0), dreamed.sample_rate, "the first third as recorded, a tick, then imagined (Griffin-Lim)"),
     ):
         path = folder / f"{kind}_{number}.wav"
         write_wav(path, samples, rate)
