@@ -46,7 +46,7 @@ class Producer:
     """Does leases. Use one per thread.
 
     config: of the run. root: folder of the source. replay: folder of the store. controls: see ControlScale.
-    on_block: called after each block of audio; what it raises ends the lease, and nothing of it stays.
+    on_block: called before each item and after each block of audio; what it raises ends the lease, and nothing of it stays.
     totals: what has been done so far.
     """
 
@@ -67,6 +67,7 @@ class Producer:
         bands = self.config.features.n_mels
         total, unreadable = StatsAccumulator(bands), list[Unreadable]()
         for item in items:
+            self.on_block()
             own = StatsAccumulator(bands)
             try:
                 for stream, _ in self._streams(item):
@@ -96,6 +97,7 @@ class Producer:
         with ShardWriter(self.replay, shard_prefix(epoch, number), meta, self.config.replay.shard_episodes) as writer:
             episodes = _Groups(writer, self.config.replay.episode_tokens)
             for item in items:
+                self.on_block()
                 episodes.begin(item.group)
                 try:
                     for stream, part in self._streams(item):

@@ -139,6 +139,17 @@ def test_on_block_can_end_a_lease_and_nothing_stays(make_run: MakeRun, audio: Pa
     assert list((tmp_path / "r").iterdir()) == []
 
 
+def test_recordings_that_cannot_be_read_are_no_silence(make_run: MakeRun, audio: Path, tmp_path: Path) -> None:
+    """Opening a damaged file on a slow disk takes its time; a lease of many must not pass for that of a dead worker."""
+    signs = list[int]()
+    producer = Producer(config_of(make_run, audio), audio, tmp_path / "r", on_block=lambda: signs.append(1))
+    broken = [item(i, "broken-000.wav") for i in range(9)]
+    assert len(producer.measure(broken)[1]) == len(signs) == 9
+    stats = merge_stats([producer.measure([item(0, "good-000.wav")])[0]], producer.config.features.n_mels)
+    signs.clear()
+    assert len(producer.produce(0, 0, broken, stats)[1]) == len(signs) == 9
+
+
 def test_recordings_shorter_than_a_window_are_measured_as_they_are_used(make_run: MakeRun, audio: Path, tmp_path: Path) -> None:
     soundfile.write(audio / "click.wav", np.full(50, 0.5), 8000)
     config = config_of(make_run, audio)
