@@ -308,10 +308,11 @@ def _make_sampler(index: ReplayIndex, config: Config) -> ReplaySampler:
 
 def _console_line(step: int, progress: float, metrics: dict[str, float], width: int) -> str:
     """One line that a newcomer can read: progress, prediction beside chance, and the verdict."""
-    gain = metrics.get("world_model/open_loop_gain_k1")
+    gain, found = metrics.get("world_model/open_loop_gain_k1"), ""
+    if "learning/nce_accuracy_k1" in metrics:  # not every objective contrasts the next token
+        found = f" | next token found {metrics['learning/nce_accuracy_k1']:.0%} (chance {metrics['learning/chance']:.1%})"
     return (
-        f"step {step} ({progress:4.0%}) {metrics['machine/steps_per_s']:.1f}/s | loss {metrics['learning/loss']:.2f}"
-        f" | next token found {metrics['learning/nce_accuracy_k1']:.0%} (chance {metrics['learning/chance']:.1%})"
+        f"step {step} ({progress:4.0%}) {metrics['machine/steps_per_s']:.1f}/s | loss {metrics['learning/loss']:.2f}{found}"
         f" | gain {'-' if gain is None else f'{gain:.1f}'} nat | {verdict(metrics, width)}"
     )
 
