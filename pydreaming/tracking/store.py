@@ -92,7 +92,7 @@ class Store:
         with self._calling():
             self._mlflow = _import_mlflow()
             if uri.startswith(_SQLITE):
-                database = Path(uri.removeprefix(_SQLITE))
+                database = Path(uri.removeprefix(_SQLITE).partition("?")[0])  # SQLAlchemy's options may follow
                 self._artifact_root = database.parent / "artifacts"
                 _check_sqlite(database)
                 # MLflow's migrations race when several processes open a fresh file at once; the lock makes the first one do it.

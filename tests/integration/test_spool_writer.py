@@ -251,7 +251,7 @@ Store(f"sqlite:///{sys.argv[1]}/mlflow.db")
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], timeout=60)
     assert done.returncode == -signal.SIGKILL
     assert not (tmp_path / "mlflow.db").exists()
-    assert Store(f"sqlite:///{tmp_path}/mlflow.db").experiment("x")
+    assert Store(f"sqlite:///{tmp_path}/mlflow.db?timeout=30").experiment("x")
     assert sorted(path.name for path in tmp_path.iterdir()) == [".mlflow.db.lock", "mlflow.db"]
 
 
