@@ -6,15 +6,12 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
-import soundfile
 import torch
+from tones import RATE, write_tone
 
 from pydreaming.config import load_config
 from workers.layout import RunDir
-
-RATE = 8000  # Hz
 
 torch.set_num_threads(1)  # tests run side by side; two processes with a thread per core each slow one another down tenfold
 
@@ -26,15 +23,6 @@ def data_dir() -> Path:
     if not folder:
         pytest.skip("PYDREAMING_DATA is not set: no real recordings here")
     return Path(folder)
-
-
-def write_tone(path: Path, seconds: float, seed: int) -> None:
-    """A tone of random pitch in noise, different for every seed."""
-    rng = np.random.default_rng(seed)
-    n = int(seconds * RATE)
-    tone = 0.3 * np.sin(2 * np.pi * rng.uniform(100, 2000) * np.arange(n) / RATE)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(path, tone + 0.05 * rng.standard_normal(n), RATE, subtype="PCM_16")
 
 
 @pytest.fixture

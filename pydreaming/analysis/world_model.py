@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,11 @@ from pydreaming.models.world_model import WorldModelNet
 from pydreaming.objectives import Objective
 from pydreaming.training.checkpoint import CheckpointState, load_networks
 from pydreaming.training.trainer import pick_device
+
+if TYPE_CHECKING:  # they import this module
+    from pydreaming.analysis.dream import Dream
+    from pydreaming.analysis.embed import WindowEmbeddings
+    from pydreaming.analysis.surprise import Surprise
 
 CHUNK_TOKENS = 512
 
@@ -178,6 +183,24 @@ class WorldModel:
     def log_mel(self, tokens: Frames) -> Frames:
         """Log-mel frames (F, n_mels), natural logarithm of power, of consecutive normalised tokens (T, token_dim)."""
         return self.front_end.denormalise(tokens)
+
+    def embed(self, source: Source, part: str = "feat") -> WindowEmbeddings:
+        """Vectors of a recording's windows with their times; see `pydreaming.analysis.embed` for parts, pooling and many files."""
+        from pydreaming.analysis.embed import embed_windows
+
+        return embed_windows(self, source, part)
+
+    def surprise(self, source: Source) -> Surprise:
+        """How unexpected each window of a recording is, in bits; see `pydreaming.analysis.surprise`."""
+        from pydreaming.analysis.surprise import surprise
+
+        return surprise(self, source)
+
+    def dream(self, source: Source, seconds: float = 2.0, samples: int = 4, temperature: float = 1.0, seed: int = 0) -> Dream:
+        """Continuations of a recording; see `pydreaming.analysis.dream`, also for writing them as sound."""
+        from pydreaming.analysis.dream import dream
+
+        return dream(self, source, seconds, samples, temperature, seed)
 
     def _actions(self, steps: int) -> Tensor:
         """Actions (1, steps, A) of listening on without a jump."""

@@ -136,7 +136,7 @@ def _text(browser: Any) -> str:
 
 def test_link_opens_the_dashboard_with_charts_under_questions(shown: Shown, browser: Any) -> None:
     browser.get(shown.link)
-    wanted = ["digits-first-try", "1. Is it learning?", "2. Does it predict?", "nce accuracy by horizon k"]
+    wanted = ["digits-first-try", "1. Is it learning?", "2. Is it a world model?", "nce accuracy by horizon k"]
     _until(browser, lambda: all(word in _text(browser) for word in wanted), "dashboard")
     _until(browser, lambda: len(browser.find_elements("css selector", ".js-plotly-plot .scatterlayer .trace")) >= 3, "charts")
     assert "GenAI" not in browser.current_url

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from conftest import RATE, write_tone
 from quick_training import train
+from tones import RATE, write_tone
 
 from pydreaming.audio.sources import Catalogue
 from pydreaming.errors import CheckpointError

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from conftest import RATE, write_tone
 from quick_training import train
+from tones import RATE, write_tone
 
 from pydreaming.errors import SourceError
 from workers.closing import next_commands

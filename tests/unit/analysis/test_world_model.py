@@ -162,3 +162,15 @@ def test_neutral_action() -> None:
     assert neutral_action(tiny_config(action__kind="stride", action__strides="[2, 1]").action) == [0.0, 1.0]
     with pytest.raises(UsageError, match="adjacent"):
         neutral_action(tiny_config(action__kind="stride", action__strides="[2, 4]").action)
+
+
+def test_the_model_embeds_surprises_and_dreams_by_itself(model: WorldModel) -> None:
+    samples = np.random.default_rng(0).standard_normal(8000).astype(np.float32) * 0.1
+    source = (samples, model.features.sample_rate)
+    steps = len(model.tokens(source))
+    vectors, curves = model.embed(source), model.surprise(source)
+    assert len(vectors.values) == len(curves.kl) == steps
+    assert np.array_equal(vectors.start_s, curves.start_s)
+    dreamed = model.dream(source, seconds=0.2, samples=3)
+    assert len(dreamed.imagined) == 3
+    assert dreamed.imagined.shape[2] == model.features.n_mels

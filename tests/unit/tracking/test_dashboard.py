@@ -29,7 +29,7 @@ def test_one_chart_per_family_under_the_question_it_answers() -> None:
     sections = {section["uuid"]: section["name"] for section in state["compareRunSections"]}
     assert [(sections[chart["metricSectionId"]], chart.get("selectedMetricKeys", chart.get("imageKeys"))) for chart in shown] == [
         ("1. Is it learning?", ["1 Is it learning/loss"]),
-        ("2. Does it predict?", ["2 Does it predict/retrieval_k1", "2 Does it predict/retrieval_k8"]),
+        ("2. Is it a world model?", ["2 Is it a world model/retrieval_k1", "2 Is it a world model/retrieval_k8"]),
         ("5. Is the machine busy?", ["5 Is the machine busy/steps_per_s"]),
         ("6. Look and listen", ["dream"]),
     ]

@@ -18,7 +18,7 @@ MLFLOW_ACCEPTS = re.compile(r"[/\w.\- :]+", re.ASCII)
     ("short", "display"),
     [
         ("learning/loss", "1 Is it learning/loss"),
-        ("world_model/retrieval_k1", "2 Does it predict/retrieval_k1"),
+        ("world_model/retrieval_k1", "2 Is it a world model/retrieval_k1"),
         ("workers/clips_per_s_mean", "5 Is the machine busy/workers.clips_per_s_mean"),
         ("machine/workers/clips_per_s_mean", "5 Is the machine busy/workers.clips_per_s_mean"),
         ("loss", "7 Other/loss"),
@@ -53,5 +53,5 @@ def test_any_image_key_becomes_one_that_mlflow_accepts(key: str) -> None:
 
 
 def test_horizons_share_a_family() -> None:
-    assert family_of("2 Does it predict/retrieval_k8") == ("retrieval", 8)
+    assert family_of("2 Is it a world model/retrieval_k8") == ("retrieval", 8)
     assert family_of("1 Is it learning/loss") == ("loss", -1)
