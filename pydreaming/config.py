@@ -21,12 +21,25 @@ from pydreaming.config_hints import LARGEST, expected, nearest, nearest_key, quo
 from pydreaming.errors import ConfigError
 
 CONFIG_DIR = Path(__file__).resolve().parent.parent / "configs"
+_OBJECTIVES = Path(__file__).resolve().parent / "objectives"
+_SHARED = {"__init__", "base", "contrast", "latents"}  # files there that are no objective
 
 Positive = Annotated[int, msgspec.Meta(ge=1, le=LARGEST)]
 Natural = Annotated[int, msgspec.Meta(ge=0, le=LARGEST)]
 PositiveFloat = Annotated[float, msgspec.Meta(gt=0, le=LARGEST)]
 NonNegative = Annotated[float, msgspec.Meta(ge=0, le=LARGEST)]
 Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
+
+
+def objective_names() -> list[str]:
+    """The choices of `objective.name`: one per file in `pydreaming/objectives`, found without importing it (and torch)."""
+    return sorted({path.stem for path in _OBJECTIVES.glob("*.py")} - _SHARED)
+
+
+if typing.TYPE_CHECKING:
+    ObjectiveName = str
+else:
+    ObjectiveName = Literal[tuple(objective_names())]
 
 
 @dataclass(frozen=True)
@@ -168,7 +181,7 @@ class ModelConfig:
 class ObjectiveConfig:
     """The training objective and the weights of its terms."""
 
-    name: Literal["dreaming_v2"]
+    name: ObjectiveName
     horizon: Positive
     horizon_decay: Annotated[float, msgspec.Meta(gt=0, le=1)]
     temperature: PositiveFloat

@@ -6,14 +6,17 @@ in which predictions are compared with what came: `predict(state)` against `targ
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from pydreaming.config import ObjectiveConfig
 from pydreaming.models.state import Observed, State
 from pydreaming.models.world_model import WorldModelNet
+from pydreaming.objectives.contrast import Contrast, info_nce, reaches
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,11 @@ class TensorBatch:
     action: Tensor
     token_id: Tensor
     mask: Tensor
+
+    def rows(self, count: int) -> TensorBatch:
+        """The first `count` sequences."""
+        s = slice(count)
+        return TensorBatch(self.tokens[s], self.is_first[s], self.action[s], self.token_id[s], self.mask[s])
 
 
 @dataclass(frozen=True)
@@ -62,16 +70,32 @@ class Losses:
         return torch.stack([term.weight * term.mean() for term in self.terms.values()]).sum()
 
 
+@dataclass(frozen=True)
+class Parts:
+    """A part of an objective: its terms, and its metrics without gradient, by name."""
+
+    terms: dict[str, Term] = field(default_factory=dict)
+    metrics: dict[str, Tensor] = field(default_factory=dict)
+
+    def __or__(self, other: Parts) -> Parts:
+        return Parts(self.terms | other.terms, self.metrics | other.metrics)
+
+
 class Objective(nn.Module):
-    """Base of all objectives.
+    """Base of all objectives: the interface, and the contrast that several of them share.
 
     Args:
       model: the networks; read for their widths, not kept (the trainer passes the model to `forward`).
+    Attributes:
+      trains_latents: False for an objective without latents, whose code and imagination are then not judged.
     """
+
+    trains_latents = True
 
     def __init__(self, config: ObjectiveConfig, model: WorldModelNet) -> None:
         super().__init__()
         self.config = config
+        self.context_dim = model.dynamics.context_dim
 
     def forward(self, model: WorldModelNet, batch: TensorBatch, noise: Tensor) -> Losses:
         """Losses of one batch; `noise` (B, T, S, K) drives the posterior's samples."""
@@ -84,3 +108,63 @@ class Objective(nn.Module):
     def target(self, embed: Tensor) -> Tensor:
         """Tokens in the comparison space: (..., E) -> (..., P), unit length."""
         raise NotImplementedError
+
+    def context(self, state: State) -> Tensor:
+        """(..., C) what heads read of a state: the part that `Observed.context` holds."""
+        return state.deter if self.context_dim == state.deter.shape[-1] else state.feat
+
+    def nce(self, query: Tensor, key: Tensor, batch: TensorBatch, valid: Tensor, steps: int) -> Contrast:
+        """`info_nce` with the configured temperature and negatives."""
+        return info_nce(
+            query,
+            key,
+            batch.token_id,
+            valid,
+            batch.mask,
+            steps=steps,
+            temperature=self.config.temperature,
+            within_sequence=self.config.negatives == "sequence",
+        )
+
+    def ahead_nce(self, head: nn.Module, k: int, context: Tensor, key: Tensor, action: Tensor, batch: TensorBatch) -> Contrast:
+        """Contrast of the token k steps ahead with what `head` makes of the context and the k actions that lead there.
+
+        Args:
+          head: (..., C + k * A) -> (..., P). context: (B, T, C). key: (B, T, P). action: (B, T, A).
+        """
+        query = head(torch.cat([context, *future_actions(action, k)], -1))
+        return self.nce(query, key, batch, reaches(batch.is_first, batch.mask, k), k)
+
+    def ahead_terms(
+        self, heads: nn.ModuleList, weights: Sequence[float], first: int, context: Tensor, key: Tensor, action: Tensor, batch: TensorBatch
+    ) -> Parts:
+        """One `ahead_nce` per head, for k = first, first + 1, ...: terms `ahead_k`, metrics `nce_accuracy_k<k>` and `chance` (k = 1)."""
+        terms: dict[str, Term] = {}
+        metrics: dict[str, Tensor] = {}
+        for k, (head, weight) in enumerate(zip(heads, weights, strict=True), start=first):
+            contrast = self.ahead_nce(head, k, context, key, action, batch)
+            terms[f"ahead_{k}"] = Term(contrast.loss, contrast.valid, weight)
+            metrics[f"nce_accuracy_k{k}"] = masked_mean(contrast.correct, contrast.valid)
+            if k == 1:
+                metrics["chance"] = masked_mean(contrast.chance, contrast.valid)
+        return Parts(terms, metrics)
+
+
+def linear_heads(config: ObjectiveConfig, model: WorldModelNet) -> tuple[nn.ModuleList, list[float]]:
+    """Linear heads for k = 1..horizon, each of the context and k actions, and their weights (horizon_decay^(k-1), of sum 1)."""
+    context, embed, action = model.dynamics.context_dim, model.config.embed, model.action_dim
+    decay = [config.horizon_decay**k for k in range(config.horizon)]
+    heads = nn.ModuleList(nn.Linear(context + k * action, embed) for k in range(1, config.horizon + 1))
+    return heads, [d / sum(decay) for d in decay]
+
+
+def future_actions(action: Tensor, k: int) -> list[Tensor]:
+    """The k actions after each step, (B, T, A) each; zeros past the end, where no prediction counts."""
+    padded = functional.pad(action, (0, 0, 0, k))
+    T = action.shape[1]
+    return [padded[:, j : j + T] for j in range(1, k + 1)]
+
+
+def masked_mean(values: Tensor, valid: Tensor) -> Tensor:
+    """Mean over the valid steps without gradient, for metrics; zero where there is none."""
+    return (values * valid).sum().detach() / valid.sum().clamp_min(1)

@@ -1,6 +1,6 @@
-"""InfoNCE over the tokens of a batch.
+"""What keeps tokens apart without reconstruction: InfoNCE over the tokens of a batch, and redundancy reduction over its features.
 
-Source: arXiv 1807.03748 (CPC), eq. 4, with cosine similarities over a temperature as in arXiv 2002.05709, eq. 1.
+Source of InfoNCE: arXiv 1807.03748 (CPC), eq. 4, with cosine similarities over a temperature as in arXiv 2002.05709, eq. 1.
 """
 
 from __future__ import annotations
@@ -77,3 +77,30 @@ def info_nce(
     chance = (~banned).sum(-1).reciprocal().reshape(B, T)
     # Predictions that do not count may have no finite logit beside their own; keep them out of the sum, not merely weighted by zero.
     return Contrast(loss.where(valid, 0.0), correct, chance, valid)
+
+
+def redundancy(x: Tensor, target: Tensor, valid: Tensor, off_diagonal: float) -> Tensor:
+    """Barlow Twins' loss: each feature agrees with its own target feature and with no other.
+
+    Args:
+      x, target: (B, T, E); each feature is standardised here over the valid steps, in float32.
+      valid: (B, T) bool.
+      off_diagonal: weight of the features' correlations with others.
+    Returns:
+      () sum (C_ii - 1)^2 + off_diagonal * sum_{i != j} C_ij^2 with C = x^T target / N over the N valid steps.
+    Source: arXiv 2103.03230, as R2-Dreamer uses it (arXiv 2603.18202).
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        count = valid.sum().clamp_min(1)
+        a, b = (_standardise(v.float(), valid.unsqueeze(-1), count).flatten(0, 1) for v in (x, target))
+        correlation = a.t() @ b / count  # (E, E)
+    diagonal = correlation.diagonal()
+    others = correlation.square().sum() - diagonal.square().sum()
+    return (diagonal - 1).square().sum() + off_diagonal * others
+
+
+def _standardise(x: Tensor, valid: Tensor, count: Tensor) -> Tensor:
+    """(B, T, E) with mean 0 and variance 1 over the valid steps; 0 elsewhere, whatever was there."""
+    x = x.where(valid, 0.0)
+    centred = (x - x.sum((0, 1)) / count).where(valid, 0.0)
+    return centred * (centred.square().sum((0, 1)) / count + 1e-5).rsqrt()  # a feature that never varies stays 0

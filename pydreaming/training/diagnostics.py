@@ -17,6 +17,7 @@ from pydreaming.training.trainer import StepResult, Trainer
 
 MIN_INFORMATION = 0.5  # nats; below it the code says almost nothing about the token
 MIN_RANK_SHARE = 0.05  # of the embedding's width
+_OF_EMBEDDING = ("effective_rank", "least_std", "adjacent_cosine")  # the rest are of the code
 
 
 @torch.no_grad()
@@ -98,7 +99,8 @@ def step_metrics(trainer: Trainer, result: StepResult, mask: Tensor) -> dict[str
     metrics |= {f"learning/{name}": float(value) for name, value in losses.metrics.items()}
     metrics["learning/learning_rate"] = float(trainer.optimizer.param_groups[0]["lr"])
     latents = latent_diagnostics(losses.observed, mask, trainer.config.objective.free_nats)
-    metrics |= {f"health/{name}": value for name, value in latents.items()}
+    judged = latents if trainer.objective.trains_latents else _OF_EMBEDDING
+    metrics |= {f"health/{name}": latents[name] for name in judged}
     modules = {"encoder": trainer.model.encoder, "dynamics": trainer.model.dynamics, "heads": trainer.objective}
     metrics["health/grad_norm"] = float(result.grad_norm)
     clipped = max(1.0, metrics["health/grad_norm"] / trainer.config.training.clip)  # times that the gradients now held are too small
@@ -108,19 +110,24 @@ def step_metrics(trainer: Trainer, result: StepResult, mask: Tensor) -> dict[str
 
 
 def world_model_metrics(trainer: Trainer, result: StepResult, batch: TensorBatch) -> dict[str, float]:
-    """Open-loop gain on the batch just trained on, by step ahead."""
+    """Open-loop gain on the batch just trained on, by step ahead; nothing for an objective that trains no prior."""
+    if not trainer.objective.trains_latents:
+        return {}
     gains = gain_on_batch(trainer.model, result.losses.observed, batch, steps=8)
     return {f"world_model/open_loop_gain_k{k}": value for k, value in gains.items()}
 
 
 def verdict(metrics: Mapping[str, float], embed_width: int) -> str:
-    """One line on health: what is wrong, or that nothing is."""
+    """One line on health: what is wrong, or that nothing is. The code is judged where `metrics` has its figures."""
+    information = metrics.get("health/information")
     if metrics["health/non_finite_steps"] > 0 and not math.isfinite(metrics["learning/loss"]):
         return "BROKEN: the loss is not finite; lower training.learning_rate"
-    if not math.isfinite(metrics["health/information"]):  # no comparison below would hold, and that would read as health
+    if not math.isfinite(
+        metrics["health/effective_rank"] if information is None else information
+    ):  # no comparison below would hold, and that would read as health
         return f"UNSTABLE: the last step was refused ({metrics['health/non_finite_steps']:.0f} so far); lower training.learning_rate"
-    if metrics["health/information"] < MIN_INFORMATION:
-        return f"COLLAPSED: the code tells {metrics['health/information']:.2f} nat about its token (alarm under {MIN_INFORMATION})"
+    if information is not None and information < MIN_INFORMATION:
+        return f"COLLAPSED: the code tells {information:.2f} nat about its token (alarm under {MIN_INFORMATION})"
     if metrics["health/effective_rank"] < MIN_RANK_SHARE * embed_width:
         return f"COLLAPSING: effective rank of the embedding {metrics['health/effective_rank']:.1f} of {embed_width}"
     gain = metrics.get("world_model/open_loop_gain_k1")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pydreaming.objectives.contrast import Contrast, info_nce, reaches
+from pydreaming.objectives.contrast import Contrast, info_nce, reaches, redundancy
 
 B, T, P = 3, 6, 5
 MASK = torch.ones(B, T, dtype=torch.bool)
@@ -150,3 +150,22 @@ def test_bfloat16_features_are_compared_in_float32() -> None:
     torch.testing.assert_close(contrast(query, key).loss, contrast(query.float(), key.float()).loss)
     with torch.autocast("cpu", torch.bfloat16):
         assert contrast(query, key).loss.dtype == torch.float32
+
+
+def test_redundancy_equals_a_correlation_by_hand_over_the_valid_steps() -> None:
+    x, target, valid = randn(0), randn(1), MASK.clone()
+    valid[1, 3:] = False
+    a, b = ((v[valid] - v[valid].mean(0)) / v[valid].std(0, correction=0) for v in (x, target))
+    c = a.t() @ b / len(a)
+    by_hand = sum((c[i, j] - 1) ** 2 if i == j else 0.3 * c[i, j] ** 2 for i in range(P) for j in range(P))
+    assert float(redundancy(x, target, valid, 0.3)) == pytest.approx(float(by_hand), rel=1e-3)
+    assert float(redundancy(x, x, valid, 0.0)) == pytest.approx(0, abs=1e-6)
+
+
+def test_redundancy_of_features_that_never_vary_is_finite_with_its_gradient() -> None:
+    x = torch.ones(B, T, P, requires_grad=True)
+    loss = redundancy(x, torch.zeros(B, T, P), MASK, 1.0)
+    loss.backward()
+    assert float(loss.detach()) == P  # nothing agrees
+    assert x.grad is not None
+    assert torch.isfinite(x.grad).all()

@@ -10,7 +10,7 @@ from tiny_models import tiny_config
 from toy_worlds import action_world, chain_world, new_trainer, train
 
 from pydreaming.config import Config
-from pydreaming.objectives import Losses, TensorBatch
+from pydreaming.objectives import OBJECTIVES, Losses, TensorBatch, cdp
 from pydreaming.training.diagnostics import MIN_INFORMATION, step_metrics, verdict, world_model_metrics
 from pydreaming.training.open_loop import gain_on_batch
 from pydreaming.training.trainer import Trainer
@@ -81,3 +81,39 @@ def test_kl_alone_collapses_and_the_full_loss_does_not(dynamics: str, monkeypatc
     collapsed, words = report(trainer, unseen)
     assert collapsed["health/information"] < MIN_INFORMATION
     assert words.startswith("COLLAPSED")
+
+
+OTHERS = [(name, dynamics) for name in OBJECTIVES for dynamics in ("belief", "rssm")]
+OTHERS = [case for case in OTHERS if case[0] != "dreaming_v2" and case != ("cpc", "rssm")]
+SHARED = ("dyn", "rep", "readout", "consistency")
+
+
+def own_loss(trainer: Trainer, batch: TensorBatch) -> float:
+    """What an objective adds to KL, consistency and readout."""
+    with torch.no_grad():
+        noise = trainer.model.noise(*batch.mask.shape, torch.Generator().manual_seed(0))
+        terms = trainer.objective(trainer.model, batch, noise).terms
+    return sum(term.weight * float(term.mean()) for name, term in terms.items() if not name.startswith(SHARED))
+
+
+@pytest.mark.parametrize(("name", "dynamics"), OTHERS)
+def test_every_other_objective_learns_and_keeps_its_code(name: str, dynamics: str) -> None:
+    seen, unseen = [chain_world(i) for i in range(20)], chain_world(100)
+    trainer = new_trainer(config_of(dynamics, objective__name=name))
+    before = own_loss(trainer, unseen)
+    train(trainer, seen, 150)
+    assert own_loss(trainer, unseen) < before - 0.25 * abs(before)
+    metrics, words = report(trainer, unseen)
+    assert "COLLAPS" not in words
+    if name == "cpc":  # no latents to judge
+        assert not {"health/information", "health/kl", "world_model/open_loop_gain_k1"} & metrics.keys()
+        assert words == "healthy"
+    else:
+        assert metrics["health/information"] > 1.5 * MIN_INFORMATION
+
+
+def test_without_its_prediction_dreamer_cdp_collapses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cdp, "SCALE", 0.0)
+    trainer = new_trainer(config_of("rssm", objective__name="cdp"))
+    train(trainer, [chain_world(i) for i in range(20)], 150)
+    assert report(trainer, chain_world(100))[1].startswith("COLLAPSED")

@@ -1,0 +1,48 @@
+"""TWISTER: action-conditioned contrastive prediction, near steps before far ones.
+
+    L = sum_{k=0..9} 0.75^k * InfoNCE(MLP_k(s_t, a_{t+1..t+k}), Linear(e_{t+k})) + KL
+
+Source: TWISTER (learning transformer world models with action-conditioned contrastive predictive coding), as `shared/facts` describes it:
+targets come through the same encoder, with gradient. Approximations:
+
+- The paper's core is a transformer; here it is whichever `model.dynamics` names.
+- No second, augmented view: targets are the batch's own tokens (workers augment a recording as a whole).
+- Its horizon and weights are constants; `objective.horizon` and `horizon_decay` are not read.
+- With the belief dynamics s_t is the trunk's state for the encoder's sake and each unrolled belief for the latents' (see `latents`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from torch import Tensor, nn
+
+from pydreaming.models.layers import mlp
+from pydreaming.models.state import Observed
+from pydreaming.models.world_model import WorldModelNet
+from pydreaming.objectives.base import Parts, TensorBatch
+from pydreaming.objectives.latents import ReadoutObjective
+
+STEPS = 10  # k = 0..9
+DECAY = 0.75
+
+
+class Twister(ReadoutObjective):
+    """k-step contrast for k = 0..9 on the states, and KL."""
+
+    def build(self, model: WorldModelNet) -> None:
+        """A perceptron for each k, and the projection of the targets."""
+        embed, hidden = model.config.embed, model.config.hidden
+        self.project = nn.Linear(embed, embed)
+        self.ahead = nn.ModuleList(mlp([self.context_dim + k * model.action_dim, hidden, embed]) for k in range(STEPS))
+        self.weights = [DECAY**k for k in range(STEPS)]
+
+    def key(self, embed: Tensor) -> Tensor:
+        """(B, T, E) -> (B, T, E) projected targets, with gradient."""
+        projected: Tensor = self.project(embed)
+        return projected
+
+    def state_terms(self, states: Tensor, observed: Observed, key: Tensor, batch: TensorBatch, valid: Tensor) -> Parts:
+        """`ahead_0` to `ahead_9`; those past the sequence's end count nowhere."""
+        parts = self.ahead_terms(self.ahead, self.weights, 0, states, key, observed.action, batch)
+        return Parts({name: dataclasses.replace(t, valid=t.valid & valid) for name, t in parts.terms.items()}, parts.metrics)
