@@ -100,6 +100,10 @@ class ReadoutObjective(LatentObjective):
         """
         raise NotImplementedError
 
+    def belief_terms(self, states: Tensor, observed: Observed, key: Tensor, batch: TensorBatch, valid: Tensor) -> Parts:
+        """The own terms on an unrolled belief, arguments as in `state_terms`; the same unless an objective asks less of beliefs."""
+        return self.state_terms(states, observed, key, batch, valid)
+
     def key(self, embed: Tensor) -> Tensor:
         """(B, T, E) -> (B, T, P) what predictions of tokens are compared with; here the embedding, without gradient."""
         return embed.detach()
@@ -125,7 +129,7 @@ class ReadoutObjective(LatentObjective):
         parts = self.readout(unroll.state, observed.embed, batch, valid)
         if unroll.target is None:
             return parts
-        own = self.state_terms(unroll.state, observed, key, batch, valid)
+        own = self.belief_terms(unroll.state, observed, key, batch, valid)
         return Parts(parts.terms | own.terms | self.consistency(unroll, valid), parts.metrics)
 
     def readout(self, states: Tensor, embed: Tensor, batch: TensorBatch, valid: Tensor) -> Parts:

@@ -8,7 +8,8 @@ targets come through the same encoder, with gradient. Approximations:
 - The paper's core is a transformer; here it is whichever `model.dynamics` names.
 - No second, augmented view: targets are the batch's own tokens (workers augment a recording as a whole).
 - Its horizon and weights are constants; `objective.horizon` and `horizon_decay` are not read.
-- With the belief dynamics s_t is the trunk's state for the encoder's sake and each unrolled belief for the latents' (see `latents`).
+- With the belief dynamics s_t is the trunk's state for the encoder's sake, and each unrolled belief for the latents' (see `latents`); of
+  beliefs only k = 0 and 1 are asked: they are held to the trunk already, and ten contrasts for each unroll would cost most of the time.
 """
 
 from __future__ import annotations
@@ -44,5 +45,12 @@ class Twister(ReadoutObjective):
 
     def state_terms(self, states: Tensor, observed: Observed, key: Tensor, batch: TensorBatch, valid: Tensor) -> Parts:
         """`ahead_0` to `ahead_9`; those past the sequence's end count nowhere."""
-        parts = self.ahead_terms(self.ahead, self.weights, 0, states, key, observed.action, batch)
+        return self._steps(STEPS, states, observed, key, batch, valid)
+
+    def belief_terms(self, states: Tensor, observed: Observed, key: Tensor, batch: TensorBatch, valid: Tensor) -> Parts:
+        """`ahead_0` and `ahead_1`."""
+        return self._steps(2, states, observed, key, batch, valid)
+
+    def _steps(self, count: int, states: Tensor, observed: Observed, key: Tensor, batch: TensorBatch, valid: Tensor) -> Parts:
+        parts = self.ahead_terms(self.ahead[:count], self.weights[:count], 0, states, key, observed.action, batch)
         return Parts({name: dataclasses.replace(t, valid=t.valid & valid) for name, t in parts.terms.items()}, parts.metrics)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from pydreaming.objectives import OBJECTIVES, Losses, Objective, TensorBatch, ma
 from pydreaming.objectives.latents import LatentObjective, ReadoutObjective
 from pydreaming.objectives.next_embed import _hidden_from
 from pydreaming.training.checkpoint import restore, save_checkpoint
+from pydreaming.training.diagnostics import step_metrics, verdict
 from pydreaming.training.trainer import Trainer
 
 B, T = 4, 10
@@ -69,6 +71,17 @@ def test_a_step_is_finite_and_trains_the_encoder(name: str, dynamics: str, poste
         assert term.valid.dtype == torch.bool
     for metric, value in result.losses.metrics.items():
         assert not value.requires_grad, metric
+
+
+@every_new_case
+def test_a_token_that_is_no_number_refuses_the_step_and_changes_no_weight(name: str, dynamics: str, posterior: str) -> None:
+    of, batch = trainer(name, dynamics, posterior), tiny_batch(B, T)
+    before = [p.detach().clone() for p in (*of.world, *of.probe)]
+    batch.tokens[1, 2, 3] = math.nan
+    result = of.train_step(batch, progress=0.0)
+    assert not result.finite
+    assert all(torch.equal(a, b) for a, b in zip(before, (*of.world, *of.probe), strict=True))
+    assert verdict(step_metrics(of, result, batch.mask), 8).startswith("BROKEN")
 
 
 @every_case
@@ -197,6 +210,9 @@ def test_twister_weighs_ten_steps_and_survives_sequences_shorter_than_that() -> 
     assert [losses.terms[f"ahead_{k}"].weight for k in range(10)] == [0.75**k for k in range(10)]
     assert [bool(losses.terms[f"ahead_{k}"].valid.any()) for k in range(10)] == [k < 6 for k in range(10)]
     assert torch.isfinite(losses.total())
+    model, objective = networks("twister", "belief", "token")
+    unrolled = set(objective(model, tiny_batch(B, T), noise(model)).terms)
+    assert {f"ahead_{k}_{j}" for k in (0, 1) for j in (1, 2)} == {term for term in unrolled if term.count("_") == 2 and "ahead" in term}
 
 
 @every_case

@@ -126,6 +126,13 @@ def test_the_verdict_names_what_is_wrong(change: dict[str, float], words: str) -
     assert verdict(healthy() | change, 100).startswith(words)
 
 
+def test_the_verdict_judges_no_code_where_there_is_none() -> None:
+    of_embedding = {name: value for name, value in healthy().items() if name not in ("health/information", "world_model/open_loop_gain_k1")}
+    assert verdict(of_embedding, 100) == "healthy"
+    assert verdict(of_embedding | {"health/effective_rank": 4.0}, 100).startswith("COLLAPSING")
+    assert verdict(of_embedding | {"health/effective_rank": math.nan}, 100).startswith("UNSTABLE")
+
+
 @pytest.mark.parametrize("batch_length", [2, 3, 10])
 def test_metrics_of_a_step_are_finite_numbers_for_any_length(batch_length: int) -> None:
     trainer = Trainer(tiny_config(training__batch_length=batch_length, objective__horizon=1), TOKEN_DIM, STRIDES)
