@@ -101,7 +101,7 @@ def test_every_other_objective_learns_and_keeps_its_code(name: str, dynamics: st
     seen, unseen = [chain_world(i) for i in range(20)], chain_world(100)
     trainer = new_trainer(config_of(dynamics, objective__name=name))
     before = own_loss(trainer, unseen)
-    train(trainer, seen, 150)
+    train(trainer, seen, 110)
     assert own_loss(trainer, unseen) < before - 0.25 * abs(before)
     metrics, words = report(trainer, unseen)
     assert "COLLAPS" not in words
@@ -115,5 +115,5 @@ def test_every_other_objective_learns_and_keeps_its_code(name: str, dynamics: st
 def test_without_its_prediction_dreamer_cdp_collapses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cdp, "SCALE", 0.0)
     trainer = new_trainer(config_of("rssm", objective__name="cdp"))
-    train(trainer, [chain_world(i) for i in range(20)], 150)
+    train(trainer, [chain_world(i) for i in range(20)], 110)
     assert report(trainer, chain_world(100))[1].startswith("COLLAPSED")
