@@ -19,40 +19,25 @@ import torch
 from torch import Tensor, nn
 
 from pydreaming.config import ModelConfig
-from pydreaming.models.distributions import log_probabilities, straight_through
+from pydreaming.models.distributions import straight_through
+from pydreaming.models.dynamics import Dynamics
 from pydreaming.models.layers import run_gru, shift_right
 from pydreaming.models.state import Observed, State, Unroll, stack_states
 
 
-class Belief(nn.Module):
+class Belief(Dynamics):
     """Trunk, discrete posterior and prior, and the belief update."""
 
     def __init__(self, config: ModelConfig, action_dim: int) -> None:
-        super().__init__()
-        self.config = config
-        self.latent = config.groups * config.classes
-        self.context_dim = config.deter
-        self.feat_dim = config.deter + self.latent
+        super().__init__(config, context_dim=config.deter)
         self.gru = nn.GRU(config.embed + action_dim, config.deter, batch_first=True)
         self.post_token = nn.Sequential(nn.LayerNorm(config.embed), nn.Linear(config.embed, self.latent))
         self.post_past = nn.Linear(config.deter, self.latent, bias=False) if config.posterior == "filter" else None
         self.prior = nn.Linear(config.deter + action_dim, self.latent)
         self.update = nn.Linear(config.deter + self.latent + action_dim, 2 * config.deter)
 
-    def initial(self, batch: int, device: torch.device) -> State:
-        """State before the first step: zeros, (batch, ...)."""
-        c = self.config
-        latent = torch.zeros(batch, c.groups, c.classes, device=device)
-        return State(torch.zeros(batch, c.deter, device=device), latent, latent)
-
     def observe(self, embed: Tensor, action: Tensor, is_first: Tensor, carry: State, noise: Tensor | None) -> Observed:
-        """Posterior rollout over observed tokens.
-
-        Args:
-          embed: (B, T, E). action: (B, T, A). is_first: (B, T) bool.
-          carry: (B, ...) state before the first step.
-          noise: (B, T, S, K) Gumbel noise; None takes modes.
-        """
+        """Posterior rollout; see `Dynamics`."""
         action = action * (~is_first).unsqueeze(-1).to(action.dtype)
         deter = run_gru(self.gru, torch.cat([embed, action], -1), is_first, carry.deter)
         previous = shift_right(deter, carry.deter, is_first)
@@ -60,13 +45,13 @@ class Belief(nn.Module):
         scores = self.post_token(seen)
         if self.post_past is not None:
             scores = scores + self.post_past(past)
-        logits = self._log_probs(scores)
+        logits = self.log_probs(scores)
         post = State(deter, straight_through(logits, noise), logits)
         prior_logits = self._prior(past, action)
         return Observed(embed, action, is_first, post, prior_logits, deter, past, post.at(slice(None), -1))
 
     def imagine(self, state: State, actions: Tensor, noise: Tensor | None, temperature: float = 1.0) -> State:
-        """Prior rollout: (B, ...) state and (B, N, A) actions -> states (B, N, ...). `noise` (B, N, S, K), or None for modes."""
+        """Prior rollout; see `Dynamics`."""
         states = []
         for n in range(actions.shape[1]):
             logits = self._prior(state.deter, actions[:, n])
@@ -93,12 +78,9 @@ class Belief(nn.Module):
         return result
 
     def _prior(self, deter: Tensor, action: Tensor) -> Tensor:
-        return self._log_probs(self.prior(torch.cat([deter, action], -1)))
+        return self.log_probs(self.prior(torch.cat([deter, action], -1)))
 
     def _update(self, deter: Tensor, stoch: Tensor, action: Tensor) -> Tensor:
         gate, new = self.update(torch.cat([deter, stoch.flatten(-2), action], -1)).chunk(2, -1)
         after: Tensor = deter + gate.sigmoid() * (new.tanh() - deter)
         return after
-
-    def _log_probs(self, logits: Tensor) -> Tensor:
-        return log_probabilities(logits.unflatten(-1, (self.config.groups, self.config.classes)), self.config.unimix)

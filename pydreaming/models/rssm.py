@@ -17,54 +17,40 @@ import torch
 from torch import Tensor, nn
 
 from pydreaming.config import ModelConfig
-from pydreaming.models.distributions import log_probabilities, straight_through
+from pydreaming.models.distributions import straight_through
+from pydreaming.models.dynamics import Dynamics
 from pydreaming.models.layers import mlp, run_gru, shift_right
 from pydreaming.models.state import Observed, State, Unroll, stack_states
 
 
-class RSSM(nn.Module):
+class RSSM(Dynamics):
     """DreamerV2's dynamics; `posterior` is `filter` (reads the past) or `token` (reads the token alone, trains in parallel)."""
 
     def __init__(self, config: ModelConfig, action_dim: int) -> None:
-        super().__init__()
-        self.config = config
-        self.latent = config.groups * config.classes
-        self.context_dim = self.feat_dim = config.deter + self.latent
+        super().__init__(config, context_dim=config.deter + config.groups * config.classes)
         self.inputs = mlp([self.latent + action_dim, config.hidden, config.hidden])
         self.gru = nn.GRU(config.hidden, config.deter, batch_first=True)
         seen = config.embed + (config.deter if config.posterior == "filter" else 0)
         self.post = mlp([seen, config.hidden, self.latent])
         self.prior = mlp([config.deter, config.hidden, self.latent])
 
-    def initial(self, batch: int, device: torch.device) -> State:
-        """State before the first step: zeros, (batch, ...)."""
-        c = self.config
-        latent = torch.zeros(batch, c.groups, c.classes, device=device)
-        return State(torch.zeros(batch, c.deter, device=device), latent, latent)
-
     def observe(self, embed: Tensor, action: Tensor, is_first: Tensor, carry: State, noise: Tensor | None) -> Observed:
-        """Posterior rollout over observed tokens.
-
-        Args:
-          embed: (B, T, E). action: (B, T, A). is_first: (B, T) bool.
-          carry: (B, ...) state before the first step.
-          noise: (B, T, S, K) Gumbel noise; None takes modes.
-        """
+        """Posterior rollout; see `Dynamics`."""
         action = action * (~is_first).unsqueeze(-1).to(action.dtype)
         if self.config.posterior == "token":
             post = self._token_posterior(embed, action, is_first, carry, noise)
         else:
             post = self._filter_posterior(embed, action, is_first, carry, noise)
-        prior_logits = self._log_probs(self.prior(post.deter))
+        prior_logits = self.log_probs(self.prior(post.deter))
         previous = shift_right(post.deter, carry.deter, is_first)
         return Observed(embed, action, is_first, post, prior_logits, post.feat, previous, post.at(slice(None), -1))
 
     def imagine(self, state: State, actions: Tensor, noise: Tensor | None, temperature: float = 1.0) -> State:
-        """Prior rollout: (B, ...) state and (B, N, A) actions -> states (B, N, ...). `noise` (B, N, S, K), or None for modes."""
+        """Prior rollout; see `Dynamics`."""
         states = []
         for n in range(actions.shape[1]):
             deter = self._step(state.deter, state.stoch, actions[:, n])
-            logits = self._log_probs(self.prior(deter))
+            logits = self.log_probs(self.prior(deter))
             stoch = straight_through(logits / temperature, None if noise is None else noise[:, n])
             state = State(deter, stoch, logits)
             states.append(state)
@@ -77,7 +63,7 @@ class RSSM(nn.Module):
         return [Unroll(observed.prior_logits, observed.context, None, valid)]
 
     def _token_posterior(self, embed: Tensor, action: Tensor, is_first: Tensor, carry: State, noise: Tensor | None) -> State:
-        logits = self._log_probs(self.post(embed))
+        logits = self.log_probs(self.post(embed))
         stoch = straight_through(logits, noise)
         previous = shift_right(stoch, carry.stoch, is_first)
         x = self.inputs(torch.cat([previous.flatten(-2), action], -1))
@@ -88,7 +74,7 @@ class RSSM(nn.Module):
         for t in range(embed.shape[1]):
             keep = (~is_first[:, t]).to(embed.dtype)
             deter = self._step(state.deter * keep[:, None], state.stoch * keep[:, None, None], action[:, t])
-            logits = self._log_probs(self.post(torch.cat([embed[:, t], deter], -1)))
+            logits = self.log_probs(self.post(torch.cat([embed[:, t], deter], -1)))
             state = State(deter, straight_through(logits, None if noise is None else noise[:, t]), logits)
             states.append(state)
         return stack_states(states)
@@ -99,6 +85,3 @@ class RSSM(nn.Module):
         # cuDNN takes no strided state, such as one step out of a sequence.
         after: Tensor = self.gru(x.unsqueeze(1), deter.unsqueeze(0).contiguous())[0].squeeze(1)
         return after.to(deter.dtype)
-
-    def _log_probs(self, logits: Tensor) -> Tensor:
-        return log_probabilities(logits.unflatten(-1, (self.config.groups, self.config.classes)), self.config.unimix)

@@ -9,6 +9,7 @@ from pydreaming.config import ModelConfig
 from pydreaming.models.belief import Belief
 from pydreaming.models.decoder import ProbeDecoder
 from pydreaming.models.distributions import gumbel
+from pydreaming.models.dynamics import Dynamics
 from pydreaming.models.encoder import WindowEncoder
 from pydreaming.models.rssm import RSSM
 from pydreaming.models.state import Observed, State
@@ -27,7 +28,7 @@ class WorldModelNet(nn.Module):
         self.token_dim = token_dim
         self.action_dim = action_dim
         self.encoder = WindowEncoder(token_dim, config)
-        self.dynamics: Belief | RSSM = Belief(config, action_dim) if config.dynamics == "belief" else RSSM(config, action_dim)
+        self.dynamics: Dynamics = Belief(config, action_dim) if config.dynamics == "belief" else RSSM(config, action_dim)
         self.decoder = ProbeDecoder(self.dynamics.feat_dim, token_dim, config)
 
     @property

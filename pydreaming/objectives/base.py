@@ -6,6 +6,7 @@ in which predictions are compared with what came: `predict(state)` against `targ
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -81,7 +82,7 @@ class Parts:
         return Parts(self.terms | other.terms, self.metrics | other.metrics)
 
 
-class Objective(nn.Module):
+class Objective(nn.Module, ABC):
     """Base of all objectives: the interface, and the contrast that several of them share.
 
     Args:
@@ -97,17 +98,17 @@ class Objective(nn.Module):
         self.config = config
         self.context_dim = model.dynamics.context_dim
 
+    @abstractmethod
     def forward(self, model: WorldModelNet, batch: TensorBatch, noise: Tensor) -> Losses:
         """Losses of one batch; `noise` (B, T, S, K) drives the posterior's samples."""
-        raise NotImplementedError
 
+    @abstractmethod
     def predict(self, state: State) -> Tensor:
         """Where the state expects its own token in the comparison space: (..., P), unit length."""
-        raise NotImplementedError
 
+    @abstractmethod
     def target(self, embed: Tensor) -> Tensor:
         """Tokens in the comparison space: (..., E) -> (..., P), unit length."""
-        raise NotImplementedError
 
     def context(self, state: State) -> Tensor:
         """(..., C) what heads read of a state: the part that `Observed.context` holds."""

@@ -12,6 +12,7 @@ e_t through z_t alone, so there it does. Imagination runs through beliefs, and t
 from __future__ import annotations
 
 import dataclasses
+from abc import abstractmethod
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -31,13 +32,13 @@ class LatentObjective(Objective):
         super().__init__(config, model)
         self.detach = model.config.detach_latents and model.config.dynamics == "belief"
 
+    @abstractmethod
     def unroll_terms(self, unroll: Unroll, observed: Observed, key: Tensor, batch: TensorBatch, valid: Tensor) -> Parts:
         """The objective's own terms on one unroll, with names and weights as if it were the only one.
 
         Args:
           key: (B, T, P) what predictions of tokens are compared with. valid: (B, T) bool, where the unroll and the batch hold.
         """
-        raise NotImplementedError
 
     def latent_terms(self, model: WorldModelNet, observed: Observed, key: Tensor, batch: TensorBatch) -> Parts:
         """Terms of the latents, on a share of the sequences (rows of a batch are in random order); none at `latent_scale` 0.
@@ -87,18 +88,18 @@ class ReadoutObjective(LatentObjective):
         embed = model.config.embed
         self.readout_state, self.readout_token = nn.Linear(self.context_dim, embed), nn.Linear(embed, embed)
 
+    @abstractmethod
     def build(self, model: WorldModelNet) -> None:
         """Make the objective's own heads."""
-        raise NotImplementedError
 
     def state_terms(self, states: Tensor, observed: Observed, key: Tensor, batch: TensorBatch, valid: Tensor) -> Parts:
-        """The objective's own terms.
+        """The objective's own terms; none unless it says so.
 
         Args:
           states: (B, T, C) `observed.context`, or the beliefs of an unroll. key: (B, T, P) from `key`.
           valid: (B, T) bool, where `states` hold.
         """
-        raise NotImplementedError
+        return Parts()
 
     def belief_terms(self, states: Tensor, observed: Observed, key: Tensor, batch: TensorBatch, valid: Tensor) -> Parts:
         """The own terms on an unrolled belief, arguments as in `state_terms`; the same unless an objective asks less of beliefs."""
