@@ -76,6 +76,8 @@ def make_exhibits(run: RunDir, config: Config, model: WorldModel, result: Evalua
     if result.probes:
         picture = save(probe_bars(_scores(result)), folder / "probes.png")
         exhibits.show("What its features know", picture, "Accuracy of a linear classifier on frozen features.")
+    if not model.objective.trains_latents:
+        return exhibits  # what it would imagine, or be surprised by, means nothing
     clips = list(_clips(run, config, USAGE_CLIPS))
     # The longest clips show most, but not the same speaker and word each time: one in five of the longer half.
     shown = sorted(clips, key=lambda clip: -len(clip.samples) / clip.sample_rate)[: max(1, len(clips) // 2)][::5][:CLIPS]

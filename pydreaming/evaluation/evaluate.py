@@ -93,6 +93,9 @@ def evaluate_world(model: WorldModelNet, objective: Objective, batches: Sequence
     generator = torch.Generator(model.device).manual_seed(SEED)
     result = Evaluation(held_out_loss=held_out_loss(model, objective, batches))
     e = config.evaluation
+    if not objective.trains_latents:
+        result.notes.append(f"No open-loop figures, no surprise and no dreams: objective {config.objective.name} trains no latents.")
+        return result
     result.open_loop = open_loop(model, objective, batches, e.rollouts, e.context_tokens, generator)
     if result.open_loop is None:
         result.notes.append("No open-loop figures: no recording to evaluate on is longer than one token.")

@@ -237,6 +237,18 @@ def test_models_with_actions(make_run: MakeRun, recordings: Callable[..., Path],
     assert list((run.path / "evals" / checkpoint.name).glob("dream_*.wav"))
 
 
+def test_an_objective_without_latents_gets_no_figures_of_imagining(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run(folders_as_classes(tmp_path / "audio"), *OFFLINE, "--source.held_out", "0.25", "--objective.name", "cpc")
+    checkpoint = train(run)
+    evaluate(run, checkpoint, final=True)
+    figures = metrics_of(run, checkpoint)
+    assert figures["open_loop"] is None
+    assert figures["notes"][0] == "No open-loop figures, no surprise and no dreams: objective cpc trains no latents."
+    assert any(row["features"] == "world model" for row in figures["probes"])
+    assert [path.stem for path in (run.path / "evals" / checkpoint.name).glob("*.png")] == ["probes"]
+    assert "trains no latents" in report_of(run)
+
+
 def test_a_missing_checkpoint_is_one_line(make_run: MakeRun, recordings: Callable[..., Path]) -> None:
     run = make_run(recordings(1), *OFFLINE)
     with pytest.raises(CheckpointError, match="none") as error:
