@@ -33,7 +33,7 @@ Split = tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]
 FOLDS = 5
 MAX_SPEAKERS = 10  # folds of leave-one-speaker-out at most
 LEAST_PER_CLASS = 2
-REGULARISATION = 0.01  # C of the logistic regression; chosen on log-mel features of FSDD's official training split, not on a test split
+REGULARISATION = 0.01  # C of the logistic regression: fixed beforehand, not chosen by a search; see docs/evaluation.md
 NEIGHBOURS = 5
 
 
