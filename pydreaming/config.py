@@ -117,8 +117,9 @@ class ActionConfig:
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """Random changes made to recordings by the workers; 0 turns one off."""
+    """Random changes made to recordings by the workers, and to batches by the learner (`centre`); 0 turns one off."""
 
+    centre: Fraction
     probability: Fraction
     gain_db: NonNegative
     noise_db: NonNegative

@@ -14,6 +14,7 @@ STRIDES = 3
 FORMS = [("belief", "filter"), ("belief", "token"), ("rssm", "filter"), ("rssm", "token")]
 _TINY = {
     "action.kind": "stride",
+    "augment.centre": "0",
     "model.encoder_layers": "[16]",
     "model.embed": "8",
     "model.deter": "10",
