@@ -160,20 +160,30 @@ class ReplayConfig:
     cut_share: Fraction
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """Widths and form of the networks."""
+    """Widths and form of the networks.
+
+    A key with a value here is younger than the first checkpoints: runs from before it were trained with that value.
+    """
 
     encoder_layers: list[Positive]
     embed: Positive
     dynamics: Literal["belief", "rssm"]
     posterior: Literal["token", "filter"]
     detach_latents: bool
+    core: Literal["gru", "transformer"] = "gru"
+    window: Annotated[int, msgspec.Meta(ge=2, le=LARGEST)] = 32
+    layers: Positive = 2
+    heads: Positive = 4
     deter: Positive
     hidden: Positive
+    latents: Literal["categorical", "gaussian"] = "categorical"
     groups: Positive
     classes: Annotated[int, msgspec.Meta(ge=2)]
     unimix: Annotated[float, msgspec.Meta(ge=0, lt=1)]
+    gaussians: Positive = 32
+    min_std: PositiveFloat = 0.1
     decoder_hidden: Positive
 
 
@@ -296,7 +306,7 @@ def config_from_dict(values: Mapping[str, Any]) -> Config:
             _split_key(f"{section}.{key}")
     sections = {}
     for section, kind in section_types().items():
-        content, types = values.get(section, {}), field_types(section)
+        content, types = _values_before(kind) | dict(values.get(section, {})), field_types(section)
         missing = types.keys() - content.keys()
         if missing:
             raise ConfigError(f"key '{section}.{min(missing)}' is not set; begin with --configs defaults")
@@ -304,6 +314,11 @@ def config_from_dict(values: Mapping[str, Any]) -> Config:
     config = Config(**sections)
     _check_relations(config)
     return config
+
+
+def _values_before(kind: type) -> dict[str, Any]:
+    """What keys were worth before they existed, so that older runs and checkpoints still load; empty for keys that always did."""
+    return {field.name: field.default for field in dataclasses.fields(kind) if field.default is not dataclasses.MISSING}
 
 
 @functools.cache
@@ -389,7 +404,8 @@ def _convert(value: Any, dotted: str, kind: Any) -> Any:
 
 def _check_relations(config: Config) -> None:
     """Constraints that involve more than one key."""
-    f, a = config.features, config.action
+    f, a, m = config.features, config.action, config.model
+    attends = m.core == "transformer"
     limits = [
         (f.win_length <= f.n_fft, "features.win_length must not exceed features.n_fft"),
         (f.f_min < (f.f_max or f.sample_rate / 2), "features.f_min must be below features.f_max (0 means half of features.sample_rate)"),
@@ -398,6 +414,12 @@ def _check_relations(config: Config) -> None:
         (a.kind != "stride" or bool(a.strides), "action.strides needs at least one stride for action.kind 'stride'"),
         (len(set(a.strides)) == len(a.strides), "action.strides must not repeat a stride"),
         (a.kind != "controls" or bool(a.columns), "action.columns needs at least one column for action.kind 'controls'"),
+        (
+            not (attends and m.dynamics == "rssm" and m.posterior == "filter"),
+            "model.core 'transformer' attends to a whole sequence at once, so with model.dynamics 'rssm' the posterior cannot wait for the "
+            "state: set model.posterior 'token', or model.dynamics 'belief'",
+        ),
+        (not attends or m.deter % (2 * m.heads) == 0, "model.deter must be a multiple of 2 * model.heads for model.core 'transformer'"),
         (config.training.steps > 0 or config.training.seconds > 0, "set training.steps or training.seconds"),
         (
             2 * config.workers.beat_s <= config.workers.lease_ttl_s,

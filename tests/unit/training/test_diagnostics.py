@@ -9,6 +9,7 @@ import torch
 from tiny_models import STRIDES, TOKEN_DIM, tiny_batch, tiny_config, tiny_model
 from torch import Tensor, nn
 
+from pydreaming.models.distributions import marginal, mixture
 from pydreaming.models.state import Observed, State
 from pydreaming.objectives import Losses
 from pydreaming.training.diagnostics import (
@@ -20,7 +21,7 @@ from pydreaming.training.diagnostics import (
     verdict,
     world_model_metrics,
 )  # fmt: skip
-from pydreaming.training.open_loop import Rollouts, gain, gain_on_batch, marginal, mixture, rollouts
+from pydreaming.training.open_loop import Rollouts, gain, gain_on_batch, rollouts
 from pydreaming.training.trainer import StepResult, Trainer
 
 B, T, S, K = 4, 8, 2, 4
