@@ -19,7 +19,8 @@ from pydreaming.training.trainer import Trainer
 def config_of(dynamics: str, **overrides: object) -> Config:
     widths = {"model__embed": 16, "model__deter": 24, "model__hidden": 24, "model__encoder_layers": "[24]"}
     rest = {"training__learning_rate": 0.005, "training__precision": "float32", "objective__latent_streams": 1}
-    return tiny_config(model__dynamics=dynamics, **{**widths, **rest, **overrides})
+    heads = {"model__heads": 4, "model__window": 16}
+    return tiny_config(model__dynamics=dynamics, **{**widths, **heads, **rest, **overrides})
 
 
 def late(batch: TensorBatch) -> TensorBatch:
@@ -83,8 +84,9 @@ def test_kl_alone_collapses_and_the_full_loss_does_not(dynamics: str, monkeypatc
     assert words.startswith("COLLAPSED")
 
 
-OTHERS = [(name, dynamics) for name in OBJECTIVES for dynamics in ("belief", "rssm")]
-OTHERS = [case for case in OTHERS if case[0] != "dreaming_v2" and case != ("cpc", "rssm")]
+OTHERS = [(name, dynamics, "gru") for name in OBJECTIVES for dynamics in ("belief", "rssm")]
+OTHERS = [case for case in OTHERS if case[0] != "dreaming_v2" and case[:2] != ("cpc", "rssm")]
+OTHERS += [(name, dynamics, "transformer") for name in ("dreaming_v2", "planet") for dynamics in ("belief", "rssm")]
 SHARED = ("dyn", "rep", "readout", "consistency")
 
 
@@ -96,10 +98,11 @@ def own_loss(trainer: Trainer, batch: TensorBatch) -> float:
     return sum(term.weight * float(term.mean()) for name, term in terms.items() if not name.startswith(SHARED))
 
 
-@pytest.mark.parametrize(("name", "dynamics"), OTHERS)
-def test_every_other_objective_learns_and_keeps_its_code(name: str, dynamics: str) -> None:
+@pytest.mark.parametrize(("name", "dynamics", "core"), OTHERS)
+def test_every_other_objective_learns_and_keeps_its_code(name: str, dynamics: str, core: str) -> None:
     seen, unseen = [chain_world(i) for i in range(20)], chain_world(100)
-    trainer = new_trainer(config_of(dynamics, objective__name=name))
+    forms = {"core": core, "latents": OBJECTIVES[name].latents or "categorical", "posterior": "filter" if core == "gru" else "token"}
+    trainer = new_trainer(config_of(dynamics, objective__name=name, **{f"model__{key}": value for key, value in forms.items()}))
     before = own_loss(trainer, unseen)
     train(trainer, seen, 110)
     assert own_loss(trainer, unseen) < before - 0.25 * abs(before)
