@@ -14,6 +14,8 @@ Source: arXiv 2010.02193, section 2, eq. 1 (Gaussian: arXiv 1811.04551, eq. 4); 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -48,14 +50,16 @@ class RSSM(Dynamics):
 
     def imagine(self, state: State, actions: Tensor, noise: Tensor | None, temperature: float = 1.0) -> State:
         """Prior rollout; see `Dynamics`."""
-        states = []
+        states, line = [], [] if state.memory is None else [state.memory]
         for n in range(actions.shape[1]):
             deter, memory = self.core.step(self._inputs(state.stoch, actions[:, n]), state.deter, state.memory)
             logits = self.logits(self.prior(deter))
             stoch = self.latents.sample(logits, None if noise is None else noise[:, n], temperature)
             state = State(deter, stoch, logits, memory, self.latents)
-            states.append(state)
-        return stack_states(states)
+            states.append(replace(state, memory=None))
+            if memory is not None:
+                line.append(memory[..., -1:].clone())
+        return stack_states(states, line)
 
     def unrolls(self, observed: Observed, count: int) -> list[Unroll]:
         """The sequence itself: its states already are teacher-forced by posterior samples, so there is one unroll whatever `count`."""

@@ -6,7 +6,7 @@ P parameters of each, K values in a sample of each (categorical: P = K classes; 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -61,9 +61,16 @@ class State:
         return self.map(lambda x: x.detach())
 
 
-def stack_states(states: list[State]) -> State:
-    """States of successive steps (B, ...) -> (B, T, ...)."""
-    return join_states([state.at(slice(None), None) for state in states])
+def stack_states(states: list[State], line: Sequence[Tensor] = ()) -> State:
+    """States of successive steps (B, ...) -> (B, T, ...).
+
+    Args:
+      line: the memory before them (B, M, W) and the newest slot of each (B, M, 1), where there are memories. Those of `states` are not
+        read: to hold every step's memory until the end would take W times the room.
+    """
+    deter, stoch, logits = (torch.stack([getattr(state, name) for state in states], 1) for name in ("deter", "stoch", "logits"))
+    memory = sliding(torch.cat([*line], -1).transpose(1, 2)[:, 1:], line[0].shape[-1]) if line else None
+    return State(deter, stoch, logits, memory, states[0].latents)
 
 
 def join_states(parts: list[State]) -> State:

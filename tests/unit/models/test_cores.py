@@ -106,14 +106,32 @@ def test_joined_states_remember_like_one_rollout() -> None:
     with torch.no_grad():
         whole = model.observe(batch.tokens, batch.action, batch.is_first, noise=noise).post
         joined = join_states([whole.at(slice(None), slice(0, 5)), whole.at(slice(None), slice(5, T))])
-        stacked = stack_states([whole.at(slice(None), t) for t in range(T)])
+        empty = model.dynamics.initial(B, model.device).memory
+        assert empty is not None
+        assert whole.memory is not None
+        slots = [whole.memory[:, t, :, -1:] for t in range(T)]
+        stacked = stack_states([whole.at(slice(None), t) for t in range(T)], [empty, *slots])
         for other in (joined, stacked):
             assert other.memory is not None
-            assert whole.memory is not None
             assert torch.equal(other.memory, whole.memory)
             # One of the first steps, whose memory would be another's if slots had slipped.
             start, actions = other.at(slice(None), 2), one_hot_actions(B, 3, seed=1)
             torch.testing.assert_close(model.imagine(start, actions).deter, model.imagine(whole.at(slice(None), 2), actions).deter)
+
+
+def test_imagined_steps_each_remember_their_own_past() -> None:
+    """Going on from the middle of a rollout gives the rest of it, beyond a window, and the rollout holds one line of slots."""
+    model, batch = tiny_model("rssm", "token", "transformer"), tiny_batch(B, T)
+    steps = 3 * WINDOW
+    actions, noise = one_hot_actions(B, steps, seed=1), model.noise(B, steps, torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        carry = model.observe(batch.tokens, batch.action, batch.is_first).carry
+        whole = model.imagine(carry, actions, noise)
+        assert whole.memory is not None
+        assert whole.memory.untyped_storage().nbytes() == 4 * B * whole.memory.shape[2] * (steps + WINDOW - 1)
+        for n in (0, 2, steps - 2):
+            rest = model.imagine(whole.at(slice(None), n), actions[:, n + 1 :], noise[:, n + 1 :])
+            torch.testing.assert_close(rest.deter, whole.deter[:, n + 1 :])
 
 
 def test_an_imagined_belief_is_no_state_to_listen_from() -> None:
