@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 import yaml
 
+from pydreaming.config_files import parse_overrides, parse_yaml, read_preset
 from pydreaming.config_hints import LARGEST, expected, nearest, nearest_key, quote
 from pydreaming.errors import ConfigError
 
@@ -287,9 +288,9 @@ def load_config(names: Sequence[str], overrides: Sequence[str] = (), config_dir:
     """
     merged: dict[str, dict[str, Any]] = {}
     for name in names:
-        for section, values in _read_preset(name, config_dir).items():
+        for section, values in read_preset(name, config_dir).items():
             merged.setdefault(section, {}).update(values)
-    for dotted, text in _parse_overrides(overrides):
+    for dotted, text in parse_overrides(overrides):
         section, key = _split_key(dotted)
         merged.setdefault(section, {})[key] = _coerce(text, dotted, field_types(section)[key])
     return config_from_dict(merged)
@@ -333,35 +334,6 @@ def section_types() -> dict[str, type]:
     return typing.get_type_hints(Config)
 
 
-def _read_preset(name: str, config_dir: Path) -> dict[str, dict[str, Any]]:
-    path = Path(name) if name.endswith((".yaml", ".yml")) else config_dir / f"{name}.yaml"
-    if not path.is_file():
-        known = sorted(p.stem for p in config_dir.glob("*.yaml"))
-        raise ConfigError(f"no preset {quote(name)}{nearest(name, known)}; there are: {', '.join(known)}")
-    try:
-        content = _parse_yaml(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as e:
-        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(e).split())}") from e
-    content = {} if content is None else content
-    if not isinstance(content, dict) or not all(isinstance(v, dict) for v in content.values()):
-        raise ConfigError(f"{path} must hold sections of keys, as configs/defaults.yaml does")
-    return content
-
-
-def _parse_overrides(arguments: Sequence[str]) -> Iterable[tuple[str, str]]:
-    rest = list(arguments)
-    while rest:
-        flag = rest.pop(0)
-        if not flag.startswith("--"):
-            raise ConfigError(f"expected --section.key before {quote(flag)}")
-        dotted, equals, text = flag[2:].partition("=")
-        if not equals:
-            if not rest:
-                raise ConfigError(f"{quote(flag)} needs a value")
-            text = rest.pop(0)
-        yield dotted, text
-
-
 def _split_key(dotted: str) -> tuple[str, str]:
     section, _, key = dotted.partition(".")
     sections = section_types()
@@ -370,21 +342,12 @@ def _split_key(dotted: str) -> tuple[str, str]:
     raise ConfigError(f"unknown key {quote(dotted)}{nearest_key(dotted, {s: list(field_types(s)) for s in sections})}")
 
 
-def _parse_yaml(text: str) -> Any:
-    """Raises ValueError for whatever is wrong."""
-    try:
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, LookupError, AttributeError, TypeError, OverflowError, RecursionError) as e:
-        # PyYAML lets these escape for words such as "!!bool x", "!!timestamp x" or a thousand brackets.
-        raise ValueError(str(e)) from e
-
-
 def _coerce(text: str, dotted: str, kind: Any) -> Any:
     """A command-line word as the type of its key; lists are YAML flow sequences such as [1,2,4]."""
     if typing.get_origin(kind) is not list:
         return _convert(text, dotted, kind)
     try:
-        value = _parse_yaml(text)
+        value = parse_yaml(text)
     except ValueError as e:
         raise ConfigError(f"key '{dotted}': expected {expected(kind)}, got {quote(text)}") from e
     return _convert(value if isinstance(value, list) else [value], dotted, kind)

@@ -48,6 +48,21 @@ def test_actions_off_by_one_worsen_the_open_loop_gain(dynamics: str) -> None:
     assert gain(wrong, [late(b) for b in unseen]) < aligned - 0.5  # and cannot learn from late ones
 
 
+@pytest.mark.parametrize("form", [
+    ("belief", "filter", "gru", "gaussian"), ("rssm", "token", "transformer", "categorical"), ("rssm", "token", "transformer", "gaussian"),
+], ids="-".join)  # fmt: skip
+def test_other_cores_and_latents_obey_actions_too(form: tuple[str, ...]) -> None:
+    dynamics, posterior, core, latents = form
+    unseen = [action_world(100 + i) for i in range(6)]
+    name = "dreaming" if latents == "gaussian" else "dreaming_v2"
+    keys = {"model__posterior": posterior, "model__core": core, "model__latents": latents, "objective__name": name}
+    trainer = new_trainer(config_of(dynamics, **keys))
+    train(trainer, [action_world(i) for i in range(20)], 110)
+    aligned = gain(trainer, unseen)
+    assert aligned > 0.25
+    assert gain(trainer, [late(b) for b in unseen]) < aligned - 0.5
+
+
 def report(trainer: Trainer, batch: TensorBatch) -> tuple[dict[str, float], str]:
     result = train(trainer, [batch], 1)
     metrics = step_metrics(trainer, result, batch.mask) | world_model_metrics(trainer, result, batch)
@@ -82,6 +97,19 @@ def test_kl_alone_collapses_and_the_full_loss_does_not(dynamics: str, monkeypatc
     collapsed, words = report(trainer, unseen)
     assert collapsed["health/information"] < MIN_INFORMATION
     assert words.startswith("COLLAPSED")
+
+
+@pytest.mark.parametrize(("name", "dynamics"), [("dreaming", "belief"), ("dreaming", "rssm"), ("planet", "rssm")])
+def test_kl_alone_collapses_gaussian_latents_too(name: str, dynamics: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, unseen = [chain_world(i) for i in range(20)], chain_world(100)
+    keys = {"objective__name": name, "model__latents": "gaussian", "model__detach_latents": False}
+    config = config_of(dynamics, objective__free_nats=0, objective__kl_rep=0.5, **keys)
+    full, only_kl = new_trainer(config), new_trainer(config)
+    keep_only_kl(only_kl, monkeypatch)
+    for trainer in (full, only_kl):
+        train(trainer, seen, 55)
+    assert report(full, unseen)[1] == "healthy"
+    assert report(only_kl, unseen)[1].startswith("COLLAPSED")
 
 
 OTHERS = [(name, dynamics, "gru") for name in OBJECTIVES for dynamics in ("belief", "rssm")]
