@@ -129,7 +129,7 @@ def surprise_picture(log_mel: Array, times_s: Array, curves: Mapping[str, Array]
     for ax, (name, values), colour in zip(axes[1:], curves.items(), (BLUE, VERMILION, GREEN, ORANGE), strict=False):
         _curve(ax, times_s[shown], values[shown], colour)
         ax.set_title(name, fontsize=_LABEL, loc="left")
-        ax.set_ylim(bottom=0)
+        ax.set_ylim(bottom=min(0.0, float(values[shown].min())))  # differential entropies may lie below zero
         _curve_axes(ax, "bits")
     axes[-1].set_xlabel("time (s)", fontsize=_LABEL)
     axes[-1].set_xlim(0, end_s)

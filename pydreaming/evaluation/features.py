@@ -19,7 +19,8 @@ MAX_PADDED_TOKENS = 20_000  # tokens in one batch, padding included
 def clip_features(model: WorldModelNet, tokens: list[Array], actions: list[Array]) -> dict[str, Array]:
     """Pooled features of each clip by part.
 
-    `stoch` is the posterior's probabilities, which carry more than its one sample; `feat` is deter and stoch side by side.
+    `stoch` is the posterior's mean (probabilities where it is categorical), which carries more than its one sample; `feat` is deter and
+    stoch side by side.
 
     Returns:
       part -> (N, 4 D_part), see `pooling.thirds_and_std`.
@@ -38,7 +39,7 @@ def clip_features(model: WorldModelNet, tokens: list[Array], actions: list[Array
         observed = model.observe(x.to(model.device), action.to(model.device), first.to(model.device))
         values = {
             "deter": observed.post.deter,
-            "stoch": observed.post.logits.exp().flatten(-2),
+            "stoch": observed.post.mean,
             "embed": observed.embed,
         }
         for part, value in values.items():

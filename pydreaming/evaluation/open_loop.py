@@ -13,11 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pydreaming.models.distributions import kl_divergence
 from pydreaming.models.state import Observed
 from pydreaming.models.world_model import WorldModelNet
 from pydreaming.objectives import Objective, TensorBatch
-from pydreaming.training.open_loop import Rollouts, marginal, mixture, rollouts
+from pydreaming.training.open_loop import Rollouts, rollouts
 
 CANDIDATES = 256
 STEPS = (1, 2, 4, 8)
@@ -106,9 +105,10 @@ def _score(model: WorldModelNet, objective: Objective, batch: TensorBatch, obser
     start, steps, temperature = futures.start, futures.valid.shape[1], objective.config.temperature
     target = objective.target(observed.embed)
     predicted = objective.predict(futures.states)  # (B, R, N, P)
-    unigram = marginal(observed.post.logits, batch.mask)
+    latents = observed.post.latents
+    unigram = latents.marginal(observed.post.logits, batch.mask)
     last = observed.post.logits[:, start]
-    imagined = mixture(futures.states.logits)
+    imagined = latents.mixture(futures.states.logits)
     for k in (k for k in STEPS if k <= steps):
         valid = futures.valid[:, k - 1]
         if not bool(valid.any()):
@@ -120,9 +120,9 @@ def _score(model: WorldModelNet, objective: Objective, batch: TensorBatch, obser
         others = choice.scatter(1, (positive - k).unsqueeze(1), False)
         means.add("retrieval_copy", k, _found(target[:, None, start], target, others, positive, temperature)[valid])
         post = observed.post.logits[:, start + k]
-        floor = kl_divergence(post, unigram.expand_as(post))
-        means.add("gain", k, (floor - kl_divergence(post, imagined[:, k - 1]))[valid])
-        means.add("gain_copy", k, (floor - kl_divergence(post, last))[valid])
+        floor = latents.kl(post, unigram.expand_as(post))
+        means.add("gain", k, (floor - latents.kl(post, imagined[:, k - 1]))[valid])
+        means.add("gain_copy", k, (floor - latents.kl(post, last))[valid])
     valid = futures.valid[:, 0]
     if bool(valid.any()):
         window = batch.tokens[:, start + 1]
