@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+import pydreaming.evaluation.probes as probes_module
 from pydreaming.evaluation.classifiers import GRID, Labels
 from pydreaming.evaluation.clips import Clips
-from pydreaming.evaluation.probes import accuracy_row, loso_strict, probe_rows, run_probe
+from pydreaming.evaluation.probes import accuracy_row, loso_strict, probe_rows, run_forest, run_probe
 from pydreaming.evaluation.protocols import DRAWS, MAX_SPEAKERS, SHOTS, Protocol, plan_protocols, speaker_centred, strict_protocol
 
 
@@ -321,3 +322,10 @@ def test_rows_that_are_known_are_not_computed_again() -> None:
         ("grouped folds", "a"), ("grouped folds", "b"), ("1-shot", "b"), ("5-shot", "b"),
     ]  # fmt: skip
     assert known[0].knn is None
+
+
+def test_a_forest_is_a_row_of_the_same_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probes_module, "TREES", 10)
+    protocol = plan(DIGITS)[0]["label", "grouped folds"]
+    row = run_forest(np.eye(3, dtype=np.float32)[np.arange(24) % 3], protocol)
+    assert (row.linear, row.knn, row.protocol) == (1, None, "grouped folds")
