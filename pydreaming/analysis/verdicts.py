@@ -6,10 +6,9 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from pydreaming.evaluation.evaluate import Evaluation, ProbeRow
+from pydreaming.evaluation.evaluate import OURS, Evaluation
 from pydreaming.evaluation.open_loop import OpenLoop
-
-OURS = "world model"
+from pydreaming.evaluation.probes import ProbeRow
 
 
 class Verdict(NamedTuple):
