@@ -52,7 +52,7 @@ def evaluate(run: RunDir, checkpoint: Path, final: bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     eval_set, notes = _open_eval_set(run, config, state.stats)
     store = eval_set.held_out if eval_set.held_out.episodes else eval_set.heard
-    result = evaluate_world(model, objective, _sequences(store, config, device), config)
+    result = evaluate_world(model, objective, sequences(store, config, device), config)
     result.held_out = store is eval_set.held_out
     result.notes = notes + result.notes
     _probe(run, config, model, eval_set, result, final)
@@ -135,7 +135,7 @@ def _training_store(run: RunDir, config: Config, unreadable: int = 0) -> EvalSet
     return EvalSet(index, ReplayIndex(run.path / "eval_set" / "held_out"), unreadable)
 
 
-def _sequences(store: ReplayIndex, config: Config, device: torch.device) -> list[TensorBatch]:
+def sequences(store: ReplayIndex, config: Config, device: torch.device) -> list[TensorBatch]:
     """`evaluation.streams` sequences as batches of the training size: the same ones for every checkpoint."""
     e, t = config.evaluation, config.training
     size = min(t.batch_size, e.streams)
