@@ -82,14 +82,27 @@ class Figures:
             values += [sum(found) / parts] if len(found) == parts else []
         return Row(figure, values)
 
-    def why_not(self, corpus: str, row: str) -> str:
-        """Why a row of a corpus lacks a figure: its jobs that are not done, else what the jobs say."""
+    def best(self, corpus: str, suite: str, row: str, figure: str) -> Row:
+        """The line of a row that has the highest mean: chosen with the answers in hand, in favour of the row."""
+        found = [self.row(corpus, suite, line, figure) for line in self.lines(corpus, suite, row)]
+        return max((each for each in found if each.values), key=lambda each: each.mean, default=Row(figure, []))
+
+    def notes(self, corpus: str, suite: str) -> list[str]:
+        """What the jobs say of a suite, each sentence with the jobs that say it."""
+        said: dict[str, list[str]] = {}
+        for job in (job for job in self._planned if job.corpus == corpus and job in self._results):
+            for note in self._results[job]["notes"].get(suite, []):
+                said.setdefault(note, []).append(job.name)
+        return ["\n".join(f"- {note} ({', '.join(jobs)})" for note, jobs in said.items())] if said else []
+
+    def why_not(self, corpus: str, suite: str, row: str) -> str:
+        """Why a row lacks a figure of a suite: its jobs that are not done, else what they say."""
         jobs = [job for job in self._planned if (job.corpus, job.row) == (corpus, row)]
         if not jobs:
             return "not asked for"
         undone = [f"{job.name} {self._problems.get(job, 'not done')}" for job in jobs if job not in self._results]
-        said = [note for job in jobs if job in self._results for note in self._results[job]["notes"]]
-        return "; ".join(dict.fromkeys(undone or said)) or f"no such figure of {row}"
+        said = [note for job in jobs if job in self._results for note in self._results[job]["notes"].get(suite, [])]
+        return "; ".join(dict.fromkeys(undone or said)) or f"{suite} gives none for {row}"
 
 
 def report(figures: Figures, results: Results, seconds: float) -> str:
@@ -97,7 +110,7 @@ def report(figures: Figures, results: Results, seconds: float) -> str:
     parts = [f"# Figures, at {seconds:g} CPU seconds of training on one core", _targets(figures), _trainings(results)]
     for name, corpus in CORPORA.items():
         for suite in figures.suites(name):
-            parts += [f"## {corpus.title}: {suite}", _full(figures, name, suite)]
+            parts += [f"## {corpus.title}: {suite}", _full(figures, name, suite), *figures.notes(name, suite)]
     versions = sorted({str(result["code"]) for result in results.values()})
     if len(versions) > 1:
         parts.append(
@@ -119,19 +132,22 @@ def summary(figures: Figures) -> dict[str, Any]:
 
 
 def _targets(figures: Figures) -> str:
-    head = ["figure", "to reach", "world model", "by seed", "cpc", "log-mel, best", "supervised", "met", "above cpc"]
+    head = ["figure", "to reach", "world model", "by seed", "cpc, best", "log-mel, best", "supervised", "met", "above cpc"]
     rows, missing = [], []
     for t in TARGETS:
-        ours, peer, ceiling = (figures.row(t.corpus, t.suite, line, t.figure) for line in (OURS, PEER, CEILING))
-        baselines = [figures.row(t.corpus, t.suite, line, t.figure) for line in figures.lines(t.corpus, t.suite, BASELINE)]
-        best = max((row for row in baselines if row.values), key=lambda row: row.mean, default=Row(t.figure, []))
+        ours = figures.row(t.corpus, t.suite, OURS, t.figure)
+        peer, baseline, ceiling = (figures.best(t.corpus, t.suite, row, t.figure) for row in (PEER, BASELINE, CEILING))
         seeds = " ".join(_number(value) for value in ours.values) or "–"
         met = _answer(ours.mean >= t.least if ours.values else None)
         above = _answer(ours.mean > peer.mean if ours.values and peer.values else None)
-        rows.append([t.title, f"≥ {_number(t.least)}", _cell(ours), seeds, _cell(peer), _cell(best), _cell(ceiling), met, above])
+        rows.append([t.title, f"≥ {_number(t.least)}", _cell(ours), seeds, _cell(peer), _cell(baseline), _cell(ceiling), met, above])
         named = ((OURS, ours), (PEER, peer))
-        missing += [f"- {t.title}, {row}: {figures.why_not(t.corpus, row)}" for row, found in named if not found.values]
-    lines = [_markdown(head, rows), "", "± is a 95 % interval of the mean over seeds (Student's t)."]
+        missing += [f"- {t.title}, {row}: {figures.why_not(t.corpus, t.suite, row)}" for row, found in named if not found.values]
+    legend = (
+        "± is a 95 % interval of the mean over seeds (Student's t). Of cpc and log-mel the best kind of features is shown for each figure, "
+        "of the world model always its one clip vector."
+    )
+    lines = [_markdown(head, rows), "", legend]
     return "\n".join([*lines, *(["", "Missing:", *missing] if missing else [])])
 
 

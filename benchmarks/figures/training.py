@@ -16,6 +16,7 @@ import msgspec
 
 from benchmarks.figures.jobs import MACHINE_FOLDS, Job
 from pydreaming.audio.sources import AudioItem, iter_source, source_root
+from pydreaming.audio.stats import FeatureStats
 from pydreaming.config import Config
 from pydreaming.errors import PydreamingError
 from pydreaming.replay.index import ReplayIndex
@@ -62,8 +63,12 @@ def open_store(job: Job, config: Config, out: Path) -> tuple[RunDir, EvalSet, Co
             if collect(store, collecting).all_failed:
                 raise PydreamingError(f"not one recording of {config.source.path} could be read")
             done.touch()
-        stats = msgspec.json.decode(store.stats.read_bytes(), type=SavedStats).stats
-        return store, prepare_eval_set(store, collecting, stats), collecting
+        return store, prepare_eval_set(store, collecting, read_stats(store)), collecting
+
+
+def read_stats(store: RunDir) -> FeatureStats:
+    """What the tokens of a store are normalised by."""
+    return msgspec.json.decode(store.stats.read_bytes(), type=SavedStats).stats
 
 
 def train(config: Config, store: RunDir, folder: Path) -> Path:
