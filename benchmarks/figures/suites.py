@@ -12,19 +12,21 @@ import numpy as np
 import torch
 
 from benchmarks.figures.jobs import NETWORKS, TRAINED, Job
-from benchmarks.figures.training import open_store, read_stats, train, training_figures
+from benchmarks.figures.training import FOLDS_SEED, NORMAL, Given, open_stores, read_stats, train, training_figures
 from pydreaming.audio.decode import decode, resolve_inside
 from pydreaming.audio.features import FrontEnd
 from pydreaming.audio.sources import source_root
 from pydreaming.audio.stats import FeatureStats
 from pydreaming.config import Config
 from pydreaming.evaluation.abx import abx
+from pydreaming.evaluation.anomaly import anomalies
 from pydreaming.evaluation.baselines import log_mel_features
 from pydreaming.evaluation.boundaries import utterance_boundaries
 from pydreaming.evaluation.clips import Clips, read_clips
 from pydreaming.evaluation.codes import code_statistics
-from pydreaming.evaluation.evaluate import evaluate_world
 from pydreaming.evaluation.features import PARTS, clip_features, untrained_like
+from pydreaming.evaluation.ngram import CodeNgrams
+from pydreaming.evaluation.open_loop import STEPS, open_loop
 from pydreaming.evaluation.out_of_distribution import out_of_distribution
 from pydreaming.evaluation.pooling import Array
 from pydreaming.evaluation.probes import Protocol, plan_protocols, run_probe
@@ -37,7 +39,9 @@ from workers.evaluator import sequences
 
 Figures = dict[str, float]
 Table = dict[str, Figures]  # line of a table -> its figures
+Networks = tuple[WorldModelNet, Objective]
 CPU = torch.device("cpu")
+FRAME_MODELS_BESIDE = "world_model"  # they are the same beside every row, and trained once
 SEED = 0  # of draws in evaluation: the same for every row and seed of training
 
 
@@ -47,7 +51,7 @@ class Subject:
 
     Attributes:
       job, config, stats: as they are. recordings: stores of what was heard in training and of what was not. clips: the same, put together.
-      networks: model and objective; None in rows that have none.
+      networks: model and objective of each training, one but for `machines`; none in rows without.
     """
 
     job: Job
@@ -55,7 +59,7 @@ class Subject:
     stats: FeatureStats
     recordings: EvalSet
     clips: Clips
-    networks: tuple[WorldModelNet, Objective] | None
+    networks: list[Networks]
 
     @property
     def listening(self) -> Array:
@@ -68,9 +72,9 @@ class Subject:
 
     def features(self) -> dict[str, Array]:
         """Line of the table -> vectors of the clips (N, D); the row's own name stands for its default vector."""
-        if self.networks is None:
+        if not self.networks:
             return log_mel_features(self.clips.tokens, self.config.features.n_mels)
-        parts = clip_features(self.networks[0], self.clips.tokens, self.clips.actions)
+        parts = clip_features(self.networks[0][0], self.clips.tokens, self.clips.actions)
         return {self.job.row: parts["feat"]} | {f"{self.job.row}, {part} only": parts[part] for part in PARTS}
 
 
@@ -95,15 +99,18 @@ class Measured:
 def measure(job: Job, config: Config, out: Path) -> Measured:
     """Do a job in this process: its store, its training where its row trains, and the suites of its corpus. Raises PydreamingError."""
     torch.set_num_threads(1)
-    store, recordings, config = open_store(job, config, out)
-    result, networks = Measured(), None
+    given = open_stores(job, config, out)
+    result = Measured()
+    networks: list[Networks] = []
     if job.row in TRAINED:
-        checkpoint = train(config, store, out / job.name / "checkpoints")
-        result.training = training_figures(checkpoint, store)
-        networks = load_networks(checkpoint, CPU)[:2]
+        checkpoints = [train(part, out / job.name / "checkpoints" / part.name) for part in given]
+        result.training = training_figures(checkpoints, [part.store for part in given])
+        networks = [load_networks(path, CPU)[:2] for path in checkpoints]
     elif job.row in NETWORKS:
-        networks = _untrained(config, recordings)
-    subject = Subject(job, config, read_stats(store), recordings, read_clips(recordings.heard, recordings.held_out), networks)
+        networks = [_untrained(part) for part in given]
+    first = given[0]
+    clips = read_clips(first.recordings.heard, first.recordings.held_out)
+    subject = Subject(job, first.config, read_stats(first.store), first.recordings, clips, networks)
     for name, suite in SUITES[job.corpus].items():
         begin = time.process_time()
         table, notes = suite(subject)
@@ -129,27 +136,33 @@ def never_heard(subject: Subject) -> tuple[Table, list[str]]:
 
 
 def world(subject: Subject) -> tuple[Table, list[str]]:
-    """Open-loop prediction on held-out recordings."""
-    if subject.networks is None:
+    """Open-loop prediction on held-out recordings, beside copies and n-grams of the model's own codes on training clips."""
+    if not subject.networks:
         return {}, []
-    model, objective = subject.networks
-    store = subject.recordings.held_out if subject.recordings.held_out.episodes else subject.recordings.heard
-    found = evaluate_world(model, objective, sequences(store, subject.config, CPU), subject.config)
-    if found.open_loop is None:
-        return {}, found.notes
+    model, objective = subject.networks[0]
+    if not objective.trains_latents:
+        return {}, [f"No open-loop figures: the objective {subject.job.row} trains no latents."]
+    known = np.flatnonzero(~subject.clips.held_out)
+    ngrams = CodeNgrams(model, [subject.clips.tokens[i] for i in known], [subject.clips.actions[i] for i in known], STEPS)
+    e, generator = subject.config.evaluation, torch.Generator().manual_seed(SEED)
+    batches = sequences(subject.recordings.held_out, subject.config, CPU)
+    found = open_loop(model, objective, batches, e.rollouts, e.context_tokens, generator, ngrams)
+    if found is None:
+        return {}, ["No open-loop figures: no held-out recording is longer than one token."]
     figures: Figures = {}
-    for name in ("retrieval", "retrieval_copy", "gain", "gain_copy"):
-        figures |= {f"{name}, k = {k}": value for k, value in getattr(found.open_loop, name).items()}
-    figures |= {name: getattr(found.open_loop, name) for name in ("error", "error_copy", "error_mean")}
-    return {subject.job.row: figures}, found.notes
+    for what in ("retrieval", "gain"):
+        for beside in ("", "_copy", "_bigram", "_trigram"):
+            figures |= {f"{what}{beside.replace('_', ' of ')}, k = {k}": value for k, value in getattr(found, what + beside).items()}
+    figures |= {"next window, error": found.error, "of a copy": found.error_copy, "of the mean": found.error_mean}
+    return {subject.job.row: figures | {f"predictions, k = {k}": float(count) for k, count in found.count.items()}}, []
 
 
 def boundaries(subject: Subject) -> tuple[Table, list[str]]:
     """Utterance boundaries in joined clips. `F1` is of the score that did best on joined *training* clips."""
-    if subject.networks is None:
+    if not subject.networks:
         return {}, []
     training, held_out = subject.tokens(False), subject.tokens(True)
-    found = utterance_boundaries(*subject.networks, subject.config.features, training, held_out, subject.listening, SEED)
+    found = utterance_boundaries(*subject.networks[0], subject.config.features, training, held_out, subject.listening, SEED)
     if isinstance(found, str):
         return {}, [found]
     own = {name: row for name, row in found.rows.items() if name not in ("spectral flux", "random")}
@@ -160,11 +173,11 @@ def boundaries(subject: Subject) -> tuple[Table, list[str]]:
 
 def unusual(subject: Subject) -> tuple[Table, list[str]]:
     """Held-out clips against transformed ones: AUC by kind, of the calibrated score and of the mean KL."""
-    if subject.networks is None:
+    if not subject.networks:
         return {}, []
     front_end, root = FrontEnd(subject.config.features, subject.stats), source_root(subject.config.source)
     sounds = [decode(resolve_inside(root, path)) for path in subject.clips.paths[subject.clips.held_out].tolist()]
-    found = out_of_distribution(*subject.networks, front_end, subject.tokens(False), sounds, subject.listening, SEED)
+    found = out_of_distribution(*subject.networks[0], front_end, subject.tokens(False), sounds, subject.listening, SEED)
     if isinstance(found, str):
         return {}, [found]
     figures = {"worst kind": found.worst[1]} | {f"typicality, {kind}": value for kind, value in found.typicality.items()}
@@ -175,25 +188,25 @@ def unusual(subject: Subject) -> tuple[Table, list[str]]:
 
 def geometry(subject: Subject) -> tuple[Table, list[str]]:
     """ABX on labels across speakers: error by representation; no classifier is trained."""
-    if subject.networks is None:
+    if not subject.networks:
         return {}, []
     clips = subject.clips
-    found = abx(subject.networks[0], clips.tokens, clips.actions, clips.labels, clips.speakers, SEED)
+    found = abx(subject.networks[0][0], clips.tokens, clips.actions, clips.labels, clips.speakers, SEED)
     if isinstance(found, str):
         return {}, [found]
-    kept = found.error if subject.networks[1].trains_latents else {n: e for n, e in found.error.items() if n not in ("stoch", "codes")}
+    kept = found.error if subject.networks[0][1].trains_latents else {n: e for n, e in found.error.items() if n not in ("stoch", "codes")}
     return {subject.job.row: {f"error, {name}": value for name, value in kept.items()}}, []
 
 
 def codes(subject: Subject) -> tuple[Table, list[str]]:
     """Bits per second and perplexity of the code of held-out clips."""
-    if subject.networks is None:
+    if not subject.networks:
         return {}, []
-    if not subject.networks[1].trains_latents:
+    if not subject.networks[0][1].trains_latents:
         return {}, ["No figures of the code: the objective trains no latents."]
     f, chosen = subject.config.features, np.flatnonzero(subject.clips.held_out)
     tokens, actions = [subject.clips.tokens[i] for i in chosen], [subject.clips.actions[i] for i in chosen]
-    found = code_statistics(subject.networks[0], tokens, actions, f.token_stride_samples / f.sample_rate)
+    found = code_statistics(subject.networks[0][0], tokens, actions, f.token_stride_samples / f.sample_rate)
     if isinstance(found, str):
         return {}, [found]
     figures = {
@@ -207,18 +220,40 @@ def codes(subject: Subject) -> tuple[Table, list[str]]:
 
 def reader_changes(subject: Subject) -> tuple[Table, list[str]]:
     """Changes of the reader in one long recording; the table beside it has the samples where they begin."""
-    if subject.networks is None:
+    if not subject.networks:
         return {}, []
     path = Path(subject.config.source.path)
     samples, rate = decode(path)
     with path.with_suffix(".csv").open(encoding="utf-8", newline="") as file:
         changes = [int(row["start_sample"]) / rate for row in csv.DictReader(file)][1:]
     tokens = FrontEnd(subject.config.features, subject.stats).tokens_of(samples, rate)
-    found = speaker_changes(subject.networks[0], subject.config.features, tokens, changes, subject.listening, SEED)
+    found = speaker_changes(subject.networks[0][0], subject.config.features, tokens, changes, subject.listening, SEED)
     if isinstance(found, str):
         return {}, [found]
     figures = {f"found of {found.changes}, {name}": float(count) for name, count in found.found.items()}
     return {subject.job.row: figures | {f"missed share, {name}": value for name, value in found.missed_share.items()}}, []
+
+
+def machine_anomalies(subject: Subject) -> tuple[Table, list[str]]:
+    """Anomalous machines by surprise; frame models of the same size, with as many seconds in all as the world model, beside it."""
+    order = np.argsort(subject.clips.paths)  # the order in which the folds were dealt
+    paths, labels = subject.clips.paths[order], subject.clips.labels[order]
+    machines = np.array([path.partition("/")[0] for path in paths.tolist()])
+    tokens = [subject.clips.tokens[i] for i in order]
+    alone = subject.job.row == FRAME_MODELS_BESIDE
+    seconds = subject.config.training.seconds / len(set(machines.tolist())) if alone else 0.0
+    f = subject.config.features
+    found = anomalies(subject.networks, f, tokens, labels == NORMAL, machines, subject.listening, seconds, FOLDS_SEED)
+    if isinstance(found, str):
+        return {}, [found]
+    own = {"typicality": subject.job.row, "mean surprise": f"{subject.job.row}, mean surprise"}
+    table: Table = {}
+    for name, row in found.rows.items():
+        if name in own or alone:
+            figures = {"AUC, harmonic mean": row.auc_mean, "from": row.auc_interval[0], "to": row.auc_interval[1]}
+            figures |= {"pAUC, harmonic mean": row.partial_auc_mean} | {f"AUC, {machine}": value for machine, value in row.auc.items()}
+            table[own.get(name, name)] = figures | {f"pAUC, {machine}": value for machine, value in row.partial_auc.items()}
+    return table, found.notes
 
 
 def _probed(subject: Subject, protocols: dict[str, Protocol]) -> Table:
@@ -230,11 +265,12 @@ def _probed(subject: Subject, protocols: dict[str, Protocol]) -> Table:
     return table
 
 
-def _untrained(config: Config, recordings: EvalSet) -> tuple[WorldModelNet, Objective]:
-    meta = (recordings.heard if recordings.heard.episodes else recordings.held_out).meta
-    assert meta is not None  # one of them holds episodes
-    model = untrained_like(config, meta.token_dim, meta.action_dim, CPU)
-    return model, make_objective(config.objective, model).eval()
+def _untrained(part: Given) -> Networks:
+    """The networks of a row with their first weights."""
+    meta = part.index().meta
+    assert meta is not None  # `open_stores` has seen to it that there are episodes
+    model = untrained_like(part.config, meta.token_dim, meta.action_dim, CPU)
+    return model, make_objective(part.config.objective, model).eval()
 
 
 SUITES: dict[str, dict[str, Suite]] = {
@@ -249,5 +285,5 @@ SUITES: dict[str, dict[str, Suite]] = {
     "strict": {"recognition": never_heard},
     "esc10": {"recognition": recognition, "world": world},
     "long": {"reader changes": reader_changes},
-    "machines": {"world": world},
+    "machines": {"anomalies": machine_anomalies},
 }

@@ -8,17 +8,20 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
+import numpy as np
 
-from benchmarks.figures.jobs import MACHINE_FOLDS, Job
-from pydreaming.audio.sources import AudioItem, iter_source, source_root
+from benchmarks.figures.jobs import Job
+from pydreaming.audio.sources import iter_source, source_root
 from pydreaming.audio.stats import FeatureStats
-from pydreaming.config import Config
+from pydreaming.config import Config, SourceConfig
 from pydreaming.errors import PydreamingError
+from pydreaming.evaluation.anomaly import FOLDS, normal_folds
 from pydreaming.replay.index import ReplayIndex
 from pydreaming.training.checkpoint import latest_intact, read_state, save_checkpoint
 from pydreaming.training.trainer import Trainer
@@ -32,38 +35,48 @@ TOKENS_PER_S = 10_000  # trained on in a second of one core, at most: twice what
 LINE_S = 30.0  # CPU seconds between lines of the log
 STORED = ("source", "features", "action", "augment", "workers", "replay")  # sections that a store depends on
 NORMAL = "normal"  # the label of machines that run well
+FOLDS_SEED = 0  # of the folds that their clips are dealt into
 
 
-def open_store(job: Job, config: Config, out: Path) -> tuple[RunDir, EvalSet, Config]:
-    """The recordings of a job, made where they are missing: a run's folder with the replay store, the evaluation set, and the configuration
-    that goes with them. Rows of one corpus and seed share them.
+@dataclass(frozen=True)
+class Given:
+    """What one training is given.
+
+    Attributes:
+      name: of the fold; empty where there are none. config: what it is made and trained by. store: the run's folder with catalogue,
+      statistics and replay store. recordings: what evaluation is done on.
+    """
+
+    name: str
+    config: Config
+    store: RunDir
+    recordings: EvalSet
+
+    def index(self) -> ReplayIndex:
+        """The replay store, as it is."""
+        index = ReplayIndex(self.store.replay(self.config))
+        index.refresh()
+        return index
+
+
+def open_stores(job: Job, config: Config, out: Path) -> list[Given]:
+    """What the trainings of a job are given, made where it is missing; rows of one corpus and seed share it.
+
+    There is one training but for `machines`: there each fold has its own, without the normal clips of that fold, and its share of the
+    seconds. The folds are normalised by the statistics of the first, so that one evaluation can hear all of them.
 
     Raises:
       PydreamingError: as `collect` and `prepare_eval_set` do.
     """
-    # A worker stops when it is `slack` ahead of training, which has not begun: so much is collected as training will ask for.
-    needed = round(config.training.seconds * TOKENS_PER_S / max(config.replay.replay_ratio, 1.0))
-    slack = max(config.replay.slack_tokens, needed)
-    collecting = dataclasses.replace(config, replay=dataclasses.replace(config.replay, slack_tokens=slack))
-    settings = [
-        collecting.run.seed,
-        job.left_out,
-        collecting.evaluation.max_clips,
-        *(dataclasses.asdict(getattr(collecting, name)) for name in STORED),
-    ]
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
-    store = RunDir(out / "stores" / "-".join(filter(None, (job.corpus, str(job.seed), job.left_out, digest))))
-    if job.corpus == "machines":
-        collecting = _normal_clips(job, collecting, store.path.with_name(f"{store.path.name}-lists"))
-    done = store.path / "collected"
-    with _alone(store.path.with_name(f"{store.path.name}.lock")):
-        if not done.is_file():
-            shutil.rmtree(store.path, ignore_errors=True)  # of a call that was interrupted
-            store.path.mkdir(parents=True)
-            if collect(store, collecting).all_failed:
-                raise PydreamingError(f"not one recording of {config.source.path} could be read")
-            done.touch()
-        return store, prepare_eval_set(store, collecting, read_stats(store)), collecting
+    if job.corpus != "machines":
+        return [_open_store(job, config, out, config, "", None)]
+    training = dataclasses.replace(config.training, seconds=config.training.seconds / FOLDS)
+    given: list[Given] = []
+    for fold in range(FOLDS):
+        lists = _without_fold(config.source, out / "stores" / f"machines-lists-{fold}", fold)
+        part = dataclasses.replace(config, source=lists, training=training)
+        given.append(_open_store(job, config, out, part, f"fold-{fold}", given[0].store.stats if given else None))
+    return given
 
 
 def read_stats(store: RunDir) -> FeatureStats:
@@ -71,7 +84,29 @@ def read_stats(store: RunDir) -> FeatureStats:
     return msgspec.json.decode(store.stats.read_bytes(), type=SavedStats).stats
 
 
-def train(config: Config, store: RunDir, folder: Path) -> Path:
+def _open_store(job: Job, asked: Config, out: Path, config: Config, name: str, stats: Path | None) -> Given:
+    """One store. `asked`: the configuration that its name is made of. `stats`: of another store, to normalise by."""
+    # A worker stops when it is `slack` ahead of training, which has not begun: so much is collected as training will ask for.
+    needed = round(config.training.seconds * TOKENS_PER_S / max(config.replay.replay_ratio, 1.0))
+    slack = max(config.replay.slack_tokens, needed)
+    config = dataclasses.replace(config, replay=dataclasses.replace(config.replay, slack_tokens=slack))
+    settings = [config.run.seed, config.evaluation.max_clips, slack, *(dataclasses.asdict(getattr(asked, section)) for section in STORED)]
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+    store = RunDir(out / "stores" / "-".join(filter(None, (job.corpus, str(job.seed), job.left_out or name, digest))))
+    done = store.path / "collected"
+    with _alone(store.path.with_name(f"{store.path.name}.lock")):
+        if not done.is_file():
+            shutil.rmtree(store.path, ignore_errors=True)  # of a call that was interrupted
+            store.path.mkdir(parents=True)
+            if stats is not None:
+                shutil.copy(stats, store.stats)
+            if collect(store, config).all_failed:
+                raise PydreamingError(f"not one recording of {config.source.path} could be read")
+            done.touch()
+        return Given(name, config, store, prepare_eval_set(store, config, read_stats(store)))
+
+
+def train(given: Given, folder: Path) -> Path:
     """Train for `training.seconds` of CPU time, which counts sampling and steps and nothing else; the checkpoint.
 
     A checkpoint of an earlier call with the same settings is taken as it is: only evaluation is done again.
@@ -79,13 +114,12 @@ def train(config: Config, store: RunDir, folder: Path) -> Path:
     Raises:
       PydreamingError: too many steps in a row were not finite.
     """
-    there = latest_intact(folder)
+    config, there = given.config, latest_intact(folder)
     if there is not None and read_state(there).config == config:
         return there
     shutil.rmtree(folder, ignore_errors=True)
-    index = ReplayIndex(store.replay(config))
-    index.refresh()
-    assert index.meta is not None  # `open_store` has seen to it
+    index = given.index()
+    assert index.meta is not None  # `open_stores` has seen to it that there are episodes
     trainer, sampler = Trainer(config, index.meta.token_dim, index.meta.action_dim), make_sampler(index, config)
     spent, due, refused = 0.0, 0.0, 0
     while spent < config.training.seconds:
@@ -101,33 +135,32 @@ def train(config: Config, store: RunDir, folder: Path) -> Path:
     return save_checkpoint(folder, trainer, index.meta.stats, sampler.state_dict(), spent, keep=1)
 
 
-def training_figures(checkpoint: Path, store: RunDir) -> dict[str, float]:
-    """What the training behind a checkpoint was given: CPU seconds, steps, tokens, and how often each collected token was trained on."""
-    counters = read_state(checkpoint).counters
-    state = msgspec.json.decode(store.coordinator_state.read_bytes(), type=SavedState)
-    return {
-        **counters,
-        "steps_per_s": counters["step"] / counters["seconds"],
-        "collected_tokens": float(state.written_tokens),
-        "replay_ratio": counters["trained_tokens"] / state.written_tokens,
-    }
+def training_figures(checkpoints: Sequence[Path], stores: Sequence[RunDir]) -> dict[str, float]:
+    """What the trainings of a job were given in all: CPU seconds, steps, tokens, and how often each collected token was trained on."""
+    total: dict[str, float] = {"collected_tokens": 0.0}
+    for checkpoint, store in zip(checkpoints, stores, strict=True):
+        for name, value in read_state(checkpoint).counters.items():
+            total[name] = total.get(name, 0.0) + value
+        total["collected_tokens"] += msgspec.json.decode(store.coordinator_state.read_bytes(), type=SavedState).written_tokens
+    total["steps_per_s"] = total["step"] / total["seconds"]
+    total["replay_ratio"] = total["trained_tokens"] / total["collected_tokens"]
+    return total
 
 
-def _normal_clips(job: Job, config: Config, folder: Path) -> Config:
-    """The source as two lists: the normal clips but those of the job's fold, to train on, and all others, held out."""
-    apart: dict[bool, list[AudioItem]] = {False: [], True: []}
-    fold, count = MACHINE_FOLDS.index(job.left_out), 0
-    for item in iter_source(config.source):
-        normal = item.labels.get("label") == NORMAL
-        apart[not normal or count % len(MACHINE_FOLDS) == fold].append(item)
-        count += normal
-    folder.mkdir(parents=True, exist_ok=True)
-    root = source_root(config.source).absolute()
-    for held_out, name in ((False, "train"), (True, "test")):
-        lines = [json.dumps({"audio_filepath": str(root / item.path), **item.labels}) for item in apart[held_out]]
-        (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    source = dataclasses.replace(config.source, kind="nemo", path=str(folder), root=str(root))
-    return dataclasses.replace(config, source=source)
+def _without_fold(source: SourceConfig, folder: Path, fold: int) -> SourceConfig:
+    """The source as two lists: the normal clips of the other folds, to train on, and all other clips, held out. Raises SourceError."""
+    items = sorted(iter_source(source), key=lambda item: item.path)
+    machines = np.array([item.path.partition("/")[0] for item in items])
+    folds = normal_folds(machines, np.array([item.labels.get("label") == NORMAL for item in items]), FOLDS_SEED)
+    root = source_root(source).absolute()
+    with _alone(folder.with_name(f"{folder.name}.lock")):
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, rows in (("train", (folds >= 0) & (folds != fold)), ("test", (folds < 0) | (folds == fold))):
+            lines = [json.dumps({"audio_filepath": str(root / items[i].path), **items[i].labels}) for i in np.flatnonzero(rows)]
+            text, path = "\n".join(lines) + "\n", folder / f"{name}.jsonl"
+            if not path.is_file() or path.read_text(encoding="utf-8") != text:  # another job may be reading it
+                path.write_text(text, encoding="utf-8")
+    return dataclasses.replace(source, kind="nemo", path=str(folder), root=str(root))
 
 
 @contextmanager
