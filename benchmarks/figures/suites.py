@@ -18,19 +18,15 @@ from pydreaming.audio.features import FrontEnd
 from pydreaming.audio.sources import source_root
 from pydreaming.audio.stats import FeatureStats
 from pydreaming.config import Config
-from pydreaming.evaluation.abx import abx
 from pydreaming.evaluation.anomaly import anomalies
 from pydreaming.evaluation.baselines import log_mel_features
-from pydreaming.evaluation.boundaries import utterance_boundaries
 from pydreaming.evaluation.clips import Clips, read_clips
-from pydreaming.evaluation.codes import code_statistics
+from pydreaming.evaluation.evaluate import evaluate_world
 from pydreaming.evaluation.features import PARTS, clip_features, untrained_like
-from pydreaming.evaluation.ngram import CodeNgrams
-from pydreaming.evaluation.open_loop import STEPS, open_loop
-from pydreaming.evaluation.out_of_distribution import out_of_distribution
 from pydreaming.evaluation.pooling import Array
 from pydreaming.evaluation.probes import Protocol, plan_protocols, run_probe
 from pydreaming.evaluation.speaker_changes import speaker_changes
+from pydreaming.evaluation.world_figures import world_figures
 from pydreaming.models.world_model import WorldModelNet
 from pydreaming.objectives import Objective, make_objective
 from pydreaming.training.checkpoint import load_networks
@@ -42,6 +38,8 @@ Table = dict[str, Figures]  # line of a table -> its figures
 Networks = tuple[WorldModelNet, Objective]
 CPU = torch.device("cpu")
 FRAME_MODELS_BESIDE = "world_model"  # they are the same beside every row, and trained once
+MODEL_FREE = ("spectral flux", "random")  # scores of boundaries
+LATENT = ("stoch", "codes")  # representations that an objective without latents does not train
 SEED = 0  # of draws in evaluation: the same for every row and seed of training
 
 
@@ -65,10 +63,6 @@ class Subject:
     def listening(self) -> Array:
         """(A,) the action of listening on."""
         return np.zeros(self.clips.actions[0].shape[1], np.float32)
-
-    def tokens(self, held_out: bool) -> list[Array]:
-        """Tokens (T_i, D) of the clips that were held out, or were not."""
-        return [self.clips.tokens[i] for i in np.flatnonzero(self.clips.held_out == held_out)]
 
     def features(self) -> dict[str, Array]:
         """Line of the table -> vectors of the clips (N, D); the row's own name stands for its default vector."""
@@ -135,87 +129,55 @@ def never_heard(subject: Subject) -> tuple[Table, list[str]]:
     return _probed(subject, {"label, speaker never heard": Protocol("label", "speaker never heard", [split], clips.labels, 0.0)}), []
 
 
-def world(subject: Subject) -> tuple[Table, list[str]]:
-    """Open-loop prediction on held-out recordings, beside copies and n-grams of the model's own codes on training clips."""
+def imagination(subject: Subject) -> tuple[Table, list[str]]:
+    """Open-loop prediction on held-out recordings, beside copies and n-grams of the model's own codes."""
     if not subject.networks:
         return {}, []
-    model, objective = subject.networks[0]
-    if not objective.trains_latents:
-        return {}, [f"No open-loop figures: the objective {subject.job.row} trains no latents."]
-    known = np.flatnonzero(~subject.clips.held_out)
-    ngrams = CodeNgrams(model, [subject.clips.tokens[i] for i in known], [subject.clips.actions[i] for i in known], STEPS)
-    e, generator = subject.config.evaluation, torch.Generator().manual_seed(SEED)
     batches = sequences(subject.recordings.held_out, subject.config, CPU)
-    found = open_loop(model, objective, batches, e.rollouts, e.context_tokens, generator, ngrams)
-    if found is None:
-        return {}, ["No open-loop figures: no held-out recording is longer than one token."]
+    evaluation = evaluate_world(*subject.networks[0], batches, subject.config, subject.clips)
+    if (found := evaluation.open_loop) is None:
+        return {}, evaluation.notes
     figures: Figures = {}
     for what in ("retrieval", "gain"):
         for beside in ("", "_copy", "_bigram", "_trigram"):
             figures |= {f"{what}{beside.replace('_', ' of ')}, k = {k}": value for k, value in getattr(found, what + beside).items()}
-    figures |= {"next window, error": found.error, "of a copy": found.error_copy, "of the mean": found.error_mean}
-    return {subject.job.row: figures | {f"predictions, k = {k}": float(count) for k, count in found.count.items()}}, []
+    figures |= {"next window, error": found.error, "next window, of copy": found.error_copy, "next window, of mean": found.error_mean}
+    return {subject.job.row: figures | {f"predictions, k = {k}": float(count) for k, count in found.count.items()}}, evaluation.notes
 
 
-def boundaries(subject: Subject) -> tuple[Table, list[str]]:
-    """Utterance boundaries in joined clips. `F1` is of the score that did best on joined *training* clips."""
+def surprise(subject: Subject) -> tuple[Table, list[str]]:
+    """Boundaries, sounds out of distribution, ABX and codes on held-out clips.
+
+    `boundaries, F1` is of the model's score that did best on joined *training* clips.
+    """
     if not subject.networks:
         return {}, []
-    training, held_out = subject.tokens(False), subject.tokens(True)
-    found = utterance_boundaries(*subject.networks[0], subject.config.features, training, held_out, subject.listening, SEED)
-    if isinstance(found, str):
-        return {}, [found]
-    own = {name: row for name, row in found.rows.items() if name not in ("spectral flux", "random")}
-    chosen = max(own.values(), key=lambda row: row.f1_training, default=None)
-    figures = {} if chosen is None else {"F1": chosen.f1}
-    return {subject.job.row: figures | {f"F1, {name}": row.f1 for name, row in found.rows.items()}}, []
-
-
-def unusual(subject: Subject) -> tuple[Table, list[str]]:
-    """Held-out clips against transformed ones: AUC by kind, of the calibrated score and of the mean KL."""
-    if not subject.networks:
-        return {}, []
+    model, objective = subject.networks[0]
     front_end, root = FrontEnd(subject.config.features, subject.stats), source_root(subject.config.source)
     sounds = [decode(resolve_inside(root, path)) for path in subject.clips.paths[subject.clips.held_out].tolist()]
-    found = out_of_distribution(*subject.networks[0], front_end, subject.tokens(False), sounds, subject.listening, SEED)
-    if isinstance(found, str):
-        return {}, [found]
-    figures = {"worst kind": found.worst[1]} | {f"typicality, {kind}": value for kind, value in found.typicality.items()}
-    figures |= {f"mean KL, {kind}": value for kind, value in found.kl.items()}
-    notes = [f"Inverted: {kind} surprises the model less than normal clips do (mean KL)." for kind in found.inverted]
-    return {subject.job.row: figures}, notes
-
-
-def geometry(subject: Subject) -> tuple[Table, list[str]]:
-    """ABX on labels across speakers: error by representation; no classifier is trained."""
-    if not subject.networks:
-        return {}, []
-    clips = subject.clips
-    found = abx(subject.networks[0][0], clips.tokens, clips.actions, clips.labels, clips.speakers, SEED)
-    if isinstance(found, str):
-        return {}, [found]
-    kept = found.error if subject.networks[0][1].trains_latents else {n: e for n, e in found.error.items() if n not in ("stoch", "codes")}
-    return {subject.job.row: {f"error, {name}": value for name, value in kept.items()}}, []
-
-
-def codes(subject: Subject) -> tuple[Table, list[str]]:
-    """Bits per second and perplexity of the code of held-out clips."""
-    if not subject.networks:
-        return {}, []
-    if not subject.networks[0][1].trains_latents:
-        return {}, ["No figures of the code: the objective trains no latents."]
-    f, chosen = subject.config.features, np.flatnonzero(subject.clips.held_out)
-    tokens, actions = [subject.clips.tokens[i] for i in chosen], [subject.clips.actions[i] for i in chosen]
-    found = code_statistics(subject.networks[0][0], tokens, actions, f.token_stride_samples / f.sample_rate)
-    if isinstance(found, str):
-        return {}, [found]
-    figures = {
-        "bits/s": found.bitrate,
-        "bits/s, deduplicated": found.bitrate_deduplicated,
-        "bits/s, predicted": found.bitrate_predicted,
-        f"perplexity of {found.classes}, mean of groups": float(np.mean(found.perplexity)),
-    }
-    return {subject.job.row: figures}, []
+    found = world_figures(model, objective, front_end, subject.clips, sounds, subject.listening, SEED)
+    notes, figures = list(found.notes), Figures()
+    if found.boundaries is not None:
+        own = [row for name, row in found.boundaries.rows.items() if name not in MODEL_FREE]
+        figures |= {"boundaries, F1": max(own, key=lambda row: row.f1_training).f1} if own else {}
+        figures |= {f"boundaries, F1, {name}": row.f1 for name, row in found.boundaries.rows.items()}
+    if found.out_of_distribution is not None:
+        o = found.out_of_distribution
+        figures |= {"unusual, worst kind": o.worst[1]} | {f"unusual, {kind}": value for kind, value in o.typicality.items()}
+        figures |= {f"unusual, raw KL, {kind}": value for kind, value in o.kl.items()}
+        notes += [o.warning] if o.warning else []
+    if found.abx is not None:
+        judged = {name: error for name, error in found.abx.error.items() if objective.trains_latents or name not in LATENT}
+        figures |= {f"ABX error, {name}": error for name, error in judged.items()}
+    if found.codes is not None:
+        c = found.codes
+        figures |= {
+            "code, bits/s": c.bitrate,
+            "code, bits/s deduplicated": c.bitrate_deduplicated,
+            "code, bits/s predicted": c.bitrate_predicted,
+        }
+        figures |= {f"code, perplexity of {c.classes}": float(np.mean(c.perplexity))}
+    return {subject.job.row: figures} if figures else {}, notes
 
 
 def reader_changes(subject: Subject) -> tuple[Table, list[str]]:
@@ -274,16 +236,9 @@ def _untrained(part: Given) -> Networks:
 
 
 SUITES: dict[str, dict[str, Suite]] = {
-    "fsdd": {
-        "recognition": recognition,
-        "world": world,
-        "boundaries": boundaries,
-        "out of distribution": unusual,
-        "ABX": geometry,
-        "codes": codes,
-    },
+    "fsdd": {"recognition": recognition, "imagination": imagination, "surprise": surprise},
     "strict": {"recognition": never_heard},
-    "esc10": {"recognition": recognition, "world": world},
+    "esc10": {"recognition": recognition, "imagination": imagination, "surprise": surprise},
     "long": {"reader changes": reader_changes},
     "machines": {"anomalies": machine_anomalies},
 }

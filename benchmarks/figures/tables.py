@@ -31,11 +31,11 @@ TARGETS = (
     Target("digit, 5-shot", 0.90, "fsdd", "recognition", "label, 5-shot"),
     Target("digit, 1-shot", 0.55, "fsdd", "recognition", "label, 1-shot"),
     Target("speaker, 5-shot", 0.95, "fsdd", "recognition", "speaker, 5-shot"),
-    Target("open-loop retrieval of 256, k = 1", 0.70, "fsdd", "world", "retrieval, k = 1"),
-    Target("open-loop retrieval of 256, k = 4", 0.40, "fsdd", "world", "retrieval, k = 4"),
-    Target("open-loop retrieval of 256, k = 8", 0.15, "fsdd", "world", "retrieval, k = 8"),
-    Target("utterance boundaries, F1", 0.88, "fsdd", "boundaries", "F1"),
-    Target("out of distribution, AUC of the worst kind", 0.95, "fsdd", "out of distribution", "worst kind"),
+    Target("open-loop retrieval of 256, k = 1", 0.70, "fsdd", "imagination", "retrieval, k = 1"),
+    Target("open-loop retrieval of 256, k = 4", 0.40, "fsdd", "imagination", "retrieval, k = 4"),
+    Target("open-loop retrieval of 256, k = 8", 0.15, "fsdd", "imagination", "retrieval, k = 8"),
+    Target("utterance boundaries, F1", 0.88, "fsdd", "surprise", "boundaries, F1"),
+    Target("out of distribution, AUC of the worst kind", 0.95, "fsdd", "surprise", "unusual, worst kind"),
     Target("ESC-10, five folds", 0.87, "esc10", "recognition", "label, grouped folds"),
 )
 

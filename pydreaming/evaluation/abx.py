@@ -28,7 +28,7 @@ Triples = npt.NDArray[np.intp]
 
 MAX_TRIPLES = 3000
 MAX_STEPS = 64  # of a clip; longer ones are thinned evenly, as warping costs the square
-PAIRS = 256  # warped at a time
+PAIRS = 1024  # warped at a time
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,8 @@ TOLERANCE = 1  # windows
 RESTART = 6  # windows that are foreseen from a supposed beginning; 4 to 8 did alike on FSDD's training clips
 LEAST_CLIPS = 20
 MAX_CLIPS = 600  # joined into one stream
+MAX_WINDOWS = 100  # of a clip; longer ones give their beginnings
+MAX_STREAM = 8000  # windows of a stream, about
 APART = (1, 2, 3, 4, 5)  # windows between peaks, at least
 SHARES = tuple(round(0.02 * step, 2) for step in range(1, 51))  # of the windows, those of highest score, that peaks may come from
 
@@ -103,7 +105,8 @@ def utterance_boundaries(
     random = np.random.default_rng(seed)
     streams = []
     for clips in (training, held_out):
-        chosen = [clips[i] for i in random.permutation(len(clips)) if len(clips[i]) > 1][:MAX_CLIPS]
+        chosen = [clips[i][:MAX_WINDOWS] for i in random.permutation(len(clips)) if len(clips[i]) > 1][:MAX_CLIPS]
+        chosen = [clip for clip, end in zip(chosen, np.cumsum([len(clip) for clip in chosen]), strict=True) if end <= MAX_STREAM]
         if len(chosen) < LEAST_CLIPS:
             return (
                 f"No utterance boundaries: {len(training)} training and {len(held_out)} held-out clips"

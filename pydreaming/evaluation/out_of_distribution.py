@@ -21,6 +21,7 @@ from pydreaming.models.world_model import WorldModelNet
 from pydreaming.objectives import Objective
 
 LEAST_HELD_OUT = 5
+MAX_NORMAL = 1000  # clips that typicality is fitted on
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,17 @@ class OutOfDistribution:
         return [kind for kind, value in self.kl.items() if value < 0.5]
 
     @property
+    def warning(self) -> str:
+        """What `inverted` means for a user, in plain words; empty where no kind is."""
+        if not self.inverted:
+            return ""
+        kinds = ", ".join(f"{kind.replace('_', '-')} {self.kl[kind]:.2f}" for kind in self.inverted)
+        return (
+            f"Its raw surprise is inverted: changed sounds surprise it LESS than real ones (AUC of the mean KL: {kinds}; below 0.50 is"
+            " inverted). Do not take a high KL for an alarm, nor a low one for normal; the calibrated score sees both sides."
+        )
+
+    @property
     def worst(self) -> tuple[str, float]:
         """The kind that typicality tells worst, and its figure."""
         return min(self.typicality.items(), key=lambda pair: pair[1])
@@ -60,13 +72,14 @@ def out_of_distribution(
     """Figures on held-out recordings, or a sentence that says why there are none.
 
     Args:
-      normal: tokens (T_i, D) of clips that the model was trained on. held_out: mono sounds that it was not trained on.
+      normal: tokens (T_i, D) of clips that the model was trained on, of which a seeded sample of MAX_NORMAL is used.
+      held_out: mono sounds that it was not trained on.
       action: (A,) of listening on, for all clips alike. seed: of the transforms.
     """
     if not objective.trains_latents:
         return "Not asked what is out of distribution: the objective trains no latents, so there is no surprise."
-    known = [clip for clip in normal if len(clip)]
     random = np.random.default_rng(seed)
+    known = [normal[i] for i in random.permutation(len(normal)) if len(normal[i])][:MAX_NORMAL]
     sounds = [sound for sound in held_out if len(front_end.tokens_of(*sound))]
     if len(known) < LEAST_CLIPS or len(sounds) < LEAST_HELD_OUT:
         return (
