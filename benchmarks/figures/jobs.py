@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydreaming.audio.sources import iter_source
+from pydreaming.audio.sources import iter_source, source_root
 from pydreaming.config import Config, load_config
 from pydreaming.errors import SourceError
 
@@ -91,11 +91,11 @@ def make_plan(
     for name in only:
         corpus = CORPORA[name]
         for row in (row for row in corpus.rows if row in rows):
-            probe = job_config(data, Job(name, row, seeds[0]), seconds, settings)
-            parts = corpus.left_out(probe)
+            config = job_config(data, Job(name, row, seeds[0]), seconds, settings)
+            source_root(config.source)  # missing data is told now, not hours later
+            parts = corpus.left_out(config)
             jobs += [Job(name, row, seed, part) for seed in (seeds[:1] if row in WITHOUT_SEEDS else seeds) for part in parts]
-    order = {job: (job.seed, number) for number, job in enumerate(jobs)}
-    return Plan(data, out, seconds, tuple(settings), tuple(sorted(jobs, key=order.__getitem__)))
+    return Plan(data, out, seconds, tuple(settings), tuple(sorted(jobs, key=lambda job: job.seed)))
 
 
 def job_config(data: Path, job: Job, seconds: float, settings: Sequence[str]) -> Config:

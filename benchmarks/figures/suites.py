@@ -171,11 +171,8 @@ def surprise(subject: Subject) -> tuple[Table, list[str]]:
         figures |= {f"ABX error, {name}": error for name, error in judged.items()}
     if found.codes is not None:
         c = found.codes
-        figures |= {
-            "code, bits/s": c.bitrate,
-            "code, bits/s deduplicated": c.bitrate_deduplicated,
-            "code, bits/s predicted": c.bitrate_predicted,
-        }
+        bits = {"bits/s": c.bitrate, "bits/s deduplicated": c.bitrate_deduplicated, "bits/s predicted": c.bitrate_predicted}
+        figures |= {f"code, {name}": value for name, value in bits.items()}
         figures |= {f"code, perplexity of {c.classes}": float(np.mean(c.perplexity))}
     return {subject.job.row: figures} if figures else {}, notes
 
