@@ -26,8 +26,9 @@ from pydreaming.audio.stats import FeatureStats
 from pydreaming.config import Config
 from pydreaming.errors import PydreamingError, SourceError, UsageError
 from pydreaming.evaluation.clips import Clips, read_clips
-from pydreaming.evaluation.evaluate import Evaluation, ProbeRow, evaluate_probes, evaluate_world
+from pydreaming.evaluation.evaluate import HEADLINE, OURS, Evaluation, evaluate_probes, evaluate_world
 from pydreaming.evaluation.open_loop import STEPS
+from pydreaming.evaluation.probes import ProbeRow
 from pydreaming.evaluation.world_figures import WorldFigures, world_figures
 from pydreaming.models.world_model import WorldModelNet
 from pydreaming.objectives import TensorBatch
@@ -95,8 +96,8 @@ def summary(result: Evaluation) -> list[str]:
     if result.world is not None:
         lines += _world_lines(result.world)
     for label, protocol in dict.fromkeys((row.label, row.protocol) for row in result.probes):
-        rows = [r for r in result.probes if (r.label, r.protocol) == (label, protocol) and " only" not in r.features]
-        if rows[0].features != "world model":
+        rows = [r for r in result.probes if (r.label, r.protocol) == (label, protocol) and r.features in HEADLINE]
+        if rows[0].features != OURS:
             continue  # a quick evaluation leaves this protocol out
         figures = ", ".join(f"{r.features} {r.linear:.3f}" for r in rows)
         lines.append(f"{label} probe, {protocol}: {figures} (chance {rows[0].chance:.3f}, ±{rows[0].interval:.3f})")
@@ -123,16 +124,16 @@ def _clips(run: RunDir, config: Config, eval_set: EvalSet) -> Clips | None:
     """The recordings of the evaluation set; None where the training store stands in for it, which is too large to read whole."""
     if eval_set.heard.folder == run.replay(config):
         return None
-    clips = read_clips(eval_set.heard if eval_set.heard.episodes else None, eval_set.held_out)
+    clips = read_clips(eval_set.heard if eval_set.heard.episodes else None, eval_set.held_out, Catalogue.open(run.catalogue))
     return clips if len(clips) else None
 
 
 def _probe(run: RunDir, config: Config, model: WorldModelNet, clips: Clips, result: Evaluation, final: bool) -> None:
     """Add the probes; the baselines' rows are kept beside the evaluation set, as they never change."""
     cache = run.path / "eval_set" / "baselines.json"
-    known = msgspec.json.decode(cache.read_bytes(), type=list[ProbeRow]) if cache.is_file() else None
+    known = msgspec.json.decode(cache.read_bytes(), type=list[ProbeRow]) if cache.is_file() else []
     rows, baselines, notes = evaluate_probes(model, clips, config, known, complete=final, jobs=os.cpu_count() or 1 if final else 1)
-    if known is None:
+    if baselines != known:
         replace_json(cache, [asdict(row) for row in baselines])
     result.probes = rows + baselines
     result.notes += notes

@@ -22,7 +22,7 @@ from pydreaming.audio.decode import Samples, decode, resolve_inside, write_wav
 from pydreaming.audio.sources import AudioItem, Catalogue, source_root
 from pydreaming.config import Config
 from pydreaming.errors import DecodeError, SourceError
-from pydreaming.evaluation.evaluate import Evaluation
+from pydreaming.evaluation.evaluate import HEADLINE, Evaluation
 from pydreaming.evaluation.open_loop import OpenLoop
 from pydreaming.tracking.spool import Spool
 from workers.closing import next_commands
@@ -193,7 +193,7 @@ def _scores(result: Evaluation) -> dict[str, dict[str, tuple[float, float, float
     scores: dict[str, dict[str, tuple[float, float, float]]] = {}
     complete = {(row.label, row.protocol) for row in result.probes if row.features == "world model"}
     for row in result.probes:
-        if (row.label, row.protocol) in complete and " only" not in row.features:
+        if (row.label, row.protocol) in complete and row.features in HEADLINE:
             percent = (100 * row.linear, 100 * (row.linear - row.interval), min(100.0, 100 * (row.linear + row.interval)))
             scores.setdefault(f"{row.label}, {row.protocol}", {})[row.features] = percent
     return scores
@@ -201,11 +201,27 @@ def _scores(result: Evaluation) -> dict[str, dict[str, tuple[float, float, float
 
 def _probe_table(result: Evaluation) -> Table:
     rows: list[list[Value]] = [
-        [f"{r.label}, {r.protocol}", r.features, f"{r.linear:.3f} ± {r.interval:.3f}", f"{r.knn:.3f}", f"{r.chance:.3f}", r.clips]
+        [
+            f"{r.label}, {r.protocol}",
+            r.features,
+            f"{r.linear:.3f} ± {r.interval:.3f}",
+            _share(r.knn),
+            _share(r.nearest_mean),
+            _share(r.chance),
+            r.clips,
+        ]
         for r in sorted(result.probes, key=lambda r: (r.label, r.protocol))
     ]
-    caption = "Accuracy of a logistic regression and of five nearest neighbours on frozen features; ± is a 95 % interval over clips."
-    return Table("What its features know", caption, ["task", "features", "linear", "nearest neighbours", "chance", "clips"], rows)
+    caption = (
+        "Accuracy of a logistic regression, of five nearest neighbours and of the nearest mean of a class, on frozen features;"
+        " ± is a 95 % interval of the first over clips (k-shot: over draws of the labelled clips)."
+    )
+    columns = ["task", "features", "linear", "nearest neighbours", "nearest mean", "chance", "clips"]
+    return Table("What its features know", caption, columns, rows)
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
 
 
 def _open_loop_table(o: OpenLoop, where: str) -> Table:

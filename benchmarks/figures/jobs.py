@@ -16,6 +16,9 @@ from pydreaming.errors import SourceError
 VERSION = 1  # of what a job does; another one makes every job anew
 TRAINED = {"world_model": "", "cpc": "cpc", "dreamer_v2": "dreamer_v2"}  # row -> its objective.name; empty: the preset's
 NETWORKS = (*TRAINED, "untrained")  # rows with a world model's networks
+CEILING = "supervised"
+WITHOUT_SEEDS = ("log-mel", "mfcc")  # nothing in these rows is drawn at random
+ROWS = (*NETWORKS, CEILING, *WITHOUT_SEEDS)
 
 
 @dataclass(frozen=True)
@@ -126,9 +129,6 @@ def speakers(config: Config) -> list[str]:
         raise SourceError(f"{config.source.path}: leaving a speaker out needs recordings of two known speakers or more")
     return found
 
-
-ROWS = (*NETWORKS, "log-mel")
-WITHOUT_SEEDS = ("log-mel",)  # nothing in these rows is drawn at random
 
 CORPORA = {
     "fsdd": Corpus("fsdd", ("defaults", "fsdd"), ROWS, "FSDD, official split; all six speakers heard, unlabelled"),

@@ -4,28 +4,30 @@ from __future__ import annotations
 
 import csv
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from benchmarks.figures.jobs import NETWORKS, TRAINED, Job
+from benchmarks.figures.jobs import CEILING, NETWORKS, TRAINED, Job
 from benchmarks.figures.training import FOLDS_SEED, NORMAL, Given, open_stores, read_stats, train, training_figures
 from pydreaming.audio.decode import decode, resolve_inside
 from pydreaming.audio.features import FrontEnd
-from pydreaming.audio.sources import source_root
+from pydreaming.audio.sources import Catalogue, source_root
 from pydreaming.audio.stats import FeatureStats
 from pydreaming.config import Config
 from pydreaming.evaluation.anomaly import anomalies
-from pydreaming.evaluation.baselines import log_mel_features
+from pydreaming.evaluation.baselines import log_mel_features, log_mel_quantiles, more_log_mel_features
 from pydreaming.evaluation.clips import Clips, read_clips
 from pydreaming.evaluation.evaluate import evaluate_world
-from pydreaming.evaluation.features import PARTS, clip_features, untrained_like
+from pydreaming.evaluation.features import CLIP_PARTS, CLIP_POOLING, PARTS, clip_features, join_parts, untrained_like
 from pydreaming.evaluation.pooling import Array
-from pydreaming.evaluation.probes import Protocol, plan_protocols, run_probe
+from pydreaming.evaluation.probes import ProbeRow, probe_rows, run_forest
+from pydreaming.evaluation.protocols import Protocol, plan_protocols, speaker_centred, strict_protocol
 from pydreaming.evaluation.speaker_changes import speaker_changes
+from pydreaming.evaluation.supervised import supervised_row
 from pydreaming.evaluation.world_figures import world_figures
 from pydreaming.models.world_model import WorldModelNet
 from pydreaming.objectives import Objective, make_objective
@@ -40,6 +42,7 @@ CPU = torch.device("cpu")
 FRAME_MODELS_BESIDE = "world_model"  # they are the same beside every row, and trained once
 MODEL_FREE = ("spectral flux", "random")  # scores of boundaries
 LATENT = ("stoch", "codes")  # representations that an objective without latents does not train
+MFCC = "MFCC"
 SEED = 0  # of draws in evaluation: the same for every row and seed of training
 
 
@@ -64,12 +67,19 @@ class Subject:
         """(A,) the action of listening on."""
         return np.zeros(self.clips.actions[0].shape[1], np.float32)
 
-    def features(self) -> dict[str, Array]:
-        """Line of the table -> vectors of the clips (N, D); the row's own name stands for its default vector."""
+    def vectors(self) -> dict[str, Array]:
+        """Line of the table -> vectors of the clips (N, D). The first is the row's own; of networks, parts and poolings follow."""
+        tokens, bands = self.clips.tokens, self.config.features.n_mels
         if not self.networks:
-            return log_mel_features(self.clips.tokens, self.config.features.n_mels)
-        parts = clip_features(self.networks[0][0], self.clips.tokens, self.clips.actions)
-        return {self.job.row: parts["feat"]} | {f"{self.job.row}, {part} only": parts[part] for part in PARTS}
+            found = log_mel_features(tokens, bands) | more_log_mel_features(tokens, bands)
+            return {name: found[name] for name in found if (name == MFCC) == (self.job.row == "mfcc")}
+        model, objective = self.networks[0]
+        pooled = {pooling: clip_features(model, tokens, self.clips.actions, pooling) for pooling in (CLIP_POOLING, "mean", "mean_std")}
+        trained = [part for part in PARTS if objective.trains_latents or part not in LATENT]
+        own = [part for part in CLIP_PARTS if part in trained]
+        lines = {self.job.row: join_parts(pooled[CLIP_POOLING], own)}
+        lines |= {f"{self.job.row}, {part} only": pooled[CLIP_POOLING][part] for part in trained if [part] != own}
+        return lines | {f"{self.job.row}, {pooling}": join_parts(pooled[pooling], own) for pooling in ("mean", "mean_std")}
 
 
 Suite = Callable[[Subject], tuple[Table, list[str]]]  # figures, and a sentence for each protocol that was left out
@@ -103,7 +113,7 @@ def measure(job: Job, config: Config, out: Path) -> Measured:
     elif job.row in NETWORKS:
         networks = [_untrained(part) for part in given]
     first = given[0]
-    clips = read_clips(first.recordings.heard, first.recordings.held_out)
+    clips = read_clips(first.recordings.heard, first.recordings.held_out, Catalogue.open(first.store.catalogue))
     subject = Subject(job, first.config, read_stats(first.store), first.recordings, clips, networks)
     for name, suite in SUITES[job.corpus].items():
         begin = time.process_time()
@@ -116,17 +126,29 @@ def measure(job: Job, config: Config, out: Path) -> Measured:
 
 
 def recognition(subject: Subject) -> tuple[Table, list[str]]:
-    """Probes on frozen features, under every protocol that the clips allow."""
-    clips = subject.clips
-    protocols, notes = plan_protocols(clips.labels, clips.speakers, clips.groups, clips.held_out)
-    return _probed(subject, {f"{p.label}, {p.name}": p for p in protocols}), notes
+    """Probes on frozen features, under every protocol that the clips allow; parts and poolings under the first of them only."""
+    protocols, notes = plan_protocols(subject.clips)
+    if not protocols:
+        return {}, notes
+    if subject.job.row == CEILING:
+        return _supervised(subject, [p for p in protocols if p.label == "label" and not p.shots]), notes
+    vectors = subject.vectors()
+    shown = vectors if not subject.networks else {subject.job.row: vectors.pop(subject.job.row)}
+    centred = [speaker_centred(p, subject.clips) for p in protocols if p.label == "label" and (subject.clips.speakers != "").all()]
+    rows = probe_rows([*protocols, *centred], shown)
+    rows += probe_rows(protocols[:1], vectors) if subject.networks else []
+    if subject.job.row == "log-mel" and subject.clips.folds is not None:
+        statistics = log_mel_quantiles(subject.clips.tokens, subject.config.features.n_mels)
+        rows += [run_forest(statistics, p) for p in protocols[:1]]
+    return _table(rows), notes
 
 
 def never_heard(subject: Subject) -> tuple[Table, list[str]]:
-    """Probes trained on the clips of the speakers that the model has heard, tested on all clips of the one that it never heard."""
-    clips, theirs = subject.clips, subject.clips.speakers == subject.job.left_out
-    split = (np.flatnonzero(~theirs & ~clips.held_out), np.flatnonzero(theirs))
-    return _probed(subject, {"label, speaker never heard": Protocol("label", "speaker never heard", [split], clips.labels, 0.0)}), []
+    """Probes trained on the clips of the other speakers, tested on those of the one whom neither model nor statistics have heard."""
+    protocol = strict_protocol(subject.clips, subject.job.left_out)
+    if isinstance(protocol, str):
+        return {}, [protocol]
+    return _supervised(subject, [protocol]) if subject.job.row == CEILING else _table(probe_rows([protocol], subject.vectors())), []
 
 
 def imagination(subject: Subject) -> tuple[Table, list[str]]:
@@ -215,12 +237,20 @@ def machine_anomalies(subject: Subject) -> tuple[Table, list[str]]:
     return table, found.notes
 
 
-def _probed(subject: Subject, protocols: dict[str, Protocol]) -> Table:
+def _supervised(subject: Subject, protocols: Sequence[Protocol]) -> Table:
+    """The ceiling: each protocol has the seconds of a training, which its splits share."""
+    seconds = subject.config.training.seconds
+    rows = [supervised_row(subject.config, subject.clips, p, seconds / len(p.splits), CPU) for p in protocols]
+    return {CEILING: {name: value for line in _table(rows).values() for name, value in line.items()}}
+
+
+def _table(rows: Sequence[ProbeRow]) -> Table:
+    """`<label>, <protocol>` is the linear probe; the other classifiers stand beside it."""
     table: Table = {}
-    for line, features in subject.features().items():
-        for name, protocol in protocols.items():
-            result = run_probe(features, protocol)
-            table.setdefault(line, {}).update({name: result.linear, f"{name}, kNN": result.knn})
+    for row in rows:
+        name, figures = f"{row.label}, {row.protocol}", table.setdefault(row.features, {})
+        beside = {"": row.linear, ", kNN": row.knn, ", nearest mean": row.nearest_mean if "shot" in row.protocol else None}
+        figures |= {f"{name}{kind}": value for kind, value in beside.items() if value is not None}
     return table
 
 

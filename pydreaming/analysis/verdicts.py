@@ -6,11 +6,11 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from pydreaming.evaluation.evaluate import Evaluation, ProbeRow
+from pydreaming.evaluation.evaluate import OURS, Evaluation
 from pydreaming.evaluation.open_loop import OpenLoop
+from pydreaming.evaluation.probes import ProbeRow
 from pydreaming.evaluation.world_figures import WorldFigures
 
-OURS = "world model"
 NOTICED = 0.9  # AUC from which a kind of sound counts as noticed
 OWN_BOUNDARIES = ("restart", "expectation")  # the score to judge by: the first that an objective gives
 LEAST_PREDICTIONS = 30  # behind a figure, for a sentence to lean on it

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import numpy.typing as npt
 import torch
-from torchaudio.functional import melscale_fbanks
+from torchaudio.functional import create_dct, melscale_fbanks
 
 from pydreaming.audio.augment import ItemAugment
 from pydreaming.audio.buffer import SampleBuffer, Samples
@@ -25,7 +25,9 @@ from pydreaming.audio.stats import MIN_STD, FeatureStats, StatsAccumulator, Stat
 from pydreaming.audio.tokens import Frames, cut_tokens, join_tokens
 from pydreaming.config import FeatureConfig
 
-__all__ = ["LOG_FLOOR", "MIN_STD", "FeatureStats", "FrontEnd", "LogMel", "StatsAccumulator", "StatsSums", "mel_filters", "merge_stats"]
+__all__ = [
+    "LOG_FLOOR", "MIN_STD", "FeatureStats", "FrontEnd", "LogMel", "StatsAccumulator", "StatsSums", "cepstrum", "mel_filters", "merge_stats",
+]  # fmt: skip
 
 LOG_FLOOR = 1e-6  # power; about that of 10-bit white noise at n_fft 512. Digital silence is log(1e-6) = -13.8 in every band
 BLOCK_VALUES = 1 << 18  # window samples in one block: its spectra stay in the second-level cache
@@ -146,6 +148,12 @@ class FrontEnd:
         if self.stats is not None:
             frames.sub_(self._mean).div_(self._std)
         return cast(Frames, frames.numpy())
+
+
+def cepstrum(n_mels: int, coefficients: int) -> torch.Tensor:
+    """The orthonormal cosine transform that makes MFCC of log-mel frames: (n_mels, coefficients), `frames @ cepstrum(...)`."""
+    transform: torch.Tensor = create_dct(coefficients, n_mels, "ortho")
+    return transform
 
 
 def mel_filters(features: FeatureConfig) -> torch.Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,32 +11,22 @@ import numpy as np
 import torch
 
 from pydreaming.config import Config
-from pydreaming.evaluation.baselines import log_mel_features
+from pydreaming.evaluation.baselines import LOG_MEL, MORE_LOG_MEL, log_mel_features, more_log_mel_features
 from pydreaming.evaluation.clips import Clips
-from pydreaming.evaluation.features import PARTS, clip_features, untrained_like
+from pydreaming.evaluation.features import PARTS, clip_features, join_parts, untrained_like
 from pydreaming.evaluation.ngram import CodeNgrams
 from pydreaming.evaluation.open_loop import STEPS, OpenLoop, open_loop
 from pydreaming.evaluation.pooling import Array
-from pydreaming.evaluation.probes import Labels, Protocol, plan_protocols, run_probe
+from pydreaming.evaluation.probes import ProbeRow, probe_rows
+from pydreaming.evaluation.protocols import Protocol, plan_protocols
 from pydreaming.evaluation.world_figures import WorldFigures
 from pydreaming.models.world_model import WorldModelNet
 from pydreaming.objectives import Objective, TensorBatch
 
 SEED = 20_000  # of noise in evaluation; the same for every checkpoint, so that checkpoints compare
-
-
-@dataclass(frozen=True)
-class ProbeRow:
-    """One row of the probe table: accuracies of one kind of features under one protocol."""
-
-    label: str
-    protocol: str
-    features: str
-    linear: float
-    knn: float
-    interval: float
-    chance: float
-    clips: int
+OURS, UNTRAINED = "world model", "untrained network"  # names of rows
+HEADLINE = (OURS, *LOG_MEL, UNTRAINED)  # rows that are shown where there is no room for all
+SATURATED = 0.95  # accuracy of log-mel alone from which a protocol is called so
 
 
 @dataclass
@@ -118,43 +107,60 @@ def evaluate_world(
 
 
 def evaluate_probes(
-    model: WorldModelNet, clips: Clips, config: Config, baselines: list[ProbeRow] | None, complete: bool, jobs: int = 1
+    model: WorldModelNet, clips: Clips, config: Config, known: Sequence[ProbeRow], complete: bool, jobs: int = 1
 ) -> tuple[list[ProbeRow], list[ProbeRow], list[str]]:
     """Probes on labelled clips.
 
     Args:
-      baselines: rows of an earlier evaluation of the same clips, which do not change; None computes them.
+      known: rows of the baselines from earlier evaluations of the same clips, which do not change; those that are missing are computed.
       jobs: threads at work at once.
-      complete: all protocols, and the parts of the state by themselves; else the first protocol only, which is much faster.
+      complete: all protocols and baselines, and the parts of the state by themselves. Else the first protocol only, with the C that was
+        chosen for the untrained network, which is much faster.
     Returns:
-      (rows of this model, rows of the baselines, notes).
+      (rows of this model, rows of the baselines with those of `known`, notes).
     """
-    protocols, notes = plan_protocols(clips.labels, clips.speakers, _sources(clips), clips.held_out)
+    protocols, notes = plan_protocols(clips)
     if not protocols:
-        return [], [], notes
+        return [], list(known), notes
+    shown = protocols if complete else protocols[:1]
+    baselines = _baselines(model, clips, config, shown, known, complete, jobs)
     features = clip_features(model, clips.tokens, clips.actions)
-    rows = _rows(protocols if complete else protocols[:1], {"world model": features["feat"]}, jobs)
-    if complete:
-        rows += _rows(protocols[:1], {f"world model, {part} only": features[part] for part in PARTS}, jobs)
-    if baselines is None:
+    ours = {OURS: join_parts(features)}
+    if not complete:
+        c = {(row.label, row.protocol): row.c for row in baselines if row.features == UNTRAINED}
+        return probe_rows(shown, ours, jobs, c=c), baselines, notes
+    rows = probe_rows(shown, ours, jobs) + probe_rows(shown[:1], {f"{OURS}, {part} only": features[part] for part in PARTS}, jobs)
+    return rows, baselines, notes + _saturated(baselines)
+
+
+def _baselines(
+    model: WorldModelNet, clips: Clips, config: Config, protocols: list[Protocol], known: Sequence[ProbeRow], complete: bool, jobs: int
+) -> list[ProbeRow]:
+    """`known`, and after it the rows that these protocols lack."""
+    there = {(row.label, row.protocol, row.features) for row in known}
+
+    def lack(*names: str) -> bool:
+        return any((p.label, p.name, name) not in there for p in protocols for name in names)
+
+    features: dict[str, Array] = {}
+    if lack(*LOG_MEL):
+        features |= log_mel_features(clips.tokens, config.features.n_mels)
+    if complete and lack(*MORE_LOG_MEL):
+        features |= more_log_mel_features(clips.tokens, config.features.n_mels)
+    if lack(UNTRAINED):
         untrained = untrained_like(config, model.token_dim, model.action_dim, model.device)
-        others = log_mel_features(clips.tokens, config.features.n_mels)
-        others["untrained network"] = clip_features(untrained, clips.tokens, clips.actions)["feat"]
-        baselines = _rows(protocols, others, jobs)
-    return rows, baselines, notes
+        features[UNTRAINED] = join_parts(clip_features(untrained, clips.tokens, clips.actions))
+    return [*known, *probe_rows(protocols, features, jobs, known)]
 
 
-def _sources(clips: Clips) -> Labels:
-    """(N,) what must not be on both sides of a fold: the group without its channel; the recording, where all are of one group."""
-    groups = np.array([group.partition("#ch")[0] for group in clips.groups.tolist()], dtype=np.str_)
-    return groups if len(set(groups.tolist())) > 1 else clips.paths
-
-
-def _rows(protocols: list[Protocol], features: dict[str, Array], jobs: int) -> list[ProbeRow]:
-    pairs = [(protocol, name) for protocol in protocols for name in features]
-    with ThreadPoolExecutor(jobs) as pool:
-        results = pool.map(lambda pair: run_probe(features[pair[1]], pair[0]), pairs)
-        return [
-            ProbeRow(p.label, p.name, name, result.linear, result.knn, result.interval, p.chance, p.test_clips)
-            for (p, name), result in zip(pairs, results, strict=True)
-        ]
+def _saturated(baselines: Sequence[ProbeRow]) -> list[str]:
+    """A sentence for each protocol under which log-mel alone leaves next to nothing to be won."""
+    best: dict[tuple[str, str], float] = {}
+    for row in baselines:
+        if row.features.startswith("log-mel"):
+            best[row.label, row.protocol] = max(row.linear, best.get((row.label, row.protocol), 0.0))
+    return [
+        f"{label} probe, {protocol}: saturated. Log-mel alone is right {value:.1%} of the time, so it tells little about the model."
+        for (label, protocol), value in best.items()
+        if value >= SATURATED
+    ]

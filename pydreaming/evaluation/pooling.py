@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[np.float32]
+
+
+def mean(x: Array) -> Array:
+    """Mean over the steps: (T, D) -> (D,)."""
+    pooled: Array = x.mean(0)
+    return pooled
+
+
+def mean_and_std(x: Array) -> Array:
+    """Mean and deviation over the steps: (T, D) -> (2 D,)."""
+    return np.concatenate([x.mean(0), x.std(0)])
 
 
 def thirds_and_std(x: Array) -> Array:
@@ -19,6 +32,10 @@ def thirds_and_std(x: Array) -> Array:
     return np.concatenate([*(x[a:b].mean(0) for a, b in bounds), x.std(0)]).astype(np.float32)
 
 
-def pool_clips(clips: list[Array]) -> Array:
-    """`thirds_and_std` of each clip: N times (T_i, D) -> (N, 4 D)."""
-    return np.stack([thirds_and_std(clip) for clip in clips])
+POOLINGS: dict[str, Callable[[Array], Array]] = {"mean": mean, "mean_std": mean_and_std, "thirds_std": thirds_and_std}
+
+
+def pool_clips(clips: Sequence[Array], pooling: str = "thirds_std") -> Array:
+    """One vector for each clip: N times (T_i, D) -> (N, D, 2 D or 4 D), see POOLINGS. Raises KeyError: an unknown pooling."""
+    pool = POOLINGS[pooling]
+    return np.stack([pool(clip) for clip in clips])

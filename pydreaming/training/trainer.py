@@ -52,8 +52,8 @@ class Trainer:
         self.world = [p for name, p in self.model.named_parameters() if not name.startswith("decoder.")]
         self.world += list(self.objective.parameters())
         self.probe = list(self.model.decoder.parameters())
-        self.optimizer = _adamw(self.world, config)
-        self.decoder_optimizer = _adamw(self.probe, config)
+        self.optimizer = adamw(self.world, config)
+        self.decoder_optimizer = adamw(self.probe, config)
         self.step = 0
         self.trained_tokens = 0
         self.non_finite_steps = 0
@@ -148,7 +148,7 @@ def pick_precision(name: str, device: torch.device) -> torch.dtype | None:
     return torch.bfloat16 if name == "bfloat16" else None
 
 
-def _adamw(parameters: list[nn.Parameter], config: Config) -> torch.optim.AdamW:
+def adamw(parameters: list[nn.Parameter], config: Config) -> torch.optim.AdamW:
     """Fused AdamW; weight decay on matrices only, since shrinking biases and norms has no regularising effect."""
     matrices = [p for p in parameters if p.dim() > 1]
     vectors = [p for p in parameters if p.dim() <= 1]

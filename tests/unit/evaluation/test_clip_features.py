@@ -11,10 +11,11 @@ from tiny_model import tiny_config
 
 import pydreaming.evaluation.features as features_module
 from pydreaming.evaluation.clips import Clips
-from pydreaming.evaluation.evaluate import Evaluation, ProbeRow, evaluate_probes
-from pydreaming.evaluation.features import PARTS, clip_features, untrained_like
+from pydreaming.evaluation.evaluate import Evaluation, evaluate_probes
+from pydreaming.evaluation.features import PARTS, clip_features, join_parts, untrained_like
 from pydreaming.evaluation.open_loop import OpenLoop
 from pydreaming.evaluation.pooling import thirds_and_std
+from pydreaming.evaluation.probes import ProbeRow
 from pydreaming.models.world_model import WorldModelNet
 from pydreaming.tracking.names import display_name, section_of
 
@@ -94,16 +95,39 @@ def test_the_untrained_network_is_the_same_each_time_and_not_the_seed_of_trainin
 def test_probe_rows_and_known_baselines() -> None:
     model = untrained_like(CONFIG, D, 1, torch.device("cpu"))
     clips = labelled(24, [str(i % 3) for i in range(24)])
-    rows, baselines, notes = evaluate_probes(model, clips, CONFIG, None, complete=True, jobs=2)
-    assert [row.features for row in rows] == ["world model", *(f"world model, {part} only" for part in PARTS)]
-    assert [row.features for row in baselines] == ["log-mel", "log-mel, clip-normalised", "untrained network"]
-    assert all(row.clips == 24 and row.protocol == "grouped folds" for row in rows + baselines)
+    quick, first, notes = evaluate_probes(model, clips, CONFIG, [], complete=False)
+    assert [(row.features, row.protocol) for row in quick] == [("world model", "grouped folds")]
+    assert [row.features for row in first] == ["log-mel", "log-mel, clip-normalised", "untrained network"]
     assert any("speaker" in note for note in notes)
-    quick, same, _ = evaluate_probes(model, clips, CONFIG, baselines, complete=False)
-    assert quick == rows[:1]
-    assert same is baselines
-    # The same untrained weights on both sides: the figures are the same to the last digit.
-    assert rows[0].linear == baselines[-1].linear
+    rows, baselines, _ = evaluate_probes(model, clips, CONFIG, first, complete=True, jobs=2)
+    protocols = ["grouped folds", "1-shot", "5-shot"]
+    assert [row.protocol for row in rows if row.features == "world model"] == protocols
+    assert [row.features for row in rows if row.protocol == "grouped folds"] == ["world model", *(f"world model, {p} only" for p in PARTS)]
+    names = {*(row.features for row in first), "log-mel, mean and deviation", "log-mel, flat", "MFCC"}
+    assert {(row.features, row.protocol) for row in baselines} == {(name, protocol) for name in names for protocol in protocols}
+    assert baselines[:3] == first
+    assert all(row.clips == 24 for row in rows + baselines)
+    # The same untrained weights on both sides: the figures are the same to the last digit, and so is the C that was chosen.
+    assert rows[0].linear == first[-1].linear == quick[0].linear
+    assert quick[0].c == first[-1].c == rows[0].c
+    assert evaluate_probes(model, clips, CONFIG, baselines, complete=True)[1] == baselines
+
+
+def test_a_protocol_that_log_mel_saturates_is_called_so() -> None:
+    model = untrained_like(CONFIG, D, 1, torch.device("cpu"))
+    clips = labelled(24, [str(i % 2) for i in range(24)])
+    for i, x in enumerate(clips.tokens):
+        x += 10 * (i % 2)
+    notes = evaluate_probes(model, clips, CONFIG, [], complete=True)[2]
+    assert "label probe, grouped folds: saturated. Log-mel alone is right 100.0% of the time, so it tells little about the model." in notes
+
+
+@pytest.mark.parametrize(("pooling", "times"), [("mean", 1), ("mean_std", 2), ("thirds_std", 4)])
+def test_poolings_and_parts_side_by_side(model: WorldModelNet, pooling: str, times: int) -> None:
+    features = clip_features(model, *clips_of([7, 3]), pooling)
+    assert features["embed"].shape == (2, times * CONFIG.model.embed)
+    np.testing.assert_array_equal(join_parts(features), features["feat"])
+    np.testing.assert_array_equal(join_parts(features, ("embed", "deter")), np.concatenate([features["embed"], features["deter"]], 1))
 
 
 def test_channels_of_one_recording_are_not_on_both_sides_of_a_fold() -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from tiny_model import write_sweep
 
+from pydreaming.audio.sources import Catalogue
 from pydreaming.audio.stats import FeatureStats
 from pydreaming.config import load_config
 from pydreaming.evaluation.clips import read_clips
@@ -70,6 +72,27 @@ def test_channels_of_one_item_are_clips_of_their_own(tmp_path: Path) -> None:
     clips = read_clips(store(tmp_path, [("r#ch1", 0, 12, "", ""), ("r#ch2", 0, 12, "", "")]), None)
     assert sorted(clips.groups.tolist()) == ["r#ch1", "r#ch2"]
     assert [len(x) for x in clips.tokens] == [12, 12]
+
+
+def test_the_recording_is_what_channels_and_segments_have_in_common(tmp_path: Path) -> None:
+    clips = read_clips(
+        store(tmp_path, [("recording:r#ch1", 0, 4, "", ""), ("recording:r#ch2", 1, 4, "", ""), ("speaker:ann", 2, 4, "", "")]), None
+    )
+    assert sorted(clips.recordings.tolist()) == ["recording:2.wav", "recording:r", "recording:r"]
+    assert clips.folds is None
+
+
+def test_folds_come_from_the_catalogue(tmp_path: Path) -> None:
+    audio = tmp_path / "audio"
+    for name in ("001 - Dog/1-100-A.wav", "001 - Dog/2-200-A.wav", "002 - Rain/1-300-A.wav"):
+        write_sweep(audio / name, 0.2)
+    config = load_config(["defaults"], ["--source.kind", "esc50", "--source.path", str(audio)])
+    catalogue = Catalogue.build(config.source, config.action, 0, tmp_path / "catalogue")
+    spec = [(item.group, item.index, 4, item.labels["label"], "") for item in catalogue]
+    clips = read_clips(store(tmp_path / "store", spec), None, catalogue)
+    assert clips.folds is not None
+    found = dict(zip(clips.groups.tolist(), clips.folds.tolist(), strict=True))
+    assert found == {"recording:100": "1", "recording:200": "2", "recording:300": "1"}
 
 
 def test_nothing_stored_is_no_clips(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pydreaming.evaluation.pooling import pool_clips, thirds_and_std
+from pydreaming.evaluation.pooling import mean_and_std, pool_clips, thirds_and_std
 
 D = 3
 
@@ -54,3 +54,10 @@ def test_clips_are_pooled_one_by_one() -> None:
     pooled = pool_clips(clips)
     assert pooled.shape == (3, 4 * D)
     assert np.array_equal(pooled[1], thirds_and_std(clips[1]))
+
+
+def test_other_poolings_are_moments_over_all_steps() -> None:
+    clips = [steps(5), steps(1)]
+    np.testing.assert_allclose(pool_clips(clips, "mean")[0], clips[0].mean(0), atol=1e-6)
+    np.testing.assert_allclose(pool_clips(clips, "mean_std")[0], mean_and_std(clips[0]), atol=1e-6)
+    assert not pool_clips(clips, "mean_std")[1, D:].any()

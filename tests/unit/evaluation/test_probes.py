@@ -7,11 +7,35 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from pydreaming.evaluation.probes import MAX_SPEAKERS, Labels, Protocol, plan_protocols, run_probe
+import pydreaming.evaluation.probes as probes_module
+from pydreaming.evaluation.classifiers import GRID, Labels
+from pydreaming.evaluation.clips import Clips
+from pydreaming.evaluation.probes import accuracy_row, loso_strict, probe_rows, run_forest, run_probe
+from pydreaming.evaluation.protocols import DRAWS, MAX_SPEAKERS, SHOTS, Protocol, plan_protocols, speaker_centred, strict_protocol
 
 
 def names(values: Sequence[str]) -> Labels:
     return np.array(values, dtype=np.str_)
+
+
+def clips_of(
+    labels: Sequence[str],
+    speakers: Sequence[str] | None = None,
+    groups: Sequence[str] | None = None,
+    held_out: Sequence[bool] | None = None,
+    folds: Sequence[str] | None = None,
+) -> Clips:
+    n = len(labels)
+    return Clips(
+        [np.zeros((1, 1), np.float32)] * n,
+        [np.zeros((1, 1), np.float32)] * n,
+        names([f"{i}.wav" for i in range(n)]),
+        names(labels),
+        names(speakers or [""] * n),
+        names(groups or [f"recording:{i}.wav" for i in range(n)]),
+        np.array(held_out or [False] * n, dtype=np.bool_),
+        None if folds is None else names(folds),
+    )
 
 
 def plan(
@@ -19,20 +43,20 @@ def plan(
     speakers: Sequence[str] | None = None,
     groups: Sequence[str] | None = None,
     held_out: Sequence[bool] | None = None,
+    folds: Sequence[str] | None = None,
 ) -> tuple[dict[tuple[str, str], Protocol], list[str]]:
-    n = len(labels)
-    protocols, notes = plan_protocols(
-        names(labels),
-        names(speakers or [""] * n),
-        names(groups or [f"recording:{i}" for i in range(n)]),
-        np.array(held_out or [False] * n, dtype=np.bool_),
-    )
+    clips = clips_of(labels, speakers, groups, held_out, folds)
+    protocols, notes = plan_protocols(clips)
     for protocol in protocols:
         for train, test in protocol.splits:
             assert len(train)
             assert len(test)
             assert not set(train.tolist()) & set(test.tolist())
             assert len(set(protocol.targets[train].tolist())) > 1
+            if protocol.shots:
+                assert set(train.tolist()) <= set(protocol.unlabelled.tolist())
+                assert not clips.held_out[train].any()
+                assert not set(clips.recordings[train].tolist()) & set(clips.recordings[test].tolist())
     return {(p.label, p.name): p for p in protocols}, notes
 
 
@@ -43,9 +67,10 @@ SPEAKERS = [f"s{i // 6}" for i in range(24)]
 def test_with_speakers_the_label_is_probed_on_those_left_out_and_the_speaker_over_clips() -> None:
     protocols, notes = plan(DIGITS, SPEAKERS, held_out=[i % 6 == 0 for i in range(24)])
     assert list(protocols) == [
-        ("label", "leave-one-speaker-out"), ("label", "held-out clips"), ("speaker", "folds"), ("speaker", "held-out clips"),
+        ("label", "leave-one-speaker-out"), ("label", "held-out clips"), ("label", "1-shot"),
+        ("speaker", "folds"), ("speaker", "held-out clips"), ("speaker", "5-shot"),
     ]  # fmt: skip
-    assert notes == []
+    assert notes == ["No label probe by 5-shot: label '0' has 4 of the 5 clips to draw among those that were trained on."]
     speakers = names(SPEAKERS)
     left_out = protocols["label", "leave-one-speaker-out"]
     assert len(left_out.splits) == 4
@@ -62,12 +87,13 @@ def test_with_speakers_the_label_is_probed_on_those_left_out_and_the_speaker_ove
 def test_without_speakers_the_clips_of_one_recording_stay_together() -> None:
     groups = [f"recording:{i // 2}" for i in range(24)]
     protocols, notes = plan(DIGITS, groups=groups)
-    assert list(protocols) == [("label", "grouped folds")]
+    assert list(protocols) == [("label", "grouped folds"), ("label", "1-shot")]
     for train, test in protocols["label", "grouped folds"].splits:
         assert not {groups[i] for i in train} & {groups[i] for i in test}
     assert protocols["label", "grouped folds"].test_clips == 24
     assert notes == [
         "No label probe on held-out clips: none of them has a known label.",
+        "No label probe by 5-shot: the recordings that were drawn from leave nothing to test.",
         "No speaker probe: no speaker is known with at least 2 clips.",
     ]
 
@@ -98,7 +124,7 @@ def test_one_class_and_one_speaker_are_said() -> None:
 
 def test_one_speaker_still_allows_folds_over_recordings() -> None:
     protocols, _ = plan(DIGITS, ["ann"] * 24)
-    assert list(protocols) == [("label", "grouped folds")]
+    assert list(protocols) == [("label", "grouped folds"), ("label", "1-shot"), ("label", "5-shot")]
 
 
 def test_labels_of_one_recording_cannot_be_folded_and_that_is_said() -> None:
@@ -109,7 +135,8 @@ def test_labels_of_one_recording_cannot_be_folded_and_that_is_said() -> None:
 
 def test_speakers_who_each_say_another_word_cannot_be_left_out_and_that_is_said() -> None:
     protocols, notes = plan(["yes"] * 4 + ["no"] * 4, ["ann"] * 4 + ["bob"] * 4)
-    assert list(protocols) == [("speaker", "folds")]
+    assert ("label", "leave-one-speaker-out") not in protocols
+    assert ("speaker", "folds") in protocols
     assert any("leave-one-speaker-out" in note for note in notes)
 
 
@@ -149,10 +176,11 @@ def test_any_mixture_of_what_is_known_gives_protocols_or_notes(seed: int) -> Non
     speakers = rng.choice(["", "x", "y"], n).tolist()
     protocols, notes = plan(labels, speakers, rng.choice(["g", "h", "i"], n).tolist(), rng.choice([True, False], n).tolist())
     for name in ("label", "speaker"):
-        said = sum(note.startswith(f"No {name} probe:") for note in notes) * 2 + sum(
+        possible = 2 + len(SHOTS[name])
+        said = sum(note.startswith(f"No {name} probe:") for note in notes) * possible + sum(
             note.startswith((f"No {name} probe by", f"No {name} probe on")) for note in notes
         )
-        assert said + sum(label == name for label, _ in protocols) == 2
+        assert said + sum(label == name for label, _ in protocols) == possible
 
 
 def test_random_features_are_at_chance_and_separable_ones_are_found() -> None:
@@ -196,3 +224,108 @@ def test_few_clips_make_a_wide_interval_even_where_all_are_right() -> None:
     result = run_probe(features, protocol)
     assert result.linear == 1
     assert 0.2 < result.interval < 0.5
+
+
+def test_few_shots_are_drawn_from_what_was_trained_on_and_tested_on_all_else() -> None:
+    protocol = plan(DIGITS, SPEAKERS, held_out=[i % 8 == 0 for i in range(24)])[0]["label", "5-shot"]
+    assert len(protocol.splits) == DRAWS
+    assert len({tuple(train.tolist()) for train, _ in protocol.splits}) == DRAWS
+    for train, test in protocol.splits:
+        assert sorted(protocol.targets[train].tolist()) == sorted(["0", "1", "2"] * 5)
+        assert len(train) + len(test) == 24
+    assert len(protocol.unlabelled) == 21
+    again = plan(DIGITS, SPEAKERS, held_out=[i % 8 == 0 for i in range(24)])[0]["label", "5-shot"]
+    assert all(np.array_equal(a, b) for one, two in zip(protocol.splits, again.splits, strict=True) for a, b in zip(one, two, strict=True))
+
+
+def test_too_few_clips_to_draw_from_are_said() -> None:
+    protocols, notes = plan(["a"] * 8 + ["b"] * 3)
+    assert ("label", "1-shot") in protocols
+    assert "No label probe by 5-shot: label 'b' has 3 of the 5 clips to draw among those that were trained on." in notes
+    _, notes = plan(["a"] * 8 + ["b"] * 3, held_out=[False] * 8 + [True] * 3)
+    assert "No label probe by 1-shot: label 'b' has no clip to draw among those that were trained on." in notes
+    _, notes = plan(["a", "a", "b", "b"], groups=["recording:a", "recording:b"] * 2)
+    assert "No label probe by 1-shot: the recordings that were drawn from leave nothing to test." in notes
+
+
+def test_official_folds_come_before_our_own_and_never_share_a_recording() -> None:
+    folds = [str(1 + i % 4) for i in range(24)]
+    protocols, _ = plan(DIGITS, folds=[*folds[:-1], ""])
+    assert [test.tolist() for _, test in protocols["label", "official folds"].splits] == [
+        [i for i in range(23) if folds[i] == fold] for fold in "1234"
+    ]
+    groups = [f"recording:{min(i, 22)}" for i in range(24)]
+    splits = plan(DIGITS, groups=groups, folds=folds)[0]["label", "official folds"].splits
+    assert [22 in train for train, _ in splits] == [True, True, False, False]
+
+
+def test_c_is_chosen_inside_the_training_clips_alone() -> None:
+    rng = np.random.default_rng(0)
+    labels = [str(i % 2) for i in range(200)]
+    protocol = plan(labels, held_out=[i >= 150 for i in range(200)])[0]["label", "held-out clips"]
+    features = rng.standard_normal((200, 30)).astype(np.float32)
+    features[:, 0] += 2 * (np.arange(200) % 2)
+    chosen = run_probe(features, protocol)
+    assert set(chosen.c) <= set(GRID)
+    spoilt = features.copy()
+    spoilt[150:] *= -100
+    assert run_probe(spoilt, protocol).c == chosen.c
+    assert run_probe(features, protocol, [GRID[0]]).c == [GRID[0]]
+
+
+def test_centring_by_speaker_takes_out_the_voice_and_is_named() -> None:
+    rng = np.random.default_rng(0)
+    labels, speakers = [str(i % 2) for i in range(80)], [f"s{i // 20}" for i in range(80)]
+    clips = clips_of(labels, speakers)
+    voice = rng.standard_normal((4, 6)) * 10
+    features = (0.3 * rng.standard_normal((80, 6)) + voice[np.arange(80) // 20]).astype(np.float32)
+    features[:, 0] += np.arange(80) % 2
+    protocol = plan(labels, speakers)[0]["label", "leave-one-speaker-out"]
+    centred = speaker_centred(protocol, clips)
+    assert "told who speaks" in centred.name
+    assert run_probe(features, centred).linear > 0.9 > run_probe(features, protocol).linear
+
+
+def test_few_shot_intervals_are_over_draws() -> None:
+    labels = [str(i % 2) for i in range(60)]
+    features = np.random.default_rng(0).standard_normal((60, 5)).astype(np.float32)
+    features[:, 0] += 3 * (np.arange(60) % 2)
+    protocol = plan(labels)[0]["label", "1-shot"]
+    result = run_probe(features, protocol)
+    assert 0.5 < result.linear < 1
+    assert 0 < result.interval < 0.1
+    sure = run_probe(np.eye(2, dtype=np.float32)[np.arange(60) % 2], protocol)
+    assert (sure.linear, sure.nearest_mean, sure.interval) == (1, 1, 0)
+
+
+def test_a_speaker_never_heard() -> None:
+    labels, speakers = [str(i % 2) for i in range(40)], ["ann", "bob", "cid", "cid"] * 10
+    features = np.eye(2, dtype=np.float32)[np.arange(40) % 2]
+    clips = clips_of(labels, speakers)
+    strict = strict_protocol(clips, "ann")
+    assert isinstance(strict, Protocol)
+    assert strict.test_clips == 10
+    result = loso_strict(features, clips, "cid")
+    assert not isinstance(result, str)
+    assert result.linear == 1
+    assert loso_strict(features, clips, "dan") == (
+        "No loso_strict of speaker 'dan': it needs labelled clips of that speaker, and of two labels by others."
+    )
+
+
+def test_rows_that_are_known_are_not_computed_again() -> None:
+    protocols, _ = plan_protocols(clips_of(DIGITS))
+    features = {"a": np.zeros((24, 2), np.float32), "b": np.ones((24, 2), np.float32)}
+    known = [accuracy_row("a", protocol, [0.5] * DRAWS) for protocol in protocols[1:]]
+    rows = probe_rows(protocols, features, jobs=2, known=known)
+    assert [(row.protocol, row.features) for row in rows] == [
+        ("grouped folds", "a"), ("grouped folds", "b"), ("1-shot", "b"), ("5-shot", "b"),
+    ]  # fmt: skip
+    assert known[0].knn is None
+
+
+def test_a_forest_is_a_row_of_the_same_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probes_module, "TREES", 10)
+    protocol = plan(DIGITS)[0]["label", "grouped folds"]
+    row = run_forest(np.eye(3, dtype=np.float32)[np.arange(24) % 3], protocol)
+    assert (row.linear, row.knn, row.protocol) == (1, None, "grouped folds")
