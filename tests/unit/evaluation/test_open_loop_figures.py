@@ -104,7 +104,7 @@ def test_one_who_is_a_step_late_finds_none() -> None:
 
 
 def test_the_corpus_average_gains_nothing() -> None:
-    batch = batch_of(5, 16, [16, 9, 12, 16, 3])
+    batch = batch_of(5, 24, [24, 9, 12, 24, 3])
     observed = Stub(batch, oracle).observe(batch.tokens, batch.action, batch.is_first, batch.tokens)
     average = marginal(observed.post.logits, batch.mask)
     result = figures(batch, lambda index, post: average.expand(*index.shape, 1, K))
