@@ -91,6 +91,7 @@ def _do(plan: Plan, name: str) -> int:
     job = next((job for job in plan.jobs if job.name == name), None)
     if job is None:
         raise PydreamingError(f"no job {name}; there are: {', '.join(job.name for job in plan.jobs)}")
+    plan.folder(job).mkdir(parents=True, exist_ok=True)
     figures = plan.folder(job) / "figures.json"
     figures.unlink(missing_ok=True)
     measured = measure(job, plan.config(job), plan.out)

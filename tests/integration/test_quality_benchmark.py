@@ -43,7 +43,7 @@ def call(place: Path) -> Callable[..., int]:
 
 @pytest.fixture(scope="module")
 def first(call: Callable[..., int], place: Path) -> Path:
-    assert call("--rows", "world_model", "log-mel") == 0
+    assert call("--rows", "world_model", "mfcc") == 0
     return place / "out"
 
 
@@ -56,7 +56,7 @@ def test_a_job_leaves_a_checkpoint_and_its_figures(first: Path):
     assert found["training"]["steps_per_s"] == pytest.approx(state.counters["step"] / state.counters["seconds"])
     assert set(found["figures"]["recognition"]) > {"world_model"}
     assert 0 <= found["figures"]["imagination"]["world_model"]["retrieval, k = 1"] <= 1
-    assert json.loads((first / "fsdd-log-mel-0" / "figures.json").read_text())["training"] == {}
+    assert json.loads((first / "fsdd-mfcc-0" / "figures.json").read_text())["training"] == {}
 
 
 def test_the_tables_have_the_targets_and_every_line(first: Path):
@@ -68,12 +68,12 @@ def test_the_tables_have_the_targets_and_every_line(first: Path):
     for line in found["figures"]["fsdd"]["recognition"]:
         assert f"| {line} |" in text
     assert found["figures"]["fsdd"]["recognition"]["world_model"]
-    assert any(line.startswith("log-mel") for line in found["figures"]["fsdd"]["recognition"])
+    assert any(line.startswith("mfcc") for line in found["figures"]["fsdd"]["recognition"])
 
 
 def test_a_second_call_trains_nothing(first: Path, call: Callable[..., int], capsys: pytest.CaptureFixture[str]):
     before = {path: path.stat().st_mtime_ns for path in first.rglob("*") if path.name not in ("quality.md", "quality.json")}
-    assert call("--rows", "world_model", "log-mel") == 0
+    assert call("--rows", "world_model", "mfcc") == 0
     assert "2 jobs, 2 of them done" in capsys.readouterr().out
     after = {path: path.stat().st_mtime_ns for path in first.rglob("*") if path.name not in ("quality.md", "quality.json")}
     assert {path for path in before if after.get(path) != before[path]} <= {first}
@@ -82,23 +82,23 @@ def test_a_second_call_trains_nothing(first: Path, call: Callable[..., int], cap
 def test_a_job_that_fails_is_named_others_go_on_and_a_changed_setting_repeats(
     first: Path, call: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ):
-    old = json.loads((first / "fsdd-log-mel-0" / "figures.json").read_text())["digest"]
-    assert call("--rows", "cpc", "log-mel", "--set", "model.dynamics=rssm") == 1
+    old = json.loads((first / "fsdd-mfcc-0" / "figures.json").read_text())["digest"]
+    assert call("--rows", "cpc", "mfcc", "--set", "model.dynamics=rssm") == 1
     out = capsys.readouterr().out
     assert "2 jobs, 0 of them done" in out
     assert "fsdd-cpc-0: failed: error: objective.name 'cpc' needs model.dynamics 'belief'" in out
-    assert "fsdd-log-mel-0: done" in out
-    assert json.loads((first / "fsdd-log-mel-0" / "figures.json").read_text())["digest"] != old
+    assert "fsdd-mfcc-0: done" in out
+    assert json.loads((first / "fsdd-mfcc-0" / "figures.json").read_text())["digest"] != old
     assert list(json.loads((first / "quality.json").read_text())["problems"]) == ["fsdd-cpc-0"]
 
 
 def test_a_speaker_left_out_is_in_neither_store_nor_statistics(call: Callable[..., int], place: Path):
     threads = torch.get_num_threads()
     try:
-        assert call("--job", "strict-log-mel-0-alan", "--rows", "log-mel", only="strict") == 0
+        assert call("--job", "strict-mfcc-0-alan", "--rows", "mfcc", only="strict") == 0
     finally:
         torch.set_num_threads(threads)
-    found = json.loads((place / "out" / "strict-log-mel-0-alan" / "figures.json").read_text())
+    found = json.loads((place / "out" / "strict-mfcc-0-alan" / "figures.json").read_text())
     assert found["config"]["source"]["held_out_speakers"] == ["alan"]
     assert found["figures"]["recognition"]
     (store,) = (place / "out" / "stores").glob("strict-0-alan-????????")
