@@ -68,7 +68,7 @@ def test_the_tables_have_the_targets_and_every_line(first: Path):
     for line in found["figures"]["fsdd"]["recognition"]:
         assert f"| {line} |" in text
     assert found["figures"]["fsdd"]["recognition"]["world_model"]
-    assert any(line.startswith("mfcc") for line in found["figures"]["fsdd"]["recognition"])
+    assert found["figures"]["fsdd"]["recognition"]["MFCC"]
 
 
 def test_a_second_call_trains_nothing(first: Path, call: Callable[..., int], capsys: pytest.CaptureFixture[str]):
