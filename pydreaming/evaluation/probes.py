@@ -72,12 +72,14 @@ def run_probe(features: Array, protocol: Protocol, c: Sequence[float] = ()) -> P
     """
     if protocol.centres is not None:
         features = centred_by(features, protocol.centres)
+    if protocol.shots:
+        features = centred_to_length(features, protocol.unlabelled)
     targets, found, used = protocol.targets, [], []
     # One thread each: the matrices are small, and waiting threads that spin beside a busy core made this a hundred times slower.
     with threadpool_limits(1):
         for number, (train, test) in enumerate(protocol.splits):
             if protocol.shots:
-                x, chosen = centred_to_length(features, protocol.unlabelled), FEW_SHOT_C
+                x, chosen = features, FEW_SHOT_C
             else:
                 x = standardised(features, train)
                 chosen = c[number] if c else choose_c(features, targets, train, protocol.groups)

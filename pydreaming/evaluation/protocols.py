@@ -4,7 +4,7 @@
   speaker's clips, without labels. `loso_strict` is the same for a model that never did.
 - `official folds`: the data set's own, where the clips know them (ESC-50, ESC-10).
 - `grouped folds`: five folds that never share a recording, where neither speakers nor folds are known.
-- `folds`: five folds over clips, for the speaker, who is the same in training and test by nature.
+- `folds`: five folds over clips, for the speaker, who is the same in training and test by nature; where no clip of theirs is held out.
 - `held-out clips`: trained on the clips that the model was trained on, tested on those it never heard (the official test split, where
   the data set has one).
 - `1-shot`, `5-shot`: so many labelled clips of each class in all, drawn DRAWS times from the clips that the model was trained on; tested
@@ -106,8 +106,10 @@ def _protocols(name: str, targets: Labels, rows: Rows, clips: Clips) -> Iterator
     """Each protocol for one label, or why there is none. `rows`: the usable clips."""
     speakers = len(set(clips.speakers[rows].tolist()) - {""})
     groups = None if name == "speaker" else clips.speakers if speakers >= 2 else clips.recordings
-    yield _across(name, targets, rows, clips, groups)
-    yield _held_out(name, targets, rows, clips, groups)
+    held_out = _held_out(name, targets, rows, clips, groups)
+    if name == "label" or isinstance(held_out, str):
+        yield _across(name, targets, rows, clips, groups)
+    yield held_out
     for shots in SHOTS[name]:
         yield _few_shot(name, targets, rows, clips, shots)
 

@@ -64,11 +64,11 @@ DIGITS = [str(i % 3) for i in range(24)]
 SPEAKERS = [f"s{i // 6}" for i in range(24)]
 
 
-def test_with_speakers_the_label_is_probed_on_those_left_out_and_the_speaker_over_clips() -> None:
+def test_with_speakers_the_label_is_probed_on_those_left_out_and_the_speaker_on_held_out_clips() -> None:
     protocols, notes = plan(DIGITS, SPEAKERS, held_out=[i % 6 == 0 for i in range(24)])
     assert list(protocols) == [
         ("label", "leave-one-speaker-out"), ("label", "held-out clips"), ("label", "1-shot"),
-        ("speaker", "folds"), ("speaker", "held-out clips"), ("speaker", "5-shot"),
+        ("speaker", "held-out clips"), ("speaker", "5-shot"),
     ]  # fmt: skip
     assert notes == ["No label probe by 5-shot: label '0' has 4 of the 5 clips to draw among those that were trained on."]
     speakers = names(SPEAKERS)
@@ -82,6 +82,12 @@ def test_with_speakers_the_label_is_probed_on_those_left_out_and_the_speaker_ove
     train, test = protocols["label", "held-out clips"].splits[0]
     assert [i % 6 == 0 for i in range(24)] == [i in set(test.tolist()) for i in range(24)]
     assert len(train) == 20
+
+
+def test_speakers_are_told_in_folds_where_no_clip_is_held_out() -> None:
+    protocols, _ = plan(DIGITS, SPEAKERS)
+    assert list(protocols)[-2:] == [("speaker", "folds"), ("speaker", "5-shot")]
+    assert protocols["speaker", "folds"].test_clips == 24
 
 
 def test_without_speakers_the_clips_of_one_recording_stay_together() -> None:
@@ -176,7 +182,7 @@ def test_any_mixture_of_what_is_known_gives_protocols_or_notes(seed: int) -> Non
     speakers = rng.choice(["", "x", "y"], n).tolist()
     protocols, notes = plan(labels, speakers, rng.choice(["g", "h", "i"], n).tolist(), rng.choice([True, False], n).tolist())
     for name in ("label", "speaker"):
-        possible = 2 + len(SHOTS[name])
+        possible = (1 if ("speaker", "held-out clips") in protocols and name == "speaker" else 2) + len(SHOTS[name])
         said = sum(note.startswith(f"No {name} probe:") for note in notes) * possible + sum(
             note.startswith((f"No {name} probe by", f"No {name} probe on")) for note in notes
         )
