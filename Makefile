@@ -8,9 +8,10 @@ LOCKED := $(VENV)/.locked-$(shell cksum requirements.lock | cut -d' ' -f1)
 STAMP := $(VENV)/.installed-$(shell (cat pyproject.toml; echo "$(CURDIR)") | cksum | cut -d' ' -f1)
 RUNS ?= runs
 PORT ?= 5000
+DATA ?= ../shared/data
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test lint ui bench chaos cluster quality lock clean
+.PHONY: help env demo test lint ui bench chaos cluster quality figures lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | awk -F'\t' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -54,6 +55,9 @@ cluster: env  ## the compose stack on a real Docker engine (minutes)
 
 quality: env  ## train for minutes and check the figures of README
 	@$(PY) -m pytest -m quality tests/quality $(ARGS)
+
+figures: env  ## the world model beside its peers, over seeds: DATA=<folder with fsdd, esc10, ...> (hours; goes on where it was)
+	@$(PY) -m benchmarks.quality --data "$(DATA)" --out "$(RUNS)/quality" --jobs 2 $(ARGS)
 
 lock: env  ## renew requirements.lock from pyproject.toml
 	@$(PY) -m pip install --quiet uv && $(VENV)/bin/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 \

@@ -10,40 +10,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.figures.row import Row
 from pydreaming.training.checkpoint import list_checkpoints
 
 ROOT = Path(__file__).resolve().parent.parent
-STUDENT_T = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}  # two-sided 95 % quantile by number of seeds
-
-
-@dataclass(frozen=True)
-class Row:
-    """One figure: its name, and its value by seed."""
-
-    name: str
-    values: list[float]
-
-    @property
-    def mean(self) -> float:
-        """Mean over the seeds."""
-        return sum(self.values) / len(self.values)
-
-    @property
-    def interval(self) -> float:
-        """Half width of the 95 % interval of the mean; nan for a single seed."""
-        n = len(self.values)
-        if n not in STUDENT_T:
-            return math.nan
-        variance = sum((v - self.mean) ** 2 for v in self.values) / (n - 1)
-        return STUDENT_T[n] * math.sqrt(variance / n)
 
 
 def run_demo(audio: Path, out: Path, seed: int, arguments: Sequence[str] = ()) -> dict[str, Any]:

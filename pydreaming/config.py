@@ -65,6 +65,7 @@ class SourceConfig:
     labels: Literal["auto", "metadata", "folders", "none"]
     channels: Literal["mix", "first", "each"]
     held_out: Annotated[float, msgspec.Meta(ge=0, le=0.5)]
+    held_out_speakers: list[str]
     max_files: Natural
 
 

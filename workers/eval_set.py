@@ -26,6 +26,7 @@ from workers.produce import ControlScale, Producer
 
 MAX_CLIP_S = 30.0  # of a recording; more would add little to a pooled vector and much time
 LEASE = 64
+UNLABELLED = 200  # clips that were trained on, where none has a label
 QUARANTINE = "quarantine.jsonl"  # in the set's folder: what was left out, and why; held-out recordings stand in no other list
 
 
@@ -62,9 +63,9 @@ def _make(run: RunDir, config: Config, stats: FeatureStats, folder: Path) -> Non
     most = config.evaluation.max_clips
     rng = np.random.default_rng(config.run.seed)
     held_out = rng.permutation(catalogue.held_out_indices)[: max(1, most // 2)]
-    # Without labels the clips that were trained on serve only where nothing was held out.
+    # Without labels the clips that were trained on serve to say what is normal; fewer do for that.
     labelled = any(name in catalogue.info.label_columns for name in ("label", "speaker"))
-    heard_count = most - len(held_out) if labelled else (0 if len(held_out) else min(most, 200))
+    heard_count = min(most - len(held_out), most if labelled else UNLABELLED)
     temporary = folder.with_name(f".eval_set.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     quarantine = Quarantine(temporary / QUARANTINE)

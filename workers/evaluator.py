@@ -17,16 +17,19 @@ from dataclasses import asdict
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import torch
 
-from pydreaming.analysis.world_model import WorldModel
+from pydreaming.analysis.world_model import WorldModel, neutral_action
 from pydreaming.audio.sources import Catalogue
 from pydreaming.audio.stats import FeatureStats
 from pydreaming.config import Config
-from pydreaming.errors import PydreamingError, SourceError
-from pydreaming.evaluation.clips import read_clips
+from pydreaming.errors import PydreamingError, SourceError, UsageError
+from pydreaming.evaluation.clips import Clips, read_clips
 from pydreaming.evaluation.evaluate import HEADLINE, OURS, Evaluation, evaluate_probes, evaluate_world
+from pydreaming.evaluation.open_loop import STEPS
 from pydreaming.evaluation.probes import ProbeRow
+from pydreaming.evaluation.world_figures import WorldFigures, world_figures
 from pydreaming.models.world_model import WorldModelNet
 from pydreaming.objectives import TensorBatch
 from pydreaming.replay.index import ReplayIndex
@@ -35,12 +38,14 @@ from pydreaming.tracking.spool import SPOOL, Spool
 from pydreaming.training.checkpoint import load_networks
 from pydreaming.training.trainer import pick_device
 from workers.eval_set import EvalSet, prepare_eval_set
-from workers.exhibits import make_exhibits, send_exhibits, write_run_report
+from workers.exhibits import beginnings, make_exhibits, send_exhibits, write_run_report
 from workers.layout import RunDir, replace_json
 
 log = logging.getLogger("evaluator")
 
 SEQUENCES_SEED = 30_000  # of the evaluation sequences; the same for every checkpoint
+WORLD_SEED = 40_000  # of transforms, of the order in which clips are joined, and of ABX triples
+SOUNDS = 200  # held-out recordings that are transformed
 
 
 def evaluate(run: RunDir, checkpoint: Path, final: bool) -> None:
@@ -53,10 +58,14 @@ def evaluate(run: RunDir, checkpoint: Path, final: bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     eval_set, notes = _open_eval_set(run, config, state.stats)
     store = eval_set.held_out if eval_set.held_out.episodes else eval_set.heard
-    result = evaluate_world(model, objective, _sequences(store, config, device), config)
+    clips = _clips(run, config, eval_set)
+    result = evaluate_world(model, objective, sequences(store, config, device), config, clips if final else None)
     result.held_out = store is eval_set.held_out
     result.notes = notes + result.notes
-    _probe(run, config, model, eval_set, result, final)
+    if clips is not None:
+        _probe(run, config, model, clips, result, final)
+        if final:
+            _ask_world(run, WorldModel(model, objective, state), clips, result)
     exhibits = make_exhibits(run, config, WorldModel(model, objective, state), result, folder, sounds=final)
     replace_json(folder / "metrics.json", json.loads(json.dumps(result.to_dict())))
     spool = Spool(run.path / SPOOL)
@@ -84,6 +93,8 @@ def summary(result: Evaluation) -> list[str]:
             f"next window, squared error of the imagined log-mel: {o.error:.3f}"
             f" (copy of the last {o.error_copy:.3f}, corpus mean {o.error_mean:.3f})"
         )
+    if result.world is not None:
+        lines += _world_lines(result.world)
     for label, protocol in dict.fromkeys((row.label, row.protocol) for row in result.probes):
         rows = [r for r in result.probes if (r.label, r.protocol) == (label, protocol) and r.features in HEADLINE]
         if rows[0].features != OURS:
@@ -93,13 +104,32 @@ def summary(result: Evaluation) -> list[str]:
     return lines + result.notes
 
 
-def _probe(run: RunDir, config: Config, model: WorldModelNet, eval_set: EvalSet, result: Evaluation, final: bool) -> None:
-    """Add the probes; the baselines' rows are kept beside the evaluation set, as they never change."""
+def _world_lines(world: WorldFigures) -> list[str]:
+    lines = []
+    if (unusual := world.out_of_distribution) is not None:
+        figures = ", ".join(f"{kind} {value:.2f} (raw KL {unusual.kl[kind]:.2f})" for kind, value in unusual.typicality.items())
+        lines.append(f"changed sounds told from held-out clips, AUC: {figures}")
+        lines += [unusual.warning] if unusual.warning else []
+    if world.boundaries is not None:
+        figures = ", ".join(f"{name} {found.f1:.2f}" for name, found in world.boundaries.rows.items())
+        lines.append(f"where clips begin in a stream, F1: {figures}")
+    if world.abx is not None:
+        lines.append("ABX error across speakers: " + ", ".join(f"{name} {error:.3f}" for name, error in world.abx.error.items()))
+    if (codes := world.codes) is not None:
+        lines.append(f"code: {codes.bitrate:.0f} bits/s, predicted by the model itself {codes.bitrate_predicted:.0f} bits/s")
+    return lines
+
+
+def _clips(run: RunDir, config: Config, eval_set: EvalSet) -> Clips | None:
+    """The recordings of the evaluation set; None where the training store stands in for it, which is too large to read whole."""
     if eval_set.heard.folder == run.replay(config):
-        return
+        return None
     clips = read_clips(eval_set.heard if eval_set.heard.episodes else None, eval_set.held_out, Catalogue.open(run.catalogue))
-    if not len(clips):
-        return
+    return clips if len(clips) else None
+
+
+def _probe(run: RunDir, config: Config, model: WorldModelNet, clips: Clips, result: Evaluation, final: bool) -> None:
+    """Add the probes; the baselines' rows are kept beside the evaluation set, as they never change."""
     cache = run.path / "eval_set" / "baselines.json"
     known = msgspec.json.decode(cache.read_bytes(), type=list[ProbeRow]) if cache.is_file() else []
     rows, baselines, notes = evaluate_probes(model, clips, config, known, complete=final, jobs=os.cpu_count() or 1 if final else 1)
@@ -107,6 +137,18 @@ def _probe(run: RunDir, config: Config, model: WorldModelNet, eval_set: EvalSet,
         replace_json(cache, [asdict(row) for row in baselines])
     result.probes = rows + baselines
     result.notes += notes
+
+
+def _ask_world(run: RunDir, model: WorldModel, clips: Clips, result: Evaluation) -> None:
+    """Add what surprise and codes are worth, on clips and on the beginnings of held-out recordings."""
+    try:
+        action = np.array(neutral_action(model.config.action), dtype=np.float32)
+    except UsageError as e:
+        result.notes.append(f"Not asked what its surprise is worth: {e}.")
+        return
+    sounds = [clip.source for clip in beginnings(run, model.config, SOUNDS)] if result.held_out else []
+    result.world = world_figures(model.net, model.objective, model.front_end, clips, sounds, action, WORLD_SEED)
+    result.notes += result.world.notes
 
 
 def _open_eval_set(run: RunDir, config: Config, stats: FeatureStats) -> tuple[EvalSet, list[str]]:
@@ -138,11 +180,12 @@ def _training_store(run: RunDir, config: Config, unreadable: int = 0) -> EvalSet
     return EvalSet(index, ReplayIndex(run.path / "eval_set" / "held_out"), unreadable)
 
 
-def _sequences(store: ReplayIndex, config: Config, device: torch.device) -> list[TensorBatch]:
-    """`evaluation.streams` sequences as batches of the training size: the same ones for every checkpoint."""
+def sequences(store: ReplayIndex, config: Config, device: torch.device) -> list[TensorBatch]:
+    """`evaluation.streams` sequences as batches of the training size, or longer: the same ones for every checkpoint."""
     e, t = config.evaluation, config.training
     size = min(t.batch_size, e.streams)
-    sampler = ReplaySampler(store, size, t.batch_length, 0.0, config.replay.cut_share, SEQUENCES_SEED)
+    length = max(t.batch_length, e.context_tokens + 1 + max(STEPS))  # room for the farthest step ahead
+    sampler = ReplaySampler(store, size, length, 0.0, config.replay.cut_share, SEQUENCES_SEED)
     return [_to_tensors(sampler.sample(), device) for _ in range(-(-e.streams // size))]
 
 

@@ -28,6 +28,7 @@ from pydreaming.tracking.spool import Spool
 from workers.closing import next_commands
 from workers.eval_set import QUARANTINE
 from workers.layout import RunDir
+from workers.world_tables import world_tables
 
 CLIPS = 3  # shown and played
 USAGE_CLIPS = 60  # behind the picture of code usage
@@ -55,7 +56,7 @@ class _Unreadable(msgspec.Struct):
 
 
 @dataclass(frozen=True)
-class _Clip:
+class Clip:
     """The beginning of a recording: its name, (num_samples,) samples and their rate."""
 
     name: str
@@ -64,6 +65,7 @@ class _Clip:
 
     @property
     def source(self) -> tuple[Samples, int]:
+        """What a model takes: the samples and their rate."""
         return self.samples, self.sample_rate
 
 
@@ -78,7 +80,7 @@ def make_exhibits(run: RunDir, config: Config, model: WorldModel, result: Evalua
         exhibits.show("What its features know", picture, "Accuracy of a linear classifier on frozen features.")
     if not model.objective.trains_latents:
         return exhibits  # what it would imagine, or be surprised by, means nothing
-    clips = list(_clips(run, config, USAGE_CLIPS))
+    clips = list(beginnings(run, config, USAGE_CLIPS))
     # The longest clips show most, but not the same speaker and word each time: one in five of the longer half.
     shown = sorted(clips, key=lambda clip: -len(clip.samples) / clip.sample_rate)[: max(1, len(clips) // 2)][::5][:CLIPS]
     for number, clip in enumerate(shown, start=1):
@@ -104,6 +106,7 @@ def write_run_report(run: RunDir, config: Config, checkpoint: Path, result: Eval
     tables = [_probe_table(result)] if result.probes else []
     if result.open_loop is not None:
         tables.insert(0, _open_loop_table(result.open_loop, where))
+    tables += [] if result.world is None else world_tables(result.world)
     return write_report(
         run.path / "report.html",
         Report(
@@ -123,7 +126,7 @@ def write_run_report(run: RunDir, config: Config, checkpoint: Path, result: Eval
     )
 
 
-def _exhibit_clip(model: WorldModel, clip: _Clip, number: int, folder: Path, exhibits: Exhibits, sounds: bool) -> None:
+def _exhibit_clip(model: WorldModel, clip: Clip, number: int, folder: Path, exhibits: Exhibits, sounds: bool) -> None:
     tokens = model.tokens(clip.source)
     context = max(1, len(tokens) // 3)
     if context < len(tokens):
@@ -148,7 +151,7 @@ def _exhibit_clip(model: WorldModel, clip: _Clip, number: int, folder: Path, exh
         exhibits.audio.append(Attachment(f"{clip.name}: {kind}", caption, path))
 
 
-def _clips(run: RunDir, config: Config, count: int) -> Iterator[_Clip]:
+def beginnings(run: RunDir, config: Config, count: int) -> Iterator[Clip]:
     """Beginnings of a seeded sample of recordings, held-out ones where there are; none where the recordings are not on this host."""
     try:
         catalogue = Catalogue.open(run.catalogue)
@@ -159,7 +162,7 @@ def _clips(run: RunDir, config: Config, count: int) -> Iterator[_Clip]:
     for i in np.random.default_rng(config.run.seed).permutation(rows)[:count]:
         item = catalogue[int(i)]
         try:
-            yield _Clip(item.path, *_beginning(root, item, config))
+            yield Clip(item.path, *_beginning(root, item, config))
         except DecodeError:
             continue  # it stands in the quarantine list; a picture of another recording will do
 
@@ -222,12 +225,17 @@ def _share(value: float | None) -> str:
 
 
 def _open_loop_table(o: OpenLoop, where: str) -> Table:
-    columns = ["windows ahead", f"found among {o.candidates}", "by a copy of the last", "gain (nats)", "gain of a copy", "predictions"]
+    found = {"by a copy of the last": o.retrieval_copy, "by a trigram": o.retrieval_trigram}
+    gains = {"gain (nats)": o.gain, "of a copy": o.gain_copy, "of a bigram": o.gain_bigram, "of a trigram": o.gain_trigram}
+    found, gains = ({name: values for name, values in group.items() if values} for group in (found, gains))  # n-grams need training clips
+    columns = ["windows ahead", f"found among {o.candidates}", *found, *gains, "predictions"]
     rows: list[list[Value]] = [
-        [k, f"{o.retrieval[k]:.3f}", f"{o.retrieval_copy[k]:.3f}", f"{o.gain[k]:.2f}", f"{o.gain_copy[k]:.2f}", o.count[k]]
+        [k, f"{o.retrieval[k]:.3f}", *(f"{v[k]:.3f}" for v in found.values()), *(f"{v[k]:.2f}" for v in gains.values()), o.count[k]]
         for k in o.retrieval
     ]
     caption = f"Imagined without listening, on {where}; chance is {1 / o.candidates:.3f}."
+    if o.gain_trigram:
+        caption += " Bigram and trigram are counted over the model's own codes, of training clips; the corpus average gains 0."
     return Table("How far ahead it sees", caption, columns, rows)
 
 

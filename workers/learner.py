@@ -87,7 +87,7 @@ class Learner:
             raise ReplayError(f"{self.index.folder} was written with other settings than this run's: {found}")
         self.stats = meta.stats
         self.trainer = Trainer(self.config, meta.token_dim, meta.action_dim)
-        self.sampler = _make_sampler(self.index, self.config)
+        self.sampler = make_sampler(self.index, self.config)
         self._restore_if_asked()
         log.info("training %s on %s, %d tokens stored", _size(self.trainer), self.trainer.device, self.index.tokens)
         self._train()
@@ -301,7 +301,8 @@ def _saved_progress(checkpoints: Path) -> Progress:
     return Progress(int(counters["trained_tokens"]), int(counters["step"]), str(newest))
 
 
-def _make_sampler(index: ReplayIndex, config: Config) -> ReplaySampler:
+def make_sampler(index: ReplayIndex, config: Config) -> ReplaySampler:
+    """Draws the batches that a run of this configuration trains on."""
     t, r = config.training, config.replay
     return ReplaySampler(index, t.batch_size, t.batch_length, r.group_share, r.cut_share, config.run.seed)
 

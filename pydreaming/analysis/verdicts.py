@@ -9,6 +9,11 @@ from typing import NamedTuple
 from pydreaming.evaluation.evaluate import OURS, Evaluation
 from pydreaming.evaluation.open_loop import OpenLoop
 from pydreaming.evaluation.probes import ProbeRow
+from pydreaming.evaluation.world_figures import WorldFigures
+
+NOTICED = 0.9  # AUC from which a kind of sound counts as noticed
+OWN_BOUNDARIES = ("restart", "expectation")  # the score to judge by: the first that an objective gives
+LEAST_PREDICTIONS = 30  # behind a figure, for a sentence to lean on it
 
 
 class Verdict(NamedTuple):
@@ -23,6 +28,8 @@ def verdicts(result: Evaluation) -> list[Verdict]:
     found = [] if result.open_loop is None else _prediction(result.open_loop)
     if found and not result.held_out:
         found.insert(0, Verdict(None, "Its predictions are tested on recordings it was trained on: they say nothing about new ones."))
+    if result.world is not None:
+        found += _world(result.world)
     for label, protocol in dict.fromkeys((row.label, row.protocol) for row in result.probes):
         rows = [row for row in result.probes if (row.label, row.protocol) == (label, protocol) and " only" not in row.features]
         found += _probe(label, protocol, rows)
@@ -31,8 +38,10 @@ def verdicts(result: Evaluation) -> list[Verdict]:
 
 def _prediction(o: OpenLoop) -> list[Verdict]:
     found = []
-    ahead = [k for k in sorted(o.gain) if o.gain[k] > max(0.0, o.gain_copy.get(k, 0.0))]
-    first = min(o.gain) if o.gain else None
+    # The farthest steps are predicted in few clips, if in any; one step ahead is judged by what there is.
+    steps = [k for k in sorted(o.gain) if k == min(o.gain) or o.count[k] >= LEAST_PREDICTIONS]
+    ahead = [k for k in steps if o.gain[k] > max(0.0, o.gain_copy.get(k, 0.0))]
+    first = min(steps, default=None)
     if first is not None and first in ahead:
         gain, copy = _bits(o.gain[first]), _bits(o.gain_copy[first])
         found.append(
@@ -42,7 +51,7 @@ def _prediction(o: OpenLoop) -> list[Verdict]:
                 f" (repeating the last window: {copy:+.1f} bits).",
             )
         )
-        lost = [k for k in sorted(o.gain) if k not in ahead]
+        lost = [k for k in steps if k not in ahead]
         if lost:
             found.append(Verdict(None, f"Its guess is no better than the baselines from {_windows(lost[0])} ahead on."))
         else:
@@ -67,6 +76,32 @@ def _prediction(o: OpenLoop) -> list[Verdict]:
         found.append(
             Verdict(False, f"Its picture of the next window does not beat the baselines: squared error {o.error:.3f} ({baselines}).")
         )
+    return found
+
+
+def _world(world: WorldFigures) -> list[Verdict]:
+    found = []
+    if (unusual := world.out_of_distribution) is not None:
+        kind, value = unusual.worst
+        good = True if value >= NOTICED else False if value < 0.5 + (NOTICED - 0.5) / 2 else None
+        said = "It notices sounds that it never heard" if good else "It does not notice every sound that it never heard"
+        text = f"{said}: of {len(unusual.typicality)} kinds of changed sounds, {kind.replace('_', '-')} is told worst from real ones"
+        found.append(Verdict(good, f"{text} (AUC {value:.2f}, chance 0.50)."))
+        if unusual.warning:
+            found.append(Verdict(False, unusual.warning))
+    if world.boundaries is not None and (rows := {name: row.f1 for name, row in world.boundaries.rows.items()}):
+        name = next(name for name in (*OWN_BOUNDARIES, "spectral flux") if name in rows)
+        if name != "spectral flux":
+            others = f"spectral flux {rows['spectral flux']:.2f}, random {rows['random']:.2f}"
+            better = rows[name] > max(rows["spectral flux"], rows["random"])
+            said = "hears where clips begin better than" if better else "does not hear where clips begin any better than"
+            found.append(Verdict(better, f"It {said} the change of the spectrum tells: F1 {rows[name]:.2f} ({others})."))
+    if (abx := world.abx) is not None:
+        ours, baseline = abx.error["deter"], abx.error["log-mel"]
+        good = None if abs(ours - baseline) <= math.sqrt(2) * abx.interval else ours < baseline
+        said = {True: "nearer than", False: "less near than", None: "about as near as"}[good]
+        text = f"What different speakers call the same lies {said} in log-mel: ABX error {ours:.1%} against {baseline:.1%}"
+        found.append(Verdict(good, f"{text}, ±{abx.interval:.1%}."))
     return found
 
 

@@ -14,10 +14,12 @@ from pydreaming.config import Config
 from pydreaming.evaluation.baselines import LOG_MEL, MORE_LOG_MEL, log_mel_features, more_log_mel_features
 from pydreaming.evaluation.clips import Clips
 from pydreaming.evaluation.features import PARTS, clip_features, join_parts, untrained_like
-from pydreaming.evaluation.open_loop import OpenLoop, open_loop
+from pydreaming.evaluation.ngram import CodeNgrams
+from pydreaming.evaluation.open_loop import STEPS, OpenLoop, open_loop
 from pydreaming.evaluation.pooling import Array
 from pydreaming.evaluation.probes import ProbeRow, probe_rows
 from pydreaming.evaluation.protocols import Protocol, plan_protocols
+from pydreaming.evaluation.world_figures import WorldFigures
 from pydreaming.models.world_model import WorldModelNet
 from pydreaming.objectives import Objective, TensorBatch
 
@@ -35,6 +37,7 @@ class Evaluation:
       held_out_loss: objective by term, `loss` their sum (nats). open_loop: None when no sequence was long enough.
       probes: rows by label, protocol and features. notes: what was left out, and why.
       held_out: whether loss and open-loop figures are on recordings that were not trained on; False where there are none.
+      world: what its surprise and codes are worth; None where that was not asked.
     """
 
     held_out_loss: dict[str, float] = field(default_factory=dict)
@@ -42,6 +45,7 @@ class Evaluation:
     probes: list[ProbeRow] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     held_out: bool = True
+    world: WorldFigures | None = None
 
     def metrics(self) -> dict[str, float]:
         """Scalars by short name for the log; `heard` instead of `held_out` where the recordings were trained on."""
@@ -49,10 +53,12 @@ class Evaluation:
         result = {f"learning/{where}_loss": self.held_out_loss["loss"]} if self.held_out_loss else {}
         if self.open_loop is not None:
             o = self.open_loop
-            for name in ("retrieval", "retrieval_copy", "gain", "gain_copy"):
-                title = {"gain": f"{where}_gain", "gain_copy": f"{where}_gain_copy"}.get(name, name)
+            for name in ("retrieval", "retrieval_copy", "retrieval_trigram", "gain", "gain_copy", "gain_trigram"):
+                title = f"{where}_{name}" if name.startswith("gain") else name
                 result |= {f"world_model/{title}_k{k}": value for k, value in getattr(o, name).items()}
             result |= {"world_model/window_error": o.error, "world_model/window_error_copy": o.error_copy}
+        if self.world is not None:
+            result |= self.world.metrics()
         for row in self.probes:
             name = row.features.replace(", ", "_").replace(" ", "_").replace("-", "_")
             result[f"use/{row.label}_{row.protocol.replace(' ', '_').replace('-', '_')}.{name}"] = row.linear
@@ -77,15 +83,24 @@ def held_out_loss(model: WorldModelNet, objective: Objective, batches: Sequence[
     return {name: float(np.mean(values)) for name, values in sums.items()}
 
 
-def evaluate_world(model: WorldModelNet, objective: Objective, batches: Sequence[TensorBatch], config: Config) -> Evaluation:
-    """Held-out loss and open-loop prediction on batches of sequences."""
+def evaluate_world(
+    model: WorldModelNet, objective: Objective, batches: Sequence[TensorBatch], config: Config, heard: Clips | None = None
+) -> Evaluation:
+    """Held-out loss and open-loop prediction on batches of sequences.
+
+    Args:
+      heard: clips of which those that were trained on are counted for the n-grams beside open-loop prediction; None leaves them out.
+    """
     generator = torch.Generator(model.device).manual_seed(SEED)
     result = Evaluation(held_out_loss=held_out_loss(model, objective, batches))
     e = config.evaluation
     if not objective.trains_latents:
         result.notes.append(f"No open-loop figures, no surprise and no dreams: objective {config.objective.name} trains no latents.")
         return result
-    result.open_loop = open_loop(model, objective, batches, e.rollouts, e.context_tokens, generator)
+    ngrams = None
+    if heard is not None and model.dynamics.latents.discrete and (rows := np.flatnonzero(~heard.held_out)).size:
+        ngrams = CodeNgrams(model, [heard.tokens[i] for i in rows], [heard.actions[i] for i in rows], STEPS)
+    result.open_loop = open_loop(model, objective, batches, e.rollouts, e.context_tokens, generator, ngrams)
     if result.open_loop is None:
         result.notes.append("No open-loop figures: no recording to evaluate on is longer than one token.")
     return result

@@ -1,25 +1,27 @@
-"""How well imagined futures match what came, beside two who do not imagine.
+"""How well imagined futures match what came, beside those who do not imagine.
 
 For every start in a set of held-out sequences the model observes up to there and imagines `steps` tokens with several samples, under the
-actions that really followed. Baselines: *copy-last* (the last token goes on) and *marginal* (the corpus average).
+actions that really followed. Baselines: *copy-last* (the last token goes on), *marginal* (the corpus average: the unigram of the codes,
+whose gain is 0 by definition), and *n-grams* of the model's own codes (see `ngram`).
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from pydreaming.evaluation.ngram import CodeNgrams
 from pydreaming.models.state import Observed
 from pydreaming.models.world_model import WorldModelNet
 from pydreaming.objectives import Objective, TensorBatch
 from pydreaming.training.open_loop import Rollouts, rollouts
 
 CANDIDATES = 256
-STEPS = (1, 2, 4, 8)
+STEPS = (1, 2, 4, 8, 16)
 START_EVERY = 3  # tokens between starting points
 
 
@@ -34,6 +36,7 @@ class OpenLoop:
       count: predictions behind each figure.
       error, error_copy, error_mean: squared error of the next window (k = 1; probe decoder on imagined features, mean of the samples)
         per normalised log-mel value, beside repeating the last window, and beside the corpus mean.
+      retrieval_bigram, retrieval_trigram, gain_bigram, gain_trigram: the same of n-grams of the codes; empty where none were counted.
     """
 
     candidates: int
@@ -45,6 +48,10 @@ class OpenLoop:
     error: float
     error_copy: float
     error_mean: float
+    retrieval_bigram: dict[int, float] = field(default_factory=dict)
+    retrieval_trigram: dict[int, float] = field(default_factory=dict)
+    gain_bigram: dict[int, float] = field(default_factory=dict)
+    gain_trigram: dict[int, float] = field(default_factory=dict)
 
 
 class _Means:
@@ -71,12 +78,19 @@ class _Means:
 
 @torch.no_grad()
 def open_loop(
-    model: WorldModelNet, objective: Objective, batches: Sequence[TensorBatch], samples: int, context: int, generator: torch.Generator
+    model: WorldModelNet,
+    objective: Objective,
+    batches: Sequence[TensorBatch],
+    samples: int,
+    context: int,
+    generator: torch.Generator,
+    ngrams: CodeNgrams | None = None,
 ) -> OpenLoop | None:
     """Evaluate on batches of sequences; None when no sequence is long enough to predict a single step.
 
     Args:
       samples: imagined futures for each start. context: tokens of a sequence observed before the first start.
+      ngrams: counted on training clips for STEPS.
     """
     means = _Means()
     for batch in batches:
@@ -86,9 +100,10 @@ def open_loop(
             steps = min(max(STEPS), T - 1 - start)
             futures = rollouts(model, observed, batch.mask, start, steps, samples, generator)
             _score(model, objective, batch, observed, futures, means)
+            if ngrams is not None:
+                _score_ngrams(ngrams, batch, observed, futures, means)
     if not means.counts("retrieval"):
         return None
-    errors = [means.by_step(name)[1] for name in ("error", "error_copy", "error_mean")]
     return OpenLoop(
         round(means.over_all_steps("candidates")),
         means.by_step("retrieval"),
@@ -96,7 +111,13 @@ def open_loop(
         means.by_step("gain"),
         means.by_step("gain_copy"),
         means.counts("retrieval"),
-        *errors,
+        means.by_step("error")[1],
+        means.by_step("error_copy")[1],
+        means.by_step("error_mean")[1],
+        means.by_step("retrieval_bigram"),
+        means.by_step("retrieval_trigram"),
+        means.by_step("gain_bigram"),
+        means.by_step("gain_trigram"),
     )
 
 
@@ -129,6 +150,27 @@ def _score(model: WorldModelNet, objective: Objective, batch: TensorBatch, obser
         decoded = model.decoder(futures.states.feat[:, :, 0]).mean(1)
         for name, guess in (("error", decoded), ("error_copy", batch.tokens[:, start]), ("error_mean", torch.zeros_like(window))):
             means.add(name, 1, (guess - window).square().mean(-1)[valid])
+
+
+def _score_ngrams(ngrams: CodeNgrams, batch: TensorBatch, observed: Observed, futures: Rollouts, means: _Means) -> None:
+    """Add the figures of the n-grams from one start. A trigram whose older code lies in another clip backs off to the bigram."""
+    start, log_post, latents = futures.start, observed.post.logits, observed.post.latents
+    unigram, mode = latents.marginal(log_post, batch.mask), log_post.argmax(-1)
+    codes = log_post.exp().flatten(-2)
+    inside = ~batch.is_first[:, start] & (start > 0)
+    for k in (k for k in STEPS if k <= futures.valid.shape[1]):
+        valid = futures.valid[:, k - 1]
+        if not bool(valid.any()):
+            continue
+        choice, positive = _candidates(batch, start + k)
+        bigram = ngrams.predict(k, mode[:, start])
+        trigram = ngrams.predict(k, mode[:, start], mode[:, max(0, start - 1)])
+        post = log_post[:, start + k]
+        floor = latents.kl(post, unigram.expand_as(post))
+        for name, guess in (("bigram", bigram), ("trigram", trigram.where(inside[:, None, None], bigram))):
+            # The expected log-likelihood of each candidate's code; the softmax over candidates changes no order.
+            means.add(f"retrieval_{name}", k, _found(guess.flatten(-2).unsqueeze(1), codes, choice, positive, 1.0)[valid])
+            means.add(f"gain_{name}", k, (floor - latents.kl(post, guess))[valid])
 
 
 def _candidates(batch: TensorBatch, at: int) -> tuple[Tensor, Tensor]:

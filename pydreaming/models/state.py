@@ -122,6 +122,10 @@ class Observed:
         tensors = (self.embed[s], self.action[s], self.is_first[s], self.post.at(s), self.prior_logits[s], self.context[s])
         return Observed(*tensors, self.previous[s], self.carry.at(s))
 
+    def kl(self) -> Tensor:
+        """KL(posterior || prior) at each step: (B, T) nats."""
+        return self.post.latents.kl(self.post.logits, self.prior_logits)
+
 
 @dataclass(frozen=True)
 class Unroll:

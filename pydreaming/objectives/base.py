@@ -7,7 +7,7 @@ in which predictions are compared with what came: `predict(state)` against `targ
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -73,6 +73,23 @@ class Losses:
 
 
 @dataclass(frozen=True)
+class Ahead:
+    """What k-step heads expect, in the space they were trained in.
+
+    Attributes:
+      expected: {k: (B, T, P)} unit vectors, made at t for the token at t + k. target: (B, T, P) unit vectors of the tokens that came.
+    """
+
+    expected: dict[int, Tensor]
+    target: Tensor
+
+    def mismatch(self, k: int) -> Tensor:
+        """1 - cosine of the token at t + k and what was expected of it at t: (B, T - k), or (B, 0) where T <= k."""
+        T = self.target.shape[1]
+        return 1 - (self.expected[k][:, : max(0, T - k)] * self.target[:, k:]).sum(-1)
+
+
+@dataclass(frozen=True)
 class Parts:
     """A part of an objective: its terms, and its metrics without gradient, by name."""
 
@@ -117,6 +134,11 @@ class Objective(nn.Module, ABC):
     def target(self, embed: Tensor) -> Tensor:
         """Tokens in the comparison space: (..., E) -> (..., P), unit length."""
 
+    def ahead_of(self, observed: Observed) -> Ahead | None:
+        """What the k-step heads expect along a rollout; None for an objective without such heads."""
+        del observed
+        return None
+
     def context(self, state: State) -> Tensor:
         """(..., C) what heads read of a state: the part that `Observed.context` holds."""
         return state.deter if self.context_dim == state.deter.shape[-1] else state.feat
@@ -140,7 +162,7 @@ class Objective(nn.Module, ABC):
         Args:
           head: (..., C + k * A) -> (..., P). context: (B, T, C). key: (B, T, P). action: (B, T, A).
         """
-        query = head(torch.cat([context, *future_actions(action, k)], -1))
+        query = ahead_query(head, k, context, action)
         return self.nce(query, key, batch, reaches(batch.is_first, batch.mask, k), k)
 
     def ahead_terms(
@@ -164,6 +186,22 @@ def linear_heads(config: ObjectiveConfig, model: WorldModelNet) -> tuple[nn.Modu
     decay = [config.horizon_decay**k for k in range(config.horizon)]
     heads = nn.ModuleList(nn.Linear(context + k * action, embed) for k in range(1, config.horizon + 1))
     return heads, [d / sum(decay) for d in decay]
+
+
+def ahead_query(head: nn.Module, k: int, context: Tensor, action: Tensor) -> Tensor:
+    """What `head` makes of the context at t and the k actions after it: (B, T, C), (B, T, A) -> (B, T, P)."""
+    query: Tensor = head(torch.cat([context, *future_actions(action, k)], -1))
+    return query
+
+
+def read_ahead(heads: Iterable[nn.Module], first: int, observed: Observed, key: Tensor) -> Ahead:
+    """`Ahead` of heads for k = first, first + 1, ... over the contexts of a rollout; `key` (B, T, P) are the tokens; k = 0 is left out."""
+    queries = {k: ahead_query(head, k, observed.context, observed.action) for k, head in enumerate(heads, start=first) if k}
+    return Ahead({k: _unit(query) for k, query in queries.items()}, _unit(key))
+
+
+def _unit(x: Tensor) -> Tensor:
+    return functional.normalize(x.float(), dim=-1)
 
 
 def future_actions(action: Tensor, k: int) -> list[Tensor]:

@@ -15,8 +15,9 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from pydreaming.errors import ConfigError
+from pydreaming.models.state import Observed
 from pydreaming.models.world_model import WorldModelNet
-from pydreaming.objectives.base import Losses, TensorBatch, linear_heads
+from pydreaming.objectives.base import Ahead, Losses, TensorBatch, linear_heads, read_ahead
 from pydreaming.objectives.latents import ReadoutObjective
 
 
@@ -39,3 +40,7 @@ class CPC(ReadoutObjective):
         parts = self.ahead_terms(self.ahead, self.ahead_weights, 1, observed.context, key, observed.action, batch)
         parts |= self.readout(observed.context, observed.embed, batch, batch.mask)
         return Losses(parts.terms, observed, parts.metrics)
+
+    def ahead_of(self, observed: Observed) -> Ahead:
+        """What the k-step heads expect along a rollout."""
+        return read_ahead(self.ahead, 1, observed, self.project(observed.embed))

@@ -18,7 +18,7 @@ from torch.nn import functional
 from pydreaming.config import ObjectiveConfig
 from pydreaming.models.state import Observed, State, Unroll
 from pydreaming.models.world_model import WorldModelNet
-from pydreaming.objectives.base import Losses, Parts, TensorBatch, Term, linear_heads
+from pydreaming.objectives.base import Ahead, Losses, Parts, TensorBatch, Term, linear_heads, read_ahead
 from pydreaming.objectives.latents import LatentObjective, same_step_accuracy
 
 
@@ -41,6 +41,10 @@ class DreamingV2(LatentObjective):
         parts = self.ahead_terms(self.ahead, self.ahead_weights, 1, observed.context, key, observed.action, batch)
         parts |= self.latent_terms(model, observed, key, batch)
         return Losses(parts.terms, observed, parts.metrics)
+
+    def ahead_of(self, observed: Observed) -> Ahead:
+        """What the k-step heads expect along a rollout."""
+        return read_ahead(self.ahead, 1, observed, self.project(observed.embed))
 
     def predict(self, state: State) -> Tensor:
         """(..., P) unit vectors: where the state's own token is expected."""

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from pydreaming.models.layers import mlp
 from pydreaming.models.state import Observed
 from pydreaming.models.world_model import WorldModelNet
-from pydreaming.objectives.base import Parts, TensorBatch
+from pydreaming.objectives.base import Ahead, Parts, TensorBatch, read_ahead
 from pydreaming.objectives.latents import ReadoutObjective
 
 STEPS = 10  # k = 0..9
@@ -42,6 +42,10 @@ class Twister(ReadoutObjective):
         """(B, T, E) -> (B, T, E) projected targets, with gradient."""
         projected: Tensor = self.project(embed)
         return projected
+
+    def ahead_of(self, observed: Observed) -> Ahead:
+        """What the k-step heads expect along a rollout."""
+        return read_ahead(self.ahead, 0, observed, self.project(observed.embed))
 
     def state_terms(self, states: Tensor, observed: Observed, key: Tensor, batch: TensorBatch, valid: Tensor) -> Parts:
         """`ahead_0` to `ahead_9`; those past the sequence's end count nowhere."""

@@ -28,6 +28,7 @@ from pydreaming.errors import SourceError
 
 VERSION = 1
 SPEAKERS_TO_SPLIT_BY = 10  # below it, holding out whole speakers would leave too few of them on either side
+NAMES_SHOWN = 20  # speakers named to who asks for an unknown one
 
 Ids = npt.NDArray[np.int64]
 
@@ -37,7 +38,7 @@ class CatalogueInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
       fingerprint: of the settings that the catalogue was built with.
-      split: how `held_out` was decided: "official", "speaker", "recording" or "none".
+      split: how `held_out` was decided, but for the speakers named by the settings: "official", "speaker", "recording" or "none".
       control_mean, control_std: over the training items; a constant column has deviation 1.
     """
 
@@ -103,10 +104,10 @@ class Catalogue:
         """Catalogue a source into `folder`, or open what is there when it was built with the same settings.
 
         Held out are the items of the data set's official split; else a seeded share `held_out` of the speakers, where at least ten are
-        known, else of the recordings; one at least where there are two.
+        known, else of the recordings; one at least where there are two. Added to them is everything of `held_out_speakers`.
 
         Raises:
-          SourceError: nothing found, a broken manifest, or `folder` holds other things than a catalogue.
+          SourceError: nothing found, a broken manifest, an unknown speaker, or `folder` holds other things than a catalogue.
         """
         columns = list(action.columns) if action.kind == "controls" else []
         fingerprint = _fingerprint(config, columns, seed)
@@ -185,6 +186,7 @@ class _Columns:
     groups: array[int] = field(default_factory=lambda: array("Q"))
     recordings: array[int] = field(default_factory=lambda: array("Q"))
     speakers: array[int] = field(default_factory=lambda: array("B"))
+    named: array[int] = field(default_factory=lambda: array("B"))  # whether it is of one of held_out_speakers
     hints: array[int] = field(default_factory=lambda: array("b"))  # official split: 1 held out, 0 not, -1 unknown
 
 
@@ -193,7 +195,7 @@ def _build(config: SourceConfig, columns: list[str], seed: int, fingerprint: str
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        rows = _spool(iter_source(config, columns), seed, partial / "spool.jsonl")
+        rows = _spool(iter_source(config, columns), config, seed, partial / "spool.jsonl")
         kept = _sampled(rows, config.max_files)
         if not len(kept):
             raise SourceError(f"no audio found in {config.path} (kind {config.kind}); linked folders are not followed")
@@ -208,9 +210,10 @@ def _build(config: SourceConfig, columns: list[str], seed: int, fingerprint: str
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _spool(items: Iterable[AudioItem], seed: int, path: Path) -> _Columns:
-    """Write every item of the source to a file, and keep its columns."""
+def _spool(items: Iterable[AudioItem], config: SourceConfig, seed: int, path: Path) -> _Columns:
+    """Write every item of the source to a file, and keep its columns. Raises SourceError: a name in held_out_speakers is no speaker's."""
     rows, encoder = _Columns(), msgspec.json.Encoder()
+    wanted, known = set(config.held_out_speakers), set[str]()
     salt = hashlib.blake2b(str(seed).encode(), digest_size=hashlib.blake2b.SALT_SIZE).digest()
     with path.open("wb") as spool:
         for item in items:
@@ -219,8 +222,15 @@ def _spool(items: Iterable[AudioItem], seed: int, path: Path) -> _Columns:
             rows.keys.append(_hash(line, salt))
             rows.groups.append(_hash(item.group.encode(), salt))
             rows.recordings.append(_hash(item.recording.encode(), salt))
-            rows.speakers.append(item.group.startswith("speaker:"))
+            rows.speakers.append(item.speaker is not None)
+            rows.named.append(item.speaker in wanted)
             rows.hints.append(-1 if item.held_out is None else item.held_out)
+            if wanted and item.speaker is not None:
+                known.add(item.speaker)
+    if unknown := sorted(wanted - known):
+        names = sorted(known)[:NAMES_SHOWN] + ["..."] * (len(known) > NAMES_SHOWN)
+        there = f"its speakers are: {', '.join(names)}" if names else "none of its speakers is known"
+        raise SourceError(f"source.held_out_speakers: {config.path} has no speaker '{unknown[0]}'; {there}")
     return rows
 
 
@@ -238,6 +248,7 @@ def _write(rows: _Columns, kept: Ids, config: SourceConfig, columns: list[str], 
     speakers = np.unique(groups[np.frombuffer(rows.speakers, dtype=np.bool_)[kept]])
     hints = np.frombuffer(rows.hints, dtype=np.int8)[kept]
     split, held_out = _split(hints, groups, recordings, len(speakers), config.held_out)
+    held_out = held_out | np.frombuffer(rows.named, dtype=np.bool_)[kept]
     unique, group_ids = np.unique(groups, return_inverse=True)
     offsets, label_columns, controls = _write_items(folder, kept, columns)
     training = controls[~held_out]

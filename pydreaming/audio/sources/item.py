@@ -44,6 +44,12 @@ class AudioItem(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
     held_out: bool | None = None
 
     @property
+    def speaker(self) -> str | None:
+        """The speaker that the group names; None where it is a recording."""
+        kind, _, name = self.group.partition(":")
+        return name if kind == "speaker" else None
+
+    @property
     def recording(self) -> str:
         """The finest group: the group itself when it is a recording, else the recording of this path."""
         return self.group if self.group.startswith("recording:") else f"recording:{self.path}"

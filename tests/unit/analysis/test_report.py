@@ -9,8 +9,14 @@ import pytest
 from pydreaming.analysis.report import MAX_BYTES, Attachment, Report, Table, format_value, render_report, write_report
 from pydreaming.analysis.verdicts import Verdict, verdicts
 from pydreaming.errors import PydreamingError
+from pydreaming.evaluation.abx import Abx
+from pydreaming.evaluation.boundaries import Boundaries, Detection, Picker
+from pydreaming.evaluation.codes import CodeStatistics
 from pydreaming.evaluation.evaluate import Evaluation, ProbeRow
 from pydreaming.evaluation.open_loop import OpenLoop
+from pydreaming.evaluation.out_of_distribution import OutOfDistribution
+from pydreaming.evaluation.world_figures import WorldFigures
+from workers.world_tables import world_tables
 
 NASTY = '<script>alert("x")</script>&\'"'
 
@@ -116,6 +122,24 @@ def evaluation(gain: float, gain_copy: float, ours: float, log_mel: float, error
     return Evaluation({}, loop, rows)
 
 
+def world(kl: float, typicality: float, restart: float, deter: float) -> WorldFigures:
+    scores = {"restart": restart, "surprise": 0.5, "spectral flux": 0.8, "random": 0.4}
+    return WorldFigures(
+        OutOfDistribution({"tone": kl, "white": 0.9}, {"tone": typicality, "white": 0.99}, 50, 100),
+        Boundaries({name: Detection(value, value, Picker(2, 0.3)) for name, value in scores.items()}, 30, 400),
+        Abx({"deter": deter, "codes": 0.2, "log-mel": 0.27}, 0.01, 2700),
+        CodeStatistics(1000.0, 600.0, 700.0, [8.0, 9.5], 16, 3000),
+    )
+
+
+def test_tables_of_the_world_show_every_row() -> None:
+    tables = world_tables(world(kl=0.2, typicality=0.6, restart=0.5, deter=0.4))
+    text = render_report(Report("r", tables=tables))
+    for expected in ("tone", "inverted", "restart", "spectral flux", "codes", "1000", "8.0 to 9.5 of its 16 classes"):
+        assert expected in text
+    assert world_tables(WorldFigures()) == []
+
+
 class TestVerdicts:
     def test_a_good_model(self) -> None:
         found = verdicts(evaluation(3.0, 1.0, 0.9, 0.7))
@@ -138,6 +162,29 @@ class TestVerdicts:
 
     def test_better_than_the_marginal_but_not_than_copying_is_no_prediction(self) -> None:
         assert not any("It predicts" in v.text for v in verdicts(evaluation(0.5, 1.0, 0.9, 0.7)))
+
+    def test_steps_that_hardly_any_clip_reaches_carry_no_sentence(self) -> None:
+        result = evaluation(3.0, 1.0, 0.9, 0.7)
+        assert result.open_loop is not None
+        result.open_loop.count[4] = 2
+        assert not any("4 windows" in v.text for v in verdicts(result))
+
+    def test_surprise_that_is_worth_something(self) -> None:
+        said = {v.text: v.good for v in verdicts(Evaluation(world=world(kl=0.7, typicality=0.97, restart=0.9, deter=0.1)))}
+        assert any(good and "notices sounds that it never heard" in text and "tone is told worst" in text for text, good in said.items())
+        assert any(good and "F1 0.90 (spectral flux 0.80, random 0.40)" in text for text, good in said.items())
+        assert any(good and "ABX error 10.0% against 27.0%" in text for text, good in said.items())
+        assert not any("inverted" in text for text in said)
+
+    def test_surprise_that_is_worth_nothing(self) -> None:
+        found = verdicts(Evaluation(world=world(kl=0.2, typicality=0.6, restart=0.5, deter=0.4)))
+        assert [v.good for v in found] == [False] * 4
+        text = " ".join(v.text for v in found)
+        assert "does not notice every sound" in text
+        assert "raw surprise is inverted" in text
+        assert "tone 0.20" in text
+        assert "does not hear where clips begin any better" in text
+        assert "lies less near than in log-mel" in text
 
     def test_no_figures_no_claims(self) -> None:
         assert verdicts(Evaluation()) == []

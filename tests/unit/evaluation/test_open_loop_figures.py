@@ -85,7 +85,7 @@ def oracle(index: torch.Tensor, post: torch.Tensor) -> torch.Tensor:
 
 
 def test_an_oracle_finds_every_token_and_gains_all_there_is() -> None:
-    result = figures(batch_of(5, 16), oracle)
+    result = figures(batch_of(5, 24), oracle)
     assert result is not None
     assert list(result.retrieval) == list(STEPS)
     assert set(result.retrieval.values()) == {1.0}
@@ -93,7 +93,7 @@ def test_an_oracle_finds_every_token_and_gains_all_there_is() -> None:
     assert all(result.gain[k] > result.gain_copy[k] for k in STEPS)
     assert result.error == 0
     assert result.error_copy == 1  # neighbouring tokens differ by one
-    assert result.candidates == 80
+    assert result.candidates == 120
 
 
 def test_one_who_is_a_step_late_finds_none() -> None:
@@ -104,7 +104,7 @@ def test_one_who_is_a_step_late_finds_none() -> None:
 
 
 def test_the_corpus_average_gains_nothing() -> None:
-    batch = batch_of(5, 16, [16, 9, 12, 16, 3])
+    batch = batch_of(5, 24, [24, 9, 12, 24, 3])
     observed = Stub(batch, oracle).observe(batch.tokens, batch.action, batch.is_first, batch.tokens)
     average = marginal(observed.post.logits, batch.mask)
     result = figures(batch, lambda index, post: average.expand(*index.shape, 1, K))

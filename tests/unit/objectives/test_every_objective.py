@@ -100,6 +100,28 @@ def test_a_step_is_finite_and_trains_the_encoder(case: Case) -> None:
         assert not value.requires_grad, metric
 
 
+@every_case
+def test_what_is_expected_ahead_is_what_the_loss_compares(name: str, dynamics: str, posterior: str) -> None:
+    model, objective = networks(name, dynamics, posterior)
+    batch = tiny_batch(B, T, resets=0.0)
+    observed = model.observe(batch.tokens, batch.action, batch.is_first, noise=noise(model))
+    ahead = objective.ahead_of(observed)
+    losses = objective(model, batch, noise(model))
+    steps = {int(term.removeprefix("ahead_")) for term in losses.terms if term.startswith("ahead_") and term.count("_") == 1} - {0}
+    if ahead is None:
+        assert not steps
+        return
+    assert set(ahead.expected) == steps
+    for k in steps:
+        assert ahead.mismatch(k).shape == (B, max(0, T - k))
+        if k >= T:
+            continue
+        logits = torch.einsum("btp,csp->btcs", ahead.expected[k], ahead.target).flatten(2)[:, : T - k] / objective.config.temperature
+        positive = torch.arange(B).unsqueeze(1) * T + torch.arange(k, T)
+        by_hand = torch.nn.functional.cross_entropy(logits.flatten(0, 1), positive.flatten(), reduction="none").reshape(B, T - k)
+        torch.testing.assert_close(losses.terms[f"ahead_{k}"].value[:, : T - k], by_hand, rtol=1e-4, atol=1e-4)
+
+
 @every_new_case
 def test_a_token_that_is_no_number_refuses_the_step_and_changes_no_weight(case: Case) -> None:
     of, batch = trainer(case), tiny_batch(B, T)

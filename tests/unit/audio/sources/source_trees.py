@@ -11,7 +11,7 @@ import soundfile
 from pydreaming.audio.sources import AudioItem, iter_source, layout_of
 from pydreaming.config import SourceConfig
 
-BASE = SourceConfig(kind="auto", path="", root="", labels="auto", channels="mix", held_out=0.1, max_files=0)
+BASE = SourceConfig(kind="auto", path="", root="", labels="auto", channels="mix", held_out=0.1, held_out_speakers=[], max_files=0)
 
 
 def config_of(path: Path | str, **changes: object) -> SourceConfig:

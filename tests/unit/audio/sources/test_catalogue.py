@@ -105,6 +105,37 @@ def test_a_source_that_is_all_test_set_is_split_like_any_other(tmp_path):
     assert (catalogue.info.split, len(catalogue.held_out_indices)) == ("recording", 2)
 
 
+def test_named_speakers_are_held_out_beside_the_official_split(tmp_path):
+    for name in ["1_ann_0", "1_ann_5", "1_bob_0", "1_bob_7", "1_bob_8", "2_cid_9"]:
+        audio(tmp_path / f"set/{name}.wav")
+    config = config_of(tmp_path / "set", held_out_speakers=["bob"])
+    catalogue = Catalogue.build(config, NONE, 0, tmp_path / "c")
+    assert [catalogue[int(i)].path for i in catalogue.train_indices] == ["1_ann_5.wav", "2_cid_9.wav"]
+    assert catalogue.info.held_out == 4
+    without = Catalogue.build(config_of(tmp_path / "set"), NONE, 0, tmp_path / "c")  # another setting, another catalogue
+    assert len(without.train_indices) == 4
+
+
+def test_named_speakers_are_held_out_beside_a_seeded_share(tmp_path):
+    path = manifest(tmp_path, speakers(20))
+    usual = held_out_groups(Catalogue.build(config_of(path, held_out=0.2), NONE, 0, tmp_path / "usual"))
+    named = held_out_groups(Catalogue.build(config_of(path, held_out=0.2, held_out_speakers=["s3", "s4"]), NONE, 0, tmp_path / "named"))
+    assert named == usual | {"speaker:s3", "speaker:s4"}
+    alone = Catalogue.build(config_of(path, held_out=0.0, held_out_speakers=["s3"]), NONE, 0, tmp_path / "alone")
+    assert (held_out_groups(alone), alone.info.split) == ({"speaker:s3"}, "none")
+
+
+@pytest.mark.parametrize(
+    ("rows", "known"),
+    [(speakers(2), "are: s0, s1$"), (speakers(30), r"are: s0, s1, s10, .*\.\.\.$"), ([{}], "none of its speakers is known$")],
+    ids=["few", "many", "none"],
+)
+def test_an_unknown_speaker_to_hold_out_is_answered_with_the_known_ones(tmp_path, rows, known):
+    config = config_of(manifest(tmp_path, rows), held_out_speakers=["s1", "eve"] if len(rows) > 1 else ["eve"])
+    with pytest.raises(SourceError, match=f"held_out_speakers: .* no speaker 'eve'; .*{known}"):
+        Catalogue.build(config, NONE, 0, tmp_path / "c")
+
+
 def test_max_files_is_a_seeded_sample_in_order(tmp_path):
     path = manifest(tmp_path, speakers(50, 4))
     paths = [

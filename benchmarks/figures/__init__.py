@@ -1,0 +1,1 @@
+"""The parts of `benchmarks.quality`: jobs, training, suites and tables."""

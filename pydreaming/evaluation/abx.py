@@ -1,0 +1,146 @@
+"""ABX across speakers: is a word nearer to the same word of another speaker than to another word of the same one?
+
+    A: label a, speaker s        B: label b, speaker s        X: label a, another speaker
+    error = 1 - mean of [d(A, X) < d(B, X)] + [d(A, X) = d(B, X)] / 2            0 is best, 0.5 is chance
+
+d is the mean angular distance (arc cosine of the cosine, over pi) along the path of dynamic time warping with the least sum. No classifier
+is trained, so it asks what a representation's own geometry says. Triples are drawn evenly over the cells (a, b, s, speaker of X).
+
+Source: Schatz et al., "Evaluating speech features with the minimal-pair ABX task" (Interspeech 2013); the task across speakers as in the
+ZeroSpeech challenges, here on whole words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from torch.nn import functional
+
+from pydreaming.evaluation.listening import listen
+from pydreaming.evaluation.pooling import Array
+from pydreaming.models.world_model import WorldModelNet
+
+Labels = npt.NDArray[np.str_]
+Triples = npt.NDArray[np.intp]
+
+MAX_TRIPLES = 3000
+MAX_STEPS = 64  # of a clip; longer ones are thinned evenly, as warping costs the square
+PAIRS = 1024  # warped at a time
+
+
+@dataclass(frozen=True)
+class Abx:
+    """Error by representation, over `triples` triples; `interval` is half of the widest 95 % interval, as if triples shared no clips."""
+
+    error: dict[str, float]
+    interval: float
+    triples: int
+
+
+def abx(model: WorldModelNet, tokens: Sequence[Array], actions: Sequence[Array], labels: Labels, speakers: Labels, seed: int) -> Abx | str:
+    """Errors of a model's parts, of its codes, and of the log-mel tokens themselves; or a sentence that says why there are none.
+
+    Args:
+      tokens, actions: N clips (T_i, D) and (T_i, A). labels, speakers: (N,) strings, '' where unknown. seed: of the triples.
+    """
+    usable = np.array([len(clip) > 0 for clip in tokens], dtype=np.bool_) & (labels != "") & (speakers != "")
+    triples = draw_triples(np.flatnonzero(usable), labels, speakers, np.random.default_rng(seed))
+    if not len(triples):
+        return "No ABX: it needs two labels by one speaker, one of them also by another."
+    used, index = np.unique(triples, return_inverse=True)
+    sequences = state_sequences(model, [tokens[i] for i in used], [actions[i] for i in used])
+    sequences["log-mel"] = [tokens[i] for i in used]
+    error = {name: abx_error(values, index.reshape(triples.shape)) for name, values in sequences.items()}
+    widest = min(error.values(), key=lambda value: abs(value - 0.5))
+    return Abx(error, float(1.96 * np.sqrt(widest * (1 - widest) / len(triples))), len(triples))
+
+
+def state_sequences(model: WorldModelNet, tokens: Sequence[Array], actions: Sequence[Array]) -> dict[str, list[Array]]:
+    """Per clip (T_i, F) by representation: deter, stoch (the posterior's mean), codes (its modes, one-hot, where latents
+    are discrete), embed."""
+    parts: dict[str, dict[int, Array]] = {}
+    for heard in listen(model, tokens, actions):
+        post = heard.observed.post
+        values = {"deter": post.deter, "stoch": post.mean, "embed": heard.observed.embed}
+        if post.latents.discrete:
+            values["codes"] = functional.one_hot(post.logits.argmax(-1), post.logits.shape[-1]).flatten(-2)
+        for name, value in values.items():
+            parts.setdefault(name, {}).update(heard.split(value))
+    return {name: [clips[i] for i in range(len(tokens))] for name, clips in parts.items()}
+
+
+def draw_triples(usable: npt.NDArray[np.intp], labels: Labels, speakers: Labels, random: np.random.Generator) -> Triples:
+    """(N, 3) clips A, B, X: one for each of at most MAX_TRIPLES cells, or as many rounds over the cells as fit; (0, 3) without a cell."""
+    cells: dict[tuple[str, str], list[int]] = {}
+    for i in usable:
+        cells.setdefault((str(labels[i]), str(speakers[i])), []).append(int(i))
+    kinds = [
+        ((a, s), (b, s), (a, other))
+        for a, s in cells
+        for b, speaker in cells
+        if speaker == s and b != a
+        for label, other in cells
+        if label == a and other != s
+    ]
+    if not kinds:
+        return np.empty((0, 3), dtype=np.intp)
+    rounds = max(1, MAX_TRIPLES // len(kinds))
+    order = [kinds[i] for _ in range(rounds) for i in random.permutation(len(kinds))][:MAX_TRIPLES]
+    return np.array([[random.choice(cells[cell]) for cell in kind] for kind in order], dtype=np.intp)
+
+
+def abx_error(sequences: Sequence[Array], triples: Triples) -> float:
+    """ABX error of sequences (T_i, F) over triples (N, 3) of their indices."""
+    pairs = np.concatenate([triples[:, [0, 2]], triples[:, [1, 2]]])
+    distinct, inverse = np.unique(pairs, axis=0, return_inverse=True)
+    same, other = np.split(_distances(sequences, distinct)[inverse.ravel()], 2)
+    return float(1 - np.mean((same < other) + 0.5 * (same == other)))
+
+
+def _distances(sequences: Sequence[Array], pairs: Triples) -> Array:
+    """(N,) warped angular distances of pairs (N, 2); pairs of similar length go together."""
+    units = [_unit(sequence) for sequence in sequences]
+    size = np.array([len(unit) for unit in units])
+    order = np.lexsort((size[pairs[:, 1]], size[pairs[:, 0]]))
+    result = np.zeros(len(pairs), dtype=np.float32)
+    for start in range(0, len(order), PAIRS):
+        rows = order[start : start + PAIRS]
+        n, m = size[pairs[rows, 0]], size[pairs[rows, 1]]
+        cost = np.zeros((int(n.max()), int(m.max()), len(rows)), dtype=np.float32)
+        for k, (a, b) in enumerate(pairs[rows]):
+            cost[: size[a], : size[b], k] = np.arccos(np.clip(units[a] @ units[b].T, -1, 1)) / np.pi
+        result[rows] = warp(cost, n, m)
+    return result
+
+
+def warp(cost: Array, n: npt.NDArray[np.int64], m: npt.NDArray[np.int64]) -> Array:
+    """Mean cost along the path of least sum from (0, 0) to (n - 1, m - 1), steps (1, 1), (1, 0) and (0, 1).
+
+    Args:
+      cost: (N, M, P) of P pairs. n, m: (P,) lengths within N and M.
+    Returns:
+      (P,); of equally cheap steps the diagonal one is taken.
+    """
+    N, M, P = cost.shape
+    total = np.full((N + 1, M + 1, P), np.inf, dtype=np.float32)
+    steps = np.zeros((N + 1, M + 1, P), dtype=np.float32)
+    total[0, 0] = 0
+    for i in range(1, N + 1):
+        for j in range(1, M + 1):
+            sums = np.stack([total[i - 1, j - 1], total[i - 1, j], total[i, j - 1]])
+            counts = np.stack([steps[i - 1, j - 1], steps[i - 1, j], steps[i, j - 1]])
+            best = sums.argmin(0)[None]
+            total[i, j] = cost[i - 1, j - 1] + np.take_along_axis(sums, best, 0)[0]
+            steps[i, j] = 1 + np.take_along_axis(counts, best, 0)[0]
+    pair = np.arange(P)
+    return np.asarray(total[n, m, pair] / steps[n, m, pair], dtype=np.float32)
+
+
+def _unit(sequence: Array) -> Array:
+    """Rows of unit length, at most MAX_STEPS of them, spread evenly; a row of zeros stays one."""
+    if len(sequence) > MAX_STEPS:
+        sequence = sequence[np.linspace(0, len(sequence) - 1, MAX_STEPS).round().astype(np.intp)]
+    return np.asarray(sequence / np.maximum(np.linalg.norm(sequence, axis=1, keepdims=True), 1e-8), dtype=np.float32)
