@@ -117,11 +117,11 @@ class ActionConfig:
         return {"none": 1, "stride": len(self.strides), "controls": len(self.columns)}[self.kind]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
     """Random changes made to recordings by the workers, and to batches by the learner (`centre`); 0 turns one off."""
 
-    centre: Fraction
+    centre: Fraction = 0.0  # see ModelConfig
     probability: Fraction
     gain_db: NonNegative
     noise_db: NonNegative
