@@ -63,12 +63,6 @@ def info_nce(
       Contrast; with identical features everywhere the loss is ln N, N the number of candidates.
     """
     B, T, _ = query.shape
-    # float32: at a temperature of 0.07 the logits span +-14, and bfloat16 would keep two digits of them. Autocast would take it for the
-    # product even of float32 vectors.
-    with torch.autocast(query.device.type, enabled=False):
-        q = functional.normalize(query.float(), dim=-1).flatten(0, 1)
-        k = functional.normalize(key.float(), dim=-1).flatten(0, 1)
-        logits = q @ k.t() / temperature  # (BT, BT)
     position = torch.arange(B * T, device=query.device)
     positive = (position + steps).clamp_max(B * T - 1)
     ids = token_id.flatten()
@@ -76,7 +70,13 @@ def info_nce(
     if within_sequence:
         banned = banned | (position.unsqueeze(1) // T != position.unsqueeze(0) // T)
     banned.scatter_(1, positive.unsqueeze(1), False)
-    logits = logits.masked_fill(banned, -torch.inf)
+    # float32: at a temperature of 0.07 the logits span +-14, and bfloat16 would keep two digits of them. Autocast would take it for the
+    # product even of float32 vectors. What is banned is added to the product, not filled in after it: no copies, forwards and backwards.
+    with torch.autocast(query.device.type, enabled=False):
+        q = functional.normalize(query.float(), dim=-1).flatten(0, 1)
+        k = functional.normalize(key.float(), dim=-1).flatten(0, 1)
+        allowed = torch.zeros(B * T, B * T, device=q.device).masked_fill_(banned, -torch.inf)
+        logits = torch.addmm(allowed, q, k.t(), alpha=1 / temperature)  # (BT, BT)
     loss = functional.cross_entropy(logits, positive, reduction="none").reshape(B, T)
     # Found where no rival is likelier; ties share it, so that features that are all the same stand at chance.
     scores = logits.detach()

@@ -10,6 +10,7 @@ import torch
 from tiny_models import STRIDES, TOKEN_DIM, tiny_model
 
 from pydreaming.evaluation.codes import LEAST_WINDOWS, code_statistics
+from pydreaming.models.latents import CATEGORICAL
 from pydreaming.models.state import Observed, State
 
 
@@ -17,6 +18,7 @@ class Coder:
     """A model whose two groups show each token's two values as classes; the prior is uniform over four."""
 
     config = SimpleNamespace(groups=2, classes=4)
+    dynamics = SimpleNamespace(latents=CATEGORICAL)
     token_dim, action_dim, device = 2, 1, torch.device("cpu")
 
     def observe(self, tokens: torch.Tensor, action: torch.Tensor, is_first: torch.Tensor) -> Observed:
@@ -52,3 +54,12 @@ def test_too_few_windows_are_a_sentence() -> None:
     tokens = [np.zeros((LEAST_WINDOWS - 1, TOKEN_DIM), np.float32)]
     found = code_statistics(tiny_model(), tokens, [np.zeros((LEAST_WINDOWS - 1, STRIDES), np.float32)], 0.1)
     assert found == "No bitrate of the code: 99 windows are too few (at least 100)."
+
+
+def test_latents_that_are_no_code_are_a_sentence() -> None:
+    tokens = [np.zeros((400, TOKEN_DIM), np.float32)]
+    model = tiny_model(latents="gaussian").eval()
+    assert (
+        code_statistics(model, tokens, [np.zeros((400, STRIDES), np.float32)], 0.1)
+        == "No bitrate of the code: the latents are not discrete."
+    )

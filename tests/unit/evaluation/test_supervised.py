@@ -28,7 +28,7 @@ def test_it_learns_the_labels_and_is_a_row_of_the_table() -> None:
     clips = clips_of([3 + i % 5 for i in range(60)])
     rows = np.arange(60)
     protocol = Protocol("label", "held-out clips", [(rows[:40], rows[40:])], clips.labels, 0.5)
-    row = supervised_row(CONFIG, clips, protocol, 0.5, CPU)
+    row = supervised_row(CONFIG, clips, protocol, 2.0, CPU)
     assert row.features == "supervised network"
     assert row.linear > 0.9
     assert row.knn is None
