@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 import yaml
 
+from pydreaming.config_files import parse_overrides, parse_yaml, read_preset
 from pydreaming.config_hints import LARGEST, expected, nearest, nearest_key, quote
 from pydreaming.errors import ConfigError
 
@@ -116,10 +117,11 @@ class ActionConfig:
         return {"none": 1, "stride": len(self.strides), "controls": len(self.columns)}[self.kind]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
-    """Random changes made to recordings by the workers; 0 turns one off."""
+    """Random changes made to recordings by the workers, and to batches by the learner (`centre`); 0 turns one off."""
 
+    centre: Fraction = 0.0  # see ModelConfig
     probability: Fraction
     gain_db: NonNegative
     noise_db: NonNegative
@@ -161,20 +163,30 @@ class ReplayConfig:
     cut_share: Fraction
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """Widths and form of the networks."""
+    """Widths and form of the networks.
+
+    A key with a value here is younger than the first checkpoints: runs from before it were trained with that value.
+    """
 
     encoder_layers: list[Positive]
     embed: Positive
     dynamics: Literal["belief", "rssm"]
     posterior: Literal["token", "filter"]
     detach_latents: bool
+    core: Literal["gru", "transformer"] = "gru"
+    window: Annotated[int, msgspec.Meta(ge=2, le=LARGEST)] = 32
+    layers: Positive = 2
+    heads: Positive = 4
     deter: Positive
     hidden: Positive
+    latents: Literal["categorical", "gaussian"] = "categorical"
     groups: Positive
     classes: Annotated[int, msgspec.Meta(ge=2)]
     unimix: Annotated[float, msgspec.Meta(ge=0, lt=1)]
+    gaussians: Positive = 32
+    min_std: PositiveFloat = 0.1
     decoder_hidden: Positive
 
 
@@ -278,9 +290,9 @@ def load_config(names: Sequence[str], overrides: Sequence[str] = (), config_dir:
     """
     merged: dict[str, dict[str, Any]] = {}
     for name in names:
-        for section, values in _read_preset(name, config_dir).items():
+        for section, values in read_preset(name, config_dir).items():
             merged.setdefault(section, {}).update(values)
-    for dotted, text in _parse_overrides(overrides):
+    for dotted, text in parse_overrides(overrides):
         section, key = _split_key(dotted)
         merged.setdefault(section, {})[key] = _coerce(text, dotted, field_types(section)[key])
     return config_from_dict(merged)
@@ -297,7 +309,7 @@ def config_from_dict(values: Mapping[str, Any]) -> Config:
             _split_key(f"{section}.{key}")
     sections = {}
     for section, kind in section_types().items():
-        content, types = values.get(section, {}), field_types(section)
+        content, types = _values_before(kind) | dict(values.get(section, {})), field_types(section)
         missing = types.keys() - content.keys()
         if missing:
             raise ConfigError(f"key '{section}.{min(missing)}' is not set; begin with --configs defaults")
@@ -305,6 +317,11 @@ def config_from_dict(values: Mapping[str, Any]) -> Config:
     config = Config(**sections)
     _check_relations(config)
     return config
+
+
+def _values_before(kind: type) -> dict[str, Any]:
+    """What keys were worth before they existed, so that older runs and checkpoints still load; empty for keys that always did."""
+    return {field.name: field.default for field in dataclasses.fields(kind) if field.default is not dataclasses.MISSING}
 
 
 @functools.cache
@@ -319,35 +336,6 @@ def section_types() -> dict[str, type]:
     return typing.get_type_hints(Config)
 
 
-def _read_preset(name: str, config_dir: Path) -> dict[str, dict[str, Any]]:
-    path = Path(name) if name.endswith((".yaml", ".yml")) else config_dir / f"{name}.yaml"
-    if not path.is_file():
-        known = sorted(p.stem for p in config_dir.glob("*.yaml"))
-        raise ConfigError(f"no preset {quote(name)}{nearest(name, known)}; there are: {', '.join(known)}")
-    try:
-        content = _parse_yaml(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as e:
-        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(e).split())}") from e
-    content = {} if content is None else content
-    if not isinstance(content, dict) or not all(isinstance(v, dict) for v in content.values()):
-        raise ConfigError(f"{path} must hold sections of keys, as configs/defaults.yaml does")
-    return content
-
-
-def _parse_overrides(arguments: Sequence[str]) -> Iterable[tuple[str, str]]:
-    rest = list(arguments)
-    while rest:
-        flag = rest.pop(0)
-        if not flag.startswith("--"):
-            raise ConfigError(f"expected --section.key before {quote(flag)}")
-        dotted, equals, text = flag[2:].partition("=")
-        if not equals:
-            if not rest:
-                raise ConfigError(f"{quote(flag)} needs a value")
-            text = rest.pop(0)
-        yield dotted, text
-
-
 def _split_key(dotted: str) -> tuple[str, str]:
     section, _, key = dotted.partition(".")
     sections = section_types()
@@ -356,21 +344,12 @@ def _split_key(dotted: str) -> tuple[str, str]:
     raise ConfigError(f"unknown key {quote(dotted)}{nearest_key(dotted, {s: list(field_types(s)) for s in sections})}")
 
 
-def _parse_yaml(text: str) -> Any:
-    """Raises ValueError for whatever is wrong."""
-    try:
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, LookupError, AttributeError, TypeError, OverflowError, RecursionError) as e:
-        # PyYAML lets these escape for words such as "!!bool x", "!!timestamp x" or a thousand brackets.
-        raise ValueError(str(e)) from e
-
-
 def _coerce(text: str, dotted: str, kind: Any) -> Any:
     """A command-line word as the type of its key; lists are YAML flow sequences such as [1,2,4]."""
     if typing.get_origin(kind) is not list:
         return _convert(text, dotted, kind)
     try:
-        value = _parse_yaml(text)
+        value = parse_yaml(text)
     except ValueError as e:
         raise ConfigError(f"key '{dotted}': expected {expected(kind)}, got {quote(text)}") from e
     return _convert(value if isinstance(value, list) else [value], dotted, kind)
@@ -390,7 +369,8 @@ def _convert(value: Any, dotted: str, kind: Any) -> Any:
 
 def _check_relations(config: Config) -> None:
     """Constraints that involve more than one key."""
-    f, a = config.features, config.action
+    f, a, m = config.features, config.action, config.model
+    attends = m.core == "transformer"
     limits = [
         (f.win_length <= f.n_fft, "features.win_length must not exceed features.n_fft"),
         (f.f_min < (f.f_max or f.sample_rate / 2), "features.f_min must be below features.f_max (0 means half of features.sample_rate)"),
@@ -399,6 +379,12 @@ def _check_relations(config: Config) -> None:
         (a.kind != "stride" or bool(a.strides), "action.strides needs at least one stride for action.kind 'stride'"),
         (len(set(a.strides)) == len(a.strides), "action.strides must not repeat a stride"),
         (a.kind != "controls" or bool(a.columns), "action.columns needs at least one column for action.kind 'controls'"),
+        (
+            not (attends and m.dynamics == "rssm" and m.posterior == "filter"),
+            "model.core 'transformer' attends to a whole sequence at once, so with model.dynamics 'rssm' the posterior cannot wait for the "
+            "state: set model.posterior 'token', or model.dynamics 'belief'",
+        ),
+        (not attends or m.deter % (2 * m.heads) == 0, "model.deter must be a multiple of 2 * model.heads for model.core 'transformer'"),
         (config.training.steps > 0 or config.training.seconds > 0, "set training.steps or training.seconds"),
         (
             2 * config.workers.beat_s <= config.workers.lease_ttl_s,

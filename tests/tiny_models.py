@@ -12,14 +12,22 @@ from pydreaming.objectives import TensorBatch
 TOKEN_DIM = 12
 STRIDES = 3
 FORMS = [("belief", "filter"), ("belief", "token"), ("rssm", "filter"), ("rssm", "token")]
+ATTENDING_FORMS = [(*form, "transformer") for form in FORMS if form != ("rssm", "filter")]
+EVERY_FORM = [
+    (*form, latents) for form in [*((*form, "gru") for form in FORMS), *ATTENDING_FORMS] for latents in ("categorical", "gaussian")
+]
 _TINY = {
     "action.kind": "stride",
+    "augment.centre": "0",
     "model.encoder_layers": "[16]",
     "model.embed": "8",
     "model.deter": "10",
     "model.hidden": "9",
     "model.groups": "3",
     "model.classes": "4",
+    "model.gaussians": "5",
+    "model.window": "4",
+    "model.heads": "5",
     "model.decoder_hidden": "16",
     "objective.horizon": "2",
     "training.batch_size": "4",
@@ -36,9 +44,12 @@ def tiny_config(**overrides: object) -> Config:
     return load_config(["defaults"], [word for key, value in merged.items() for word in (f"--{key}", value)])
 
 
-def tiny_model(dynamics: str = "belief", posterior: str = "filter", **overrides: object) -> WorldModelNet:
+def tiny_model(
+    dynamics: str = "belief", posterior: str = "filter", core: str = "gru", latents: str = "categorical", **overrides: object
+) -> WorldModelNet:
     """An untrained model with weights from a fixed seed."""
-    config = tiny_config(model__dynamics=dynamics, model__posterior=posterior, **overrides)
+    forms = {"dynamics": dynamics, "posterior": posterior, "core": core, "latents": latents}
+    config = tiny_config(**{f"model__{key}": value for key, value in forms.items()}, **overrides)
     torch.manual_seed(0)
     return WorldModelNet(config.model, TOKEN_DIM, config.action.dim)
 

@@ -85,7 +85,7 @@ def make_exhibits(run: RunDir, config: Config, model: WorldModel, result: Evalua
     shown = sorted(clips, key=lambda clip: -len(clip.samples) / clip.sample_rate)[: max(1, len(clips) // 2)][::5][:CLIPS]
     for number, clip in enumerate(shown, start=1):
         _exhibit_clip(model, clip, number, folder, exhibits, sounds)
-    if clips:
+    if clips and model.net.dynamics.latents.discrete:
         usage = save(code_usage(code_marginal(model, (clip.source for clip in clips))), folder / "code_usage.png")
         exhibits.show("Which codes are used", usage, "A code that is never used says nothing; all bars short is collapse.")
     return exhibits

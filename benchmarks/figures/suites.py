@@ -22,7 +22,16 @@ from pydreaming.evaluation.anomaly import anomalies
 from pydreaming.evaluation.baselines import log_mel_features, log_mel_quantiles, more_log_mel_features
 from pydreaming.evaluation.clips import Clips, read_clips
 from pydreaming.evaluation.evaluate import evaluate_world
-from pydreaming.evaluation.features import CLIP_PARTS, CLIP_POOLING, PARTS, clip_features, join_parts, untrained_like
+from pydreaming.evaluation.features import (
+    CENTRED,
+    CLIP_PARTS,
+    CLIP_POOLING,
+    PARTS,
+    centred_bands,
+    clip_features,
+    join_parts,
+    untrained_like,
+)
 from pydreaming.evaluation.pooling import Array
 from pydreaming.evaluation.probes import ProbeRow, probe_rows, run_forest
 from pydreaming.evaluation.protocols import Protocol, plan_protocols, speaker_centred, strict_protocol
@@ -70,15 +79,18 @@ class Subject:
 
     def vectors(self) -> dict[str, Array]:
         """Line of the table -> vectors of the clips (N, D). The first is the row's own; of networks, parts and poolings follow."""
-        tokens, bands = self.clips.tokens, self.config.features.n_mels
+        tokens, n_mels = self.clips.tokens, self.config.features.n_mels
         if not self.networks:
-            found = log_mel_features(tokens, bands) | more_log_mel_features(tokens, bands)
+            found = log_mel_features(tokens, n_mels) | more_log_mel_features(tokens, n_mels)
             return {name: found[name] for name in found if (name == MFCC) == (self.job.row == "mfcc")}
         model, objective = self.networks[0]
-        pooled = {pooling: clip_features(model, tokens, self.clips.actions, pooling) for pooling in (CLIP_POOLING, OTHER_POOLING)}
+        bands = centred_bands(self.config)
+        pooled = {kind: clip_features(model, tokens, self.clips.actions, kind, bands) for kind in (CLIP_POOLING, OTHER_POOLING)}
         trained = [part for part in PARTS if objective.trains_latents or part not in LATENT]
-        own = [part for part in CLIP_PARTS if part in trained]
+        own = [part for part in CLIP_PARTS if part.removesuffix(CENTRED) in trained]
         lines = {self.job.row: join_parts(pooled[CLIP_POOLING], own)}
+        views = {f"{self.job.row}, {view}": [p for p in own if p.endswith(CENTRED) == (view == "centred")] for view in ("plain", "centred")}
+        lines |= {name: join_parts(pooled[CLIP_POOLING], parts) for name, parts in views.items() if bands}
         lines |= {f"{self.job.row}, {part} only": pooled[CLIP_POOLING][part] for part in trained if [part] != own}
         return lines | {f"{self.job.row}, {OTHER_POOLING}": join_parts(pooled[OTHER_POOLING], own)}
 

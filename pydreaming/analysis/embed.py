@@ -42,11 +42,11 @@ def take_part(observed: Observed, part: str) -> Tensor:
     if part == "deter":
         return observed.post.deter
     if part == "stoch":
-        return observed.post.logits.exp().flatten(-2)
+        return observed.post.mean
     if part == "code":
         return observed.post.stoch.flatten(-2)
     if part == "feat":
-        return torch.cat([observed.post.deter, observed.post.logits.exp().flatten(-2)], -1)
+        return torch.cat([observed.post.deter, observed.post.mean], -1)
     raise UsageError(f"there is no part '{part}'; there are {', '.join(PARTS)}")
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 PARTS: dict[str, str] = {
     "feat": "deter and stoch side by side",
     "deter": "deterministic state, all that was heard up to the window",
-    "stoch": "discrete state: the probabilities of each code of the window",
-    "code": "the window's code itself, one-hot per group",
+    "stoch": "latent state: the probabilities of each code of the window (the means, where latents are Gaussian)",
+    "code": "the window's code itself, one-hot per group (the sampled values, where latents are Gaussian)",
     "embed": "encoder's view of the window alone",
 }
 POOLINGS: dict[str, str] = {

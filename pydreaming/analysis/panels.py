@@ -54,7 +54,12 @@ def one_step(model: WorldModel, tokens: Frames, samples: int = 8, seed: int = 0)
 
 
 def code_marginal(model: WorldModel, sources: Iterable[Source]) -> npt.NDArray[np.float64]:
-    """Mean probability of each code over the windows of all sources: (S, K), rows sum to 1. Raises UsageError without sources."""
+    """Mean probability of each code over the windows of all sources: (S, K), rows sum to 1.
+
+    Raises UsageError without sources, or when the latents are no codes.
+    """
+    if not model.net.dynamics.latents.discrete:
+        raise UsageError(f"code usage needs codes, and the model has {model.config.model.latents} latents")
     total: torch.Tensor | None = None
     count = 0
     for source in sources:

@@ -7,6 +7,7 @@ Figures are made without pyplot, so nothing here has state or needs a display.
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,7 +130,7 @@ def surprise_picture(log_mel: Array, times_s: Array, curves: Mapping[str, Array]
     for ax, (name, values), colour in zip(axes[1:], curves.items(), (BLUE, VERMILION, GREEN, ORANGE), strict=False):
         _curve(ax, times_s[shown], values[shown], colour)
         ax.set_title(name, fontsize=_LABEL, loc="left")
-        ax.set_ylim(bottom=0)
+        ax.set_ylim(bottom=min(0.0, float(values[shown].min())))  # differential entropies may lie below zero
         _curve_axes(ax, "bits")
     axes[-1].set_xlabel("time (s)", fontsize=_LABEL)
     axes[-1].set_xlim(0, end_s)
@@ -185,7 +186,7 @@ def probe_bars(scores: Mapping[str, Mapping[str, float | tuple[float, float, flo
             fill: dict[str, Any] = {"color": colours[m % 5], "hatch": hatches[m % 5], "edgecolor": "white", "label": label}
             ax.bar(x, value, width * 0.94, yerr=[[value - low], [high - value]], error_kw={"ecolor": INK, "elinewidth": 1.2}, **fill)
             ax.text(x, high + 1.2, f"{value:.0f}", ha="center", va="bottom", fontsize=_SMALL, color=INK)
-    ax.set_xticks(range(len(tasks)), [_wrap(task) for task in tasks])
+    ax.set_xticks(range(len(tasks)), [_wrap(task, max(10, 64 // max(1, len(tasks)))) for task in tasks])
     ax.set_ylim(0, 112)
     ax.set_yticks(range(0, 101, 20))
     _curve_axes(ax, ylabel)
@@ -317,12 +318,6 @@ def _legend(figure: Figure, ax: Axes) -> None:
     figure.legend(*ax.get_legend_handles_labels(), loc="outside upper left", ncols=2, fontsize=_SMALL, frameon=False)
 
 
-def _wrap(text: str, width: int = 16) -> str:
-    """Break a label at spaces so that neighbours do not run into each other."""
-    lines = [""]
-    for word in text.split():
-        if lines[-1] and len(lines[-1]) + 1 + len(word) > width:
-            lines.append(word)
-        else:
-            lines[-1] = f"{lines[-1]} {word}".strip()
-    return "\n".join(lines)
+def _wrap(text: str, width: int) -> str:
+    """Break a label at spaces and hyphens so that neighbours do not run into each other."""
+    return "\n".join(textwrap.wrap(text, width, break_long_words=False))

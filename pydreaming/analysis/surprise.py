@@ -4,6 +4,8 @@
     prior_entropy  entropy of the prior: how uncertain the model was beforehand
     nll            -log2 prior(code): how improbable the code was that the window turned out to have
 
+With Gaussian latents the code has a density: prior_entropy and nll are differential, and may lie below zero.
+
 A window can be unpredictable and unsurprising (high entropy, low kl), or confidently mispredicted (low entropy, high nll).
 The first window of a recording has no past; its values say how unusual a beginning it is.
 """
@@ -23,7 +25,6 @@ from pydreaming.analysis.inputs import Source
 from pydreaming.analysis.pictures import save, surprise_picture
 from pydreaming.analysis.world_model import WorldModel, token_times
 from pydreaming.config import FeatureConfig
-from pydreaming.models.distributions import entropy, kl_divergence
 from pydreaming.models.state import Observed
 from pydreaming.replay.tables import write_table
 
@@ -57,12 +58,8 @@ class Surprise:
 
 def curves_of(observed: Observed) -> dict[str, Tensor]:
     """The curves of a posterior rollout, by name: (B, T) bits each."""
-    post, prior = observed.post, observed.prior_logits
-    nats = {
-        "kl": kl_divergence(post.logits, prior),
-        "prior_entropy": entropy(prior),
-        "nll": -(post.stoch * prior).sum((-2, -1)),
-    }
+    post, prior, latents = observed.post, observed.prior_logits, observed.post.latents
+    nats = {"kl": latents.kl(post.logits, prior), "prior_entropy": latents.entropy(prior), "nll": latents.nll(post.stoch, prior)}
     return {name: value / math.log(2) for name, value in nats.items()}
 
 

@@ -23,7 +23,8 @@ from pydreaming.audio.features import FrontEnd
 from pydreaming.audio.tokens import Frames, token_start_samples
 from pydreaming.config import ActionConfig, FeatureConfig
 from pydreaming.errors import CheckpointError, UsageError
-from pydreaming.models.state import Observed, State
+from pydreaming.models.latents import CATEGORICAL, Latents
+from pydreaming.models.state import Observed, State, join_states
 from pydreaming.models.world_model import WorldModelNet
 from pydreaming.objectives import Objective
 from pydreaming.training.checkpoint import CheckpointState, load_networks
@@ -151,7 +152,7 @@ class WorldModel:
 
         The latents' noise is drawn step by step, so that a seed gives the same samples whatever the chunks.
         """
-        noise = None if seed is None else NoiseStream(seed, self.config.model.groups, self.config.model.classes)
+        noise = None if seed is None else self._noise(seed)
         carry, done = None, 0
         for values in rechunk(parts, chunk):
             t = len(values)
@@ -168,10 +169,7 @@ class WorldModel:
     @torch.inference_mode()
     def imagine(self, state: State, steps: int, samples: int, temperature: float = 1.0, seed: int | None = 0) -> State:
         """Futures from one state (1, ...): (samples, steps, ...). `seed` None takes the mode at each step, in every sample."""
-        noise = None
-        if seed is not None:
-            c = self.config.model
-            noise = NoiseStream(seed, c.groups, c.classes).draw(samples, steps).to(self.device)
+        noise = None if seed is None else self._noise(seed).draw(samples, steps).to(self.device)
         actions = self._actions(steps).expand(samples, -1, -1)
         return self.net.imagine(state.repeat(samples), actions, noise, temperature)
 
@@ -202,6 +200,11 @@ class WorldModel:
 
         return dream(self, source, seconds, samples, temperature, seed)
 
+    def _noise(self, seed: int) -> NoiseStream:
+        latents = self.net.dynamics.latents
+        S, _, K = latents.sizes(self.config.model)
+        return NoiseStream(seed, S, K, latents)
+
     def _actions(self, steps: int) -> Tensor:
         """Actions (1, steps, A) of listening on without a jump."""
         row = torch.tensor(neutral_action(self.config.action), device=self.device)
@@ -209,16 +212,20 @@ class WorldModel:
 
 
 class NoiseStream:
-    """Gumbel noise in an order that does not depend on how many steps are drawn at a time (with one sequence), nor on the device."""
+    """The latents' noise in an order that does not depend on how many steps are drawn at a time (with one sequence), nor on the device.
 
-    def __init__(self, seed: int, groups: int, classes: int) -> None:
+    Args:
+      variables, values: S and K of `latents`.
+    """
+
+    def __init__(self, seed: int, variables: int, values: int, latents: Latents = CATEGORICAL) -> None:
         self._random = np.random.Generator(np.random.PCG64(seed))
-        self._shape = (groups, classes)
+        self._shape = (variables, values)
+        self._latents = latents
 
     def draw(self, batch: int, steps: int) -> Tensor:
         """(batch, steps, S, K) float32."""
-        exponential = self._random.standard_exponential((batch, steps, *self._shape)).astype(np.float32)
-        return torch.from_numpy(-np.log(np.maximum(exponential, np.float32(1e-30))))
+        return self._latents.numpy_noise((batch, steps, *self._shape), self._random)
 
 
 def neutral_action(action: ActionConfig) -> list[float]:
@@ -262,12 +269,11 @@ def join_observed(parts: list[Observed]) -> Observed:
     def joined(name: str) -> Tensor:
         return torch.cat([getattr(part, name) for part in parts], 1)
 
-    post = State(*(torch.cat([getattr(part.post, name) for part in parts], 1) for name in ("deter", "stoch", "logits")))
     return Observed(
         embed=joined("embed"),
         action=joined("action"),
         is_first=joined("is_first"),
-        post=post,
+        post=join_states([part.post for part in parts]),
         prior_logits=joined("prior_logits"),
         context=joined("context"),
         previous=joined("previous"),

@@ -59,12 +59,14 @@ def abx(model: WorldModelNet, tokens: Sequence[Array], actions: Sequence[Array],
 
 
 def state_sequences(model: WorldModelNet, tokens: Sequence[Array], actions: Sequence[Array]) -> dict[str, list[Array]]:
-    """Per clip (T_i, F) by representation: deter, stoch (the posterior's probabilities), codes (its modes, one-hot), embed."""
+    """Per clip (T_i, F) by representation: deter, stoch (the posterior's mean), codes (its modes, one-hot, where latents
+    are discrete), embed."""
     parts: dict[str, dict[int, Array]] = {}
     for heard in listen(model, tokens, actions):
         post = heard.observed.post
-        modes = functional.one_hot(post.logits.argmax(-1), post.logits.shape[-1])
-        values = {"deter": post.deter, "stoch": post.logits.exp().flatten(-2), "codes": modes.flatten(-2), "embed": heard.observed.embed}
+        values = {"deter": post.deter, "stoch": post.mean, "embed": heard.observed.embed}
+        if post.latents.discrete:
+            values["codes"] = functional.one_hot(post.logits.argmax(-1), post.logits.shape[-1]).flatten(-2)
         for name, value in values.items():
             parts.setdefault(name, {}).update(heard.split(value))
     return {name: [clips[i] for i in range(len(tokens))] for name, clips in parts.items()}

@@ -31,7 +31,6 @@ from pydreaming.audio.tokens import cut_tokens, join_tokens
 from pydreaming.config import FeatureConfig
 from pydreaming.evaluation.listening import listen
 from pydreaming.evaluation.pooling import Array
-from pydreaming.models.distributions import kl_divergence
 from pydreaming.models.world_model import WorldModelNet
 from pydreaming.objectives import Objective
 
@@ -139,7 +138,7 @@ def boundary_scores(
     (whole,) = listen(model, [tokens], [np.tile(action, (T, 1))])
     scores: dict[str, Scores] = {}
     if objective.trains_latents:
-        scores["surprise"] = kl_divergence(whole.observed.post.logits, whole.observed.prior_logits)[0].double().cpu().numpy()
+        scores["surprise"] = whole.observed.kl()[0].double().cpu().numpy()
         scores["restart"] = _restart(model, scores["surprise"], tokens, action)
     ahead = objective.ahead_of(whole.observed)
     if ahead is not None:
@@ -178,7 +177,7 @@ def _restart(model: WorldModelNet, going_on: Scores, tokens: Array, action: Arra
     windows = [tokens[t : t + RESTART] for t in range(T)]
     scores = np.zeros(T)
     for heard in listen(model, windows, [np.tile(action, (len(window), 1)) for window in windows]):
-        for t, afresh in heard.split(kl_divergence(heard.observed.post.logits, heard.observed.prior_logits)):
+        for t, afresh in heard.split(heard.observed.kl()):
             scores[t] = going_on[t : t + RESTART].sum() - afresh.sum(dtype=np.float64)
     return scores
 

@@ -44,6 +44,8 @@ def code_statistics(model: WorldModelNet, tokens: Sequence[Array], actions: Sequ
     Args:
       token_s: seconds between the starts of adjacent windows.
     """
+    if not model.dynamics.latents.discrete:
+        return "No bitrate of the code: the latents are not discrete."
     windows = sum(len(clip) for clip in tokens)
     if windows < LEAST_WINDOWS:
         return f"No bitrate of the code: {windows} windows are too few (at least {LEAST_WINDOWS})."

@@ -13,7 +13,7 @@ import torch
 from pydreaming.config import Config
 from pydreaming.evaluation.baselines import LOG_MEL, MORE_LOG_MEL, log_mel_features, more_log_mel_features
 from pydreaming.evaluation.clips import Clips
-from pydreaming.evaluation.features import PARTS, clip_features, join_parts, untrained_like
+from pydreaming.evaluation.features import PARTS, centred_bands, clip_features, join_parts, untrained_like
 from pydreaming.evaluation.ngram import CodeNgrams
 from pydreaming.evaluation.open_loop import STEPS, OpenLoop, open_loop
 from pydreaming.evaluation.pooling import Array
@@ -98,7 +98,7 @@ def evaluate_world(
         result.notes.append(f"No open-loop figures, no surprise and no dreams: objective {config.objective.name} trains no latents.")
         return result
     ngrams = None
-    if heard is not None and (rows := np.flatnonzero(~heard.held_out)).size:
+    if heard is not None and model.dynamics.latents.discrete and (rows := np.flatnonzero(~heard.held_out)).size:
         ngrams = CodeNgrams(model, [heard.tokens[i] for i in rows], [heard.actions[i] for i in rows], STEPS)
     result.open_loop = open_loop(model, objective, batches, e.rollouts, e.context_tokens, generator, ngrams)
     if result.open_loop is None:
@@ -124,7 +124,7 @@ def evaluate_probes(
         return [], list(known), notes
     shown = protocols if complete else protocols[:1]
     baselines = _baselines(model, clips, config, shown, known, complete, jobs)
-    features = clip_features(model, clips.tokens, clips.actions)
+    features = clip_features(model, clips.tokens, clips.actions, centred_bands=centred_bands(config))
     ours = {OURS: join_parts(features)}
     if not complete:
         c = {(row.label, row.protocol): row.c for row in baselines if row.features == UNTRAINED}
@@ -149,7 +149,7 @@ def _baselines(
         features |= more_log_mel_features(clips.tokens, config.features.n_mels)
     if lack(UNTRAINED):
         untrained = untrained_like(config, model.token_dim, model.action_dim, model.device)
-        features[UNTRAINED] = join_parts(clip_features(untrained, clips.tokens, clips.actions))
+        features[UNTRAINED] = join_parts(clip_features(untrained, clips.tokens, clips.actions, centred_bands=centred_bands(config)))
     return [*known, *probe_rows(protocols, features, jobs, known)]
 
 

@@ -14,7 +14,9 @@ from pydreaming.evaluation.pooling import Array, pool_clips
 from pydreaming.models.world_model import WorldModelNet
 
 PARTS = ("deter", "stoch", "embed")
-CLIP_PARTS, CLIP_POOLING = ("deter", "stoch"), "thirds_std"  # the clip vector: what the row `world model` is probed on
+CENTRED = ", centred"  # behind a part's name: of the clip without its mean per band
+# The clip vector: what the row `world model` is probed on.
+CLIP_PARTS, CLIP_POOLING = ("deter", "stoch", "deter" + CENTRED, "stoch" + CENTRED), "thirds_std"
 MAX_PADDED_TOKENS = 20_000  # tokens in one batch, padding included
 
 
@@ -29,17 +31,39 @@ class ClipBatch:
 
 
 @torch.no_grad()
-def clip_features(model: WorldModelNet, tokens: Sequence[Array], actions: Sequence[Array], pooling: str = CLIP_POOLING) -> dict[str, Array]:
+def clip_features(
+    model: WorldModelNet, tokens: Sequence[Array], actions: Sequence[Array], pooling: str = CLIP_POOLING, centred_bands: int = 0
+) -> dict[str, Array]:
     """Pooled features of each clip by part.
 
-    `stoch` is the posterior's probabilities, which carry more than its one sample; `feat` is deter and stoch side by side. `join_parts`
-    puts together others.
+    `stoch` is the posterior's mean (probabilities where it is categorical), which carries more than its one sample; `feat` is deter and
+    stoch side by side. `join_parts` puts together others.
 
     Args:
       pooling: see `pooling.POOLINGS`.
+      centred_bands: n_mels, to hear each clip a second time without its mean per band, as a model that was trained so (`augment.centre`)
+        can; parts of that view have CENTRED behind their names. It needs the whole clip, so it is for clips, not for streams. 0: not.
     Returns:
       part -> (N, 4 D_part) with the default pooling.
     """
+    features = _pooled_parts(model, tokens, actions, pooling)
+    if centred_bands:
+        centred = [_centred(clip, centred_bands) for clip in tokens]
+        features |= {part + CENTRED: values for part, values in _pooled_parts(model, centred, actions, pooling).items()}
+    return features
+
+
+def join_parts(features: Mapping[str, Array], parts: Sequence[str] = CLIP_PARTS) -> Array:
+    """Those of the parts that there are, side by side: (N, sum of their widths). The default gives the clip vector."""
+    return np.concatenate([features[part] for part in parts if part in features], 1)
+
+
+def centred_bands(config: Config) -> int:
+    """What `clip_features` shall be given for a model of this configuration."""
+    return config.features.n_mels if config.augment.centre else 0
+
+
+def _pooled_parts(model: WorldModelNet, tokens: Sequence[Array], actions: Sequence[Array], pooling: str) -> dict[str, Array]:
     parts: dict[str, list[Array | None]] = {part: [None] * len(tokens) for part in PARTS}
     for rows in similar_lengths([len(clip) for clip in tokens]):
         # The model is causal, so padding cannot reach what is read.
@@ -47,7 +71,7 @@ def clip_features(model: WorldModelNet, tokens: Sequence[Array], actions: Sequen
         observed = model.observe(batch.tokens, batch.action, batch.is_first)
         values = {
             "deter": observed.post.deter,
-            "stoch": observed.post.logits.exp().flatten(-2),
+            "stoch": observed.post.mean,
             "embed": observed.embed,
         }
         for part, value in values.items():
@@ -58,9 +82,11 @@ def clip_features(model: WorldModelNet, tokens: Sequence[Array], actions: Sequen
     return pooled | {"feat": join_parts(pooled, ("deter", "stoch"))}
 
 
-def join_parts(features: Mapping[str, Array], parts: Sequence[str] = CLIP_PARTS) -> Array:
-    """Parts side by side: (N, sum of their widths). The default gives the clip vector."""
-    return np.concatenate([features[part] for part in parts], 1)
+def _centred(clip: Array, n_mels: int) -> Array:
+    """(T, D) without its mean per band; see `training.views`."""
+    frames = clip.reshape(len(clip), -1, n_mels)
+    centred: Array = (frames - frames.mean((0, 1))).reshape(clip.shape)
+    return centred
 
 
 def untrained_like(config: Config, token_dim: int, action_dim: int, device: torch.device) -> WorldModelNet:

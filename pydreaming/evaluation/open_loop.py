@@ -15,11 +15,10 @@ import torch
 from torch import Tensor
 
 from pydreaming.evaluation.ngram import CodeNgrams
-from pydreaming.models.distributions import kl_divergence
 from pydreaming.models.state import Observed
 from pydreaming.models.world_model import WorldModelNet
 from pydreaming.objectives import Objective, TensorBatch
-from pydreaming.training.open_loop import Rollouts, marginal, mixture, rollouts
+from pydreaming.training.open_loop import Rollouts, rollouts
 
 CANDIDATES = 256
 STEPS = (1, 2, 4, 8, 16)
@@ -127,9 +126,10 @@ def _score(model: WorldModelNet, objective: Objective, batch: TensorBatch, obser
     start, steps, temperature = futures.start, futures.valid.shape[1], objective.config.temperature
     target = objective.target(observed.embed)
     predicted = objective.predict(futures.states)  # (B, R, N, P)
-    unigram = marginal(observed.post.logits, batch.mask)
+    latents = observed.post.latents
+    unigram = latents.marginal(observed.post.logits, batch.mask)
     last = observed.post.logits[:, start]
-    imagined = mixture(futures.states.logits)
+    imagined = latents.mixture(futures.states.logits)
     for k in (k for k in STEPS if k <= steps):
         valid = futures.valid[:, k - 1]
         if not bool(valid.any()):
@@ -141,9 +141,9 @@ def _score(model: WorldModelNet, objective: Objective, batch: TensorBatch, obser
         others = choice.scatter(1, (positive - k).unsqueeze(1), False)
         means.add("retrieval_copy", k, _found(target[:, None, start], target, others, positive, temperature)[valid])
         post = observed.post.logits[:, start + k]
-        floor = kl_divergence(post, unigram.expand_as(post))
-        means.add("gain", k, (floor - kl_divergence(post, imagined[:, k - 1]))[valid])
-        means.add("gain_copy", k, (floor - kl_divergence(post, last))[valid])
+        floor = latents.kl(post, unigram.expand_as(post))
+        means.add("gain", k, (floor - latents.kl(post, imagined[:, k - 1]))[valid])
+        means.add("gain_copy", k, (floor - latents.kl(post, last))[valid])
     valid = futures.valid[:, 0]
     if bool(valid.any()):
         window = batch.tokens[:, start + 1]
@@ -154,8 +154,8 @@ def _score(model: WorldModelNet, objective: Objective, batch: TensorBatch, obser
 
 def _score_ngrams(ngrams: CodeNgrams, batch: TensorBatch, observed: Observed, futures: Rollouts, means: _Means) -> None:
     """Add the figures of the n-grams from one start. A trigram whose older code lies in another clip backs off to the bigram."""
-    start, log_post = futures.start, observed.post.logits
-    unigram, mode = marginal(log_post, batch.mask), log_post.argmax(-1)
+    start, log_post, latents = futures.start, observed.post.logits, observed.post.latents
+    unigram, mode = latents.marginal(log_post, batch.mask), log_post.argmax(-1)
     codes = log_post.exp().flatten(-2)
     inside = ~batch.is_first[:, start] & (start > 0)
     for k in (k for k in STEPS if k <= futures.valid.shape[1]):
@@ -166,11 +166,11 @@ def _score_ngrams(ngrams: CodeNgrams, batch: TensorBatch, observed: Observed, fu
         bigram = ngrams.predict(k, mode[:, start])
         trigram = ngrams.predict(k, mode[:, start], mode[:, max(0, start - 1)])
         post = log_post[:, start + k]
-        floor = kl_divergence(post, unigram.expand_as(post))
+        floor = latents.kl(post, unigram.expand_as(post))
         for name, guess in (("bigram", bigram), ("trigram", trigram.where(inside[:, None, None], bigram))):
             # The expected log-likelihood of each candidate's code; the softmax over candidates changes no order.
             means.add(f"retrieval_{name}", k, _found(guess.flatten(-2).unsqueeze(1), codes, choice, positive, 1.0)[valid])
-            means.add(f"gain_{name}", k, (floor - kl_divergence(post, guess))[valid])
+            means.add(f"gain_{name}", k, (floor - latents.kl(post, guess))[valid])
 
 
 def _candidates(batch: TensorBatch, at: int) -> tuple[Tensor, Tensor]:

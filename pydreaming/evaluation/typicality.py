@@ -25,11 +25,9 @@ from torch.nn import functional
 
 from pydreaming.evaluation.listening import listen
 from pydreaming.evaluation.pooling import Array
-from pydreaming.models.distributions import entropy, kl_divergence
 from pydreaming.models.state import Observed
 from pydreaming.models.world_model import WorldModelNet
 from pydreaming.objectives import Objective
-from pydreaming.training.open_loop import marginal
 
 LEAST_CLIPS = 20  # normal clips below which no covariance is fitted
 FLOOR = 1e-3  # added before the logarithm: nats and cosines below it are no news
@@ -56,15 +54,12 @@ class SurpriseStatistics:
 
 @torch.no_grad()
 def code_marginal(model: WorldModelNet, tokens: Sequence[Array], actions: Sequence[Array] | None = None) -> Tensor:
-    """Log of the posterior's mean over all windows of the clips: (S, K). Raises ValueError without a window."""
-    total, count = torch.zeros(()), 0
-    for heard in listen(model, tokens, actions):
-        steps = int(heard.mask.sum())
-        total = total + steps * marginal(heard.observed.post.logits, heard.mask).exp()
-        count += steps
-    if not count:
+    """The mean distribution of the posterior over all windows of the clips: (S, P). Raises ValueError without a window."""
+    windows = [heard.observed.post.logits[heard.mask] for heard in listen(model, tokens, actions)]
+    if not sum(map(len, windows)):
         raise ValueError("the marginal of the code needs at least one window")
-    return (total / count).log()
+    logits = torch.cat(windows).unsqueeze(0)
+    return model.dynamics.latents.marginal(logits, torch.ones(logits.shape[:2], dtype=torch.bool, device=logits.device))
 
 
 @torch.no_grad()
@@ -135,10 +130,10 @@ def _curves(objective: Objective, observed: Observed, unigram: Tensor) -> dict[s
     marginal. As 1 - cosine: the embedding against the one before, and, where the objective has heads, each token against what was
     expected of it k steps before.
     """
-    post, prior = observed.post.logits, observed.prior_logits
-    curves = {"kl": kl_divergence(post, prior), "prior_entropy": entropy(prior), "post_entropy": entropy(post)}
+    post, prior, latents = observed.post.logits, observed.prior_logits, observed.post.latents
+    curves = {"kl": observed.kl(), "prior_entropy": latents.entropy(prior), "post_entropy": latents.entropy(post)}
     curves["nll"] = curves["kl"] + curves["post_entropy"]
-    curves["nll_marginal"] = kl_divergence(post, unigram.expand_as(post)) + curves["post_entropy"]
+    curves["nll_marginal"] = latents.kl(post, unigram.expand_as(post)) + curves["post_entropy"]
     embed, T = observed.embed.float(), post.shape[1]
     curves["change"] = _delayed(1 - functional.cosine_similarity(embed[:, 1:], embed[:, :-1], dim=-1), 1, T)
     ahead = objective.ahead_of(observed)

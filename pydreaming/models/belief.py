@@ -1,7 +1,7 @@
-"""A deterministic trunk with a discrete belief beside it.
+"""A deterministic trunk with a belief beside it that is updated by samples.
 
-    trunk       c_t = GRU(c_{t-1}, [e_t, a_t])            all that is known at t, from the tokens
-    posterior   P_t = softmax(W LN(e_t) + V c_{t-1})      (V only with posterior: filter)
+    trunk       c_t = GRU(c_{t-1}, [e_t, a_t])            all that is known at t, from the tokens (or a transformer's output, see `cores`)
+    posterior   P_t = softmax(W LN(e_t) + V c_{t-1})      (V only with posterior: filter; a normal distribution for Gaussian latents)
     prior       p(z_t | s_{t-1}, a_t)                     s is a trunk state or a belief
     update      s_t = U(s_{t-1}, z_t, a_t)                g, n = Linear([s, z, a]);  s + sigmoid(g) (tanh(n) - s)
 
@@ -15,48 +15,50 @@ must learn to agree with it. The form is this project's own (its objective follo
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
 from pydreaming.config import ModelConfig
-from pydreaming.models.distributions import straight_through
 from pydreaming.models.dynamics import Dynamics
-from pydreaming.models.layers import run_gru, shift_right
+from pydreaming.models.layers import shift_right
 from pydreaming.models.state import Observed, State, Unroll, stack_states
 
 
 class Belief(Dynamics):
-    """Trunk, discrete posterior and prior, and the belief update."""
+    """Trunk, posterior and prior of the latents, and the belief update."""
 
     def __init__(self, config: ModelConfig, action_dim: int) -> None:
-        super().__init__(config, context_dim=config.deter)
-        self.gru = nn.GRU(config.embed + action_dim, config.deter, batch_first=True)
-        self.post_token = nn.Sequential(nn.LayerNorm(config.embed), nn.Linear(config.embed, self.latent))
-        self.post_past = nn.Linear(config.deter, self.latent, bias=False) if config.posterior == "filter" else None
-        self.prior = nn.Linear(config.deter + action_dim, self.latent)
+        super().__init__(config)
+        self.build_core(config.embed + action_dim)
+        self.post_token = nn.Sequential(nn.LayerNorm(config.embed), nn.Linear(config.embed, self.scores))
+        self.post_past = nn.Linear(config.deter, self.scores, bias=False) if config.posterior == "filter" else None
+        self.prior = nn.Linear(config.deter + action_dim, self.scores)
         self.update = nn.Linear(config.deter + self.latent + action_dim, 2 * config.deter)
 
     def observe(self, embed: Tensor, action: Tensor, is_first: Tensor, carry: State, noise: Tensor | None) -> Observed:
         """Posterior rollout; see `Dynamics`."""
         action = action * (~is_first).unsqueeze(-1).to(action.dtype)
-        deter = run_gru(self.gru, torch.cat([embed, action], -1), is_first, carry.deter)
+        deter, memory = self.core.run(torch.cat([embed, action], -1), is_first, carry.deter, carry.memory)
         previous = shift_right(deter, carry.deter, is_first)
         seen, past = (embed.detach(), previous.detach()) if self.config.detach_latents else (embed, previous)
         scores = self.post_token(seen)
         if self.post_past is not None:
             scores = scores + self.post_past(past)
-        logits = self.log_probs(scores)
-        post = State(deter, straight_through(logits, noise), logits)
-        prior_logits = self._prior(past, action)
-        return Observed(embed, action, is_first, post, prior_logits, deter, past, post.at(slice(None), -1))
+        logits = self.logits(scores)
+        # Imagination needs beliefs only, so the memory is kept where the trunk goes on, and not beside every state.
+        post = State(deter, self.latents.sample(logits, noise), logits, None, self.latents)
+        carry = replace(post.at(slice(None), -1), memory=None if memory is None else memory[:, -1])
+        return Observed(embed, action, is_first, post, self._prior(past, action), deter, past, carry)
 
     def imagine(self, state: State, actions: Tensor, noise: Tensor | None, temperature: float = 1.0) -> State:
         """Prior rollout; see `Dynamics`."""
         states = []
         for n in range(actions.shape[1]):
             logits = self._prior(state.deter, actions[:, n])
-            stoch = straight_through(logits / temperature, None if noise is None else noise[:, n])
-            state = State(self._update(state.deter, stoch, actions[:, n]), stoch, logits)
+            stoch = self.latents.sample(logits, None if noise is None else noise[:, n], temperature)
+            state = State(self._update(state.deter, stoch, actions[:, n]), stoch, logits, None, self.latents)
             states.append(state)
         return stack_states(states)
 
@@ -78,7 +80,7 @@ class Belief(Dynamics):
         return result
 
     def _prior(self, deter: Tensor, action: Tensor) -> Tensor:
-        return self.log_probs(self.prior(torch.cat([deter, action], -1)))
+        return self.logits(self.prior(torch.cat([deter, action], -1)))
 
     def _update(self, deter: Tensor, stoch: Tensor, action: Tensor) -> Tensor:
         gate, new = self.update(torch.cat([deter, stoch.flatten(-2), action], -1)).chunk(2, -1)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 
 def mlp(sizes: Sequence[int]) -> nn.Sequential:
@@ -35,7 +36,8 @@ def shift_right(x: Tensor, first: Tensor, is_first: Tensor) -> Tensor:
 def run_gru(gru: nn.GRU, x: Tensor, is_first: Tensor, h0: Tensor) -> Tensor:
     """A fused GRU over sequences that restart from zero at every `is_first`.
 
-    A fused kernel cannot reset in mid-sequence, so each run between resets becomes a row of its own and all rows go through one call.
+    A fused kernel cannot reset in mid-sequence, so each run between resets becomes a row of its own and all rows go through one call,
+    packed: runs differ in length, and padding them to the longest would triple the work on short clips.
 
     Args:
       gru: one layer, batch first.
@@ -54,12 +56,13 @@ def run_gru(gru: nn.GRU, x: Tensor, is_first: Tensor, h0: Tensor) -> Tensor:
     starts = is_first.clone()
     starts[:, 0] = True
     begin = starts.flatten().nonzero().squeeze(1)  # (N,) flat index of each run's first step
-    end = torch.cat([begin[1:], begin.new_tensor([B * T])])
-    length = int((end - begin).max())
-    index = begin.unsqueeze(1) + torch.arange(length, device=x.device)  # (N, L) flat index of each run's steps
-    inside = index < end.unsqueeze(1)
-    rows = x.flatten(0, 1)[index.clamp_max(B * T - 1)]  # (N, L, I); steps past a run's end are computed and dropped
+    lengths, order = torch.diff(begin, append=begin.new_tensor([B * T])).sort(descending=True)
+    begin = begin[order]
+    step = torch.arange(int(lengths[0]), device=x.device).unsqueeze(1)
+    inside = step < lengths  # (L, N): at each step the runs that have not ended, the longest first
+    index = (begin + step)[inside]  # (B * T,) flat index of each packed step
     # A run carries a state in only where it opens its sequence.
     opens = (begin % T == 0).to(h0.dtype).unsqueeze(1)
-    states: Tensor = gru(rows, (h0[begin // T] * opens).unsqueeze(0))[0]
-    return states[inside].reshape(B, T, -1).to(h0.dtype)
+    packed = PackedSequence(x.flatten(0, 1)[index], inside.sum(1).cpu())
+    states: Tensor = gru(packed, (h0[begin // T] * opens).unsqueeze(0))[0].data
+    return torch.empty_like(states).index_copy(0, index, states).reshape(B, T, -1).to(h0.dtype)

@@ -1,14 +1,18 @@
 """What the dynamics pass around.
 
-Shape legend: B sequences, T steps, E embedding, D deterministic width, S groups, K classes, A action width, C context width.
+Shape legend: B sequences, T steps, E embedding, D deterministic width, A action width, C context width; S variables of the latent state,
+P parameters of each, K values in a sample of each (categorical: P = K classes; see `latents`); W slots of M values in a memory.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from pydreaming.models.latents import CATEGORICAL, Latents
 
 
 @dataclass(frozen=True)
@@ -17,35 +21,75 @@ class State:
 
     Attributes:
       deter: (..., D) deterministic part.
-      stoch: (..., S, K) one-hot discrete part.
-      logits: (..., S, K) log-probabilities the discrete part was drawn from.
+      stoch: (..., S, K) sample of the latents, one-hot where they are categorical.
+      logits: (..., S, P) parameters of the distribution it was drawn from; log-probabilities where it is categorical.
+      memory: (..., M, W) what an attending core keeps of the last W steps, newest last, zeros where empty; None where nothing is needed.
+      latents: the family of distributions that `logits` belong to.
     """
 
     deter: Tensor
     stoch: Tensor
     logits: Tensor
+    memory: Tensor | None = None
+    latents: Latents = CATEGORICAL
 
     @property
     def feat(self) -> Tensor:
         """(..., D + S * K): deter and stoch side by side."""
         return torch.cat([self.deter, self.stoch.flatten(-2).to(self.deter.dtype)], -1)
 
+    @property
+    def mean(self) -> Tensor:
+        """(..., S * K): what `stoch` is on average, which says more than one sample; probabilities where it is categorical."""
+        return self.latents.mean(self.logits).flatten(-2)
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> State:
+        """The same change made to every tensor."""
+        memory = None if self.memory is None else change(self.memory)
+        return State(change(self.deter), change(self.stoch), change(self.logits), memory, self.latents)
+
     def at(self, *index: int | slice | Tensor | None) -> State:
         """The same index applied to every part, e.g. `state.at(slice(None), -1)` for the last step."""
-        return State(self.deter[index], self.stoch[index], self.logits[index])
+        return self.map(lambda x: x[index])
 
     def repeat(self, times: int) -> State:
         """Each row `times` times in succession: (B, ...) -> (B * times, ...)."""
-        return State(*(x.repeat_interleave(times, 0) for x in (self.deter, self.stoch, self.logits)))
+        return self.map(lambda x: x.repeat_interleave(times, 0))
 
     def detach(self) -> State:
         """The same values without gradient."""
-        return State(self.deter.detach(), self.stoch.detach(), self.logits.detach())
+        return self.map(lambda x: x.detach())
 
 
-def stack_states(states: list[State]) -> State:
-    """States of successive steps (B, ...) -> (B, T, ...)."""
-    return State(*(torch.stack([getattr(s, part) for s in states], 1) for part in ("deter", "stoch", "logits")))
+def stack_states(states: list[State], line: Sequence[Tensor] = ()) -> State:
+    """States of successive steps (B, ...) -> (B, T, ...).
+
+    Args:
+      line: the memory before them (B, M, W) and the newest slot of each (B, M, 1), where there are memories. Those of `states` are not
+        read: to hold every step's memory until the end would take W times the room.
+    """
+    deter, stoch, logits = (torch.stack([getattr(state, name) for state in states], 1) for name in ("deter", "stoch", "logits"))
+    memory = sliding(torch.cat([*line], -1).transpose(1, 2)[:, 1:], line[0].shape[-1]) if line else None
+    return State(deter, stoch, logits, memory, states[0].latents)
+
+
+def join_states(parts: list[State]) -> State:
+    """States of successive stretches (B, T_i, ...) -> (B, sum T_i, ...)."""
+    deter, stoch, logits = (torch.cat([getattr(part, name) for part in parts], 1) for name in ("deter", "stoch", "logits"))
+    memories = [part.memory for part in parts if part.memory is not None]
+    if len(memories) < len(parts):
+        return State(deter, stoch, logits, None, parts[0].latents)
+    first = memories[0][:, 0].transpose(1, 2)  # (B, W, M), the newest slot is the first step itself
+    slots = torch.cat([first[:, :-1], *(memory[..., -1] for memory in memories)], 1)
+    return State(deter, stoch, logits, sliding(slots, first.shape[1]), parts[0].latents)
+
+
+def sliding(slots: Tensor, width: int) -> Tensor:
+    """Memories of successive steps: (B, width - 1 + T, M) slots in order -> (B, T, M, width).
+
+    They are views of the slots: T memories take the room of T + width - 1 slots, not of T * width.
+    """
+    return slots.unfold(1, width, 1)
 
 
 @dataclass(frozen=True)
@@ -57,10 +101,10 @@ class Observed:
       action: (B, T, A) actions, zero at resets; a_t leads from t - 1 to t.
       is_first: (B, T) bool.
       post: posterior state at each step.
-      prior_logits: (B, T, S, K) log-probabilities of the prior at each step.
+      prior_logits: (B, T, S, P) parameters of the prior at each step, of the family `post.latents`.
       context: (B, T, C) what the multi-step heads read: all that is known at t.
       previous: (B, T, D) deterministic state before each step, zero at resets.
-      carry: (B, ...) state after the last step, for the next chunk.
+      carry: (B, ...) state after the last step with its memory, for the next chunk.
     """
 
     embed: Tensor
@@ -78,13 +122,17 @@ class Observed:
         tensors = (self.embed[s], self.action[s], self.is_first[s], self.post.at(s), self.prior_logits[s], self.context[s])
         return Observed(*tensors, self.previous[s], self.carry.at(s))
 
+    def kl(self) -> Tensor:
+        """KL(posterior || prior) at each step: (B, T) nats."""
+        return self.post.latents.kl(self.post.logits, self.prior_logits)
+
 
 @dataclass(frozen=True)
 class Unroll:
     """One teacher-forced step of the latents, compared with what was observed.
 
     Attributes:
-      prior_logits: (B, T, S, K) prior at t from a state that has been unrolled up to t - 1.
+      prior_logits: (B, T, S, P) prior at t from a state that has been unrolled up to t - 1.
       state: (B, T, C) context-like state at t after taking in the posterior's sample.
       target: (B, T, C) the trunk's context that `state` should agree with; None where they are the same thing.
       valid: (B, T) bool; False where the unroll would cross a reset.

@@ -1,4 +1,4 @@
-"""The world model: window encoder, discrete dynamics, probe decoder."""
+"""The world model: window encoder, dynamics, probe decoder."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from pydreaming.config import ModelConfig
 from pydreaming.models.belief import Belief
 from pydreaming.models.decoder import ProbeDecoder
-from pydreaming.models.distributions import gumbel
 from pydreaming.models.dynamics import Dynamics
 from pydreaming.models.encoder import WindowEncoder
 from pydreaming.models.rssm import RSSM
@@ -51,9 +50,9 @@ class WorldModelNet(nn.Module):
           action: (B, T, A); a_t leads from t - 1 to t and is ignored at resets.
           is_first: (B, T) bool; True resets the state before that step.
           carry: state after the previous chunk; None starts from the initial state.
-          noise: (B, T, S, K) Gumbel noise from `noise`; None takes the mode of each posterior.
+          noise: (B, T, S, K) from `noise`; None takes the mode of each posterior.
         Raises:
-          ValueError: the arguments disagree on (B, T) or on a width.
+          ValueError: the arguments disagree on (B, T) or on a width; or an attending core is to go on from a state without memory.
         """
         B, T = is_first.shape
         if tokens.shape != (B, T, self.token_dim) or action.shape != (B, T, self.action_dim):
@@ -68,13 +67,15 @@ class WorldModelNet(nn.Module):
         Args:
           state: (B, ...) state to start from.
           actions: (B, N, A); zeros for the placeholder action.
-          noise: (B, N, S, K) Gumbel noise; None takes modes.
-          temperature: divides the prior's log-probabilities before sampling.
+          noise: (B, N, S, K) from `noise`; None takes modes.
+          temperature: divides the prior's log-probabilities (or log-density) before sampling.
         Returns:
           States (B, N, ...).
         """
         return self.dynamics.imagine(state, actions, noise, temperature)
 
     def noise(self, batch: int, steps: int, generator: torch.Generator | None = None) -> Tensor:
-        """Gumbel noise for `observe` or `imagine`: (batch, steps, S, K)."""
-        return gumbel((batch, steps, self.config.groups, self.config.classes), self.device, generator)
+        """Noise of the latents' kind for `observe` or `imagine`: (batch, steps, S, K)."""
+        latents = self.dynamics.latents
+        S, _, K = latents.sizes(self.config)
+        return latents.noise((batch, steps, S, K), self.device, generator)

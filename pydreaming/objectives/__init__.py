@@ -29,6 +29,6 @@ __all__ = ["OBJECTIVES", "Losses", "Objective", "TensorBatch", "Term", "make_obj
 def make_objective(config: ObjectiveConfig, model: WorldModelNet) -> Objective:
     """The objective named by `objective.name`, with heads fitted to the model's widths.
 
-    Raises ConfigError when it does not go with the model's dynamics.
+    Raises ConfigError when it does not go with the model's dynamics or latents.
     """
     return OBJECTIVES[config.name](config, model)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pydreaming.config import ObjectiveConfig
+from pydreaming.errors import ConfigError
 from pydreaming.models.state import Observed, State
 from pydreaming.models.world_model import WorldModelNet
 from pydreaming.objectives.contrast import Contrast, info_nce, reaches
@@ -106,12 +107,18 @@ class Objective(nn.Module, ABC):
       model: the networks; read for their widths, not kept (the trainer passes the model to `forward`).
     Attributes:
       trains_latents: False for an objective without latents, whose code and imagination are then not judged.
+      latents: the `model.latents` that the objective is defined for; None where it goes with all.
+    Raises:
+      ConfigError: it does not go with the model.
     """
 
     trains_latents = True
+    latents: str | None = None
 
     def __init__(self, config: ObjectiveConfig, model: WorldModelNet) -> None:
         super().__init__()
+        if self.latents not in (None, model.config.latents):
+            raise ConfigError(f"objective.name '{config.name}' needs model.latents '{self.latents}', not '{model.config.latents}'")
         self.config = config
         self.context_dim = model.dynamics.context_dim
 

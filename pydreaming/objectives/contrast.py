@@ -14,7 +14,12 @@ from torch.nn import functional
 
 @dataclass(frozen=True)
 class Contrast:
-    """Result of `info_nce`: loss (B, T) nats, accuracy@1 (B, T) as 0 or 1, chance of guessing right (B, T), and valid (B, T) bool."""
+    """Result of `info_nce`.
+
+    Attributes:
+      loss: (B, T) nats. correct: (B, T) accuracy@1, between 0 and 1 (a tie is shared). chance: (B, T) of guessing right.
+      valid: (B, T) bool.
+    """
 
     loss: Tensor
     correct: Tensor
@@ -73,7 +78,10 @@ def info_nce(
     banned.scatter_(1, positive.unsqueeze(1), False)
     logits = logits.masked_fill(banned, -torch.inf)
     loss = functional.cross_entropy(logits, positive, reduction="none").reshape(B, T)
-    correct = (logits.detach().argmax(-1) == positive).float().reshape(B, T)
+    # Found where no rival is likelier; ties share it, so that features that are all the same stand at chance.
+    scores = logits.detach()
+    own = scores.gather(1, positive.unsqueeze(1))
+    correct = ((own >= scores.amax(-1, keepdim=True)).squeeze(1) / (scores >= own).sum(-1)).reshape(B, T)
     chance = (~banned).sum(-1).reciprocal().reshape(B, T)
     # Predictions that do not count may have no finite logit beside their own; keep them out of the sum, not merely weighted by zero.
     return Contrast(loss.where(valid, 0.0), correct, chance, valid)

@@ -1,4 +1,4 @@
-"""Contrastive predictive coding: a GRU over embeddings that tells the tokens ahead from others, and no latents.
+"""Contrastive predictive coding: a trunk (`model.core`) over embeddings that tells the tokens ahead from others, and no latents.
 
 The peer to beat: what a world model's features have to be worth more than at the same seconds.
 

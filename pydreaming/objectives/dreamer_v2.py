@@ -23,6 +23,8 @@ from pydreaming.objectives.latents import ReadoutObjective
 class DreamerV2(ReadoutObjective):
     """Reconstruction and balanced KL."""
 
+    latents: str | None = "categorical"
+
     def build(self, model: WorldModelNet) -> None:
         """A perceptron of the probe decoder's width."""
         self.decoder = mlp([self.context_dim, model.config.decoder_hidden, model.token_dim])

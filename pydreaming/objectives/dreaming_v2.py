@@ -25,6 +25,8 @@ from pydreaming.objectives.latents import LatentObjective, same_step_accuracy
 class DreamingV2(LatentObjective):
     """k-step contrast on the context, same-step contrast and KL on the latents."""
 
+    latents: str | None = "categorical"
+
     def __init__(self, config: ObjectiveConfig, model: WorldModelNet) -> None:
         super().__init__(config, model)
         embed = model.config.embed

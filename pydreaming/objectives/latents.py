@@ -1,4 +1,4 @@
-"""What objectives with discrete latents share: the KL terms over teacher-forced unrolls, and a detached readout.
+"""What objectives with latents share: the KL terms over teacher-forced unrolls, and a detached readout.
 
                       rssm                                         belief
     own terms on      the state [h_t, z_t]                         the trunk c_t, and each unrolled belief s_t
@@ -58,7 +58,7 @@ class LatentObjective(Objective):
         result = Parts()
         for j, unroll in enumerate(unrolls, start=1):
             valid = unroll.valid & batch.mask
-            dyn, rep = balanced_kl(observed.post.logits, unroll.prior_logits, c.free_nats)
+            dyn, rep = balanced_kl(observed.post.logits, unroll.prior_logits, c.free_nats, observed.post.latents.kl)
             result.terms[f"dyn_{j}"] = Term(dyn, valid, scale * c.kl_dyn)
             if j == 1:
                 result.terms["rep"] = Term(rep, valid, c.latent_scale * c.kl_rep)

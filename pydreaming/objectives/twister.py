@@ -5,7 +5,7 @@
 Source: TWISTER (learning transformer world models with action-conditioned contrastive predictive coding), as `shared/facts` describes it:
 targets come through the same encoder, with gradient. Approximations:
 
-- The paper's core is a transformer; here it is whichever `model.dynamics` names.
+- The paper's core is a transformer; here it is whichever `model.core` names (`rssm` with `posterior: token` is nearest to the paper).
 - No second, augmented view: targets are the batch's own tokens (workers augment a recording as a whole).
 - Its horizon and weights are constants; `objective.horizon` and `horizon_decay` are not read.
 - With the belief dynamics s_t is the trunk's state for the encoder's sake, and each unrolled belief for the latents' (see `latents`); of

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pydreaming.models.distributions import entropy, kl_divergence
 from pydreaming.models.state import Observed
 from pydreaming.objectives import TensorBatch
-from pydreaming.training.open_loop import gain_on_batch, marginal
+from pydreaming.training.open_loop import gain_on_batch
 from pydreaming.training.trainer import StepResult, Trainer
 
 MIN_INFORMATION = 0.5  # nats; below it the code says almost nothing about the token
@@ -26,21 +25,24 @@ def latent_diagnostics(observed: Observed, mask: Tensor, free_nats: float) -> di
 
     Returns:
       kl (nats), free_share (of steps with a KL under the free nats), post_entropy, prior_entropy, information (I(z;x) = KL(q || batch
-      marginal), nats), perplexity (mean over groups, of K), effective_rank and least_std of the embedding, adjacent_cosine.
+      marginal), nats; an upper bound for Gaussian latents), perplexity (mean over groups, of K; categorical latents only), effective_rank
+      and least_std of the embedding, adjacent_cosine.
     """
-    post, prior = observed.post.logits[mask], observed.prior_logits[mask]  # (N, S, K)
-    unigram = marginal(observed.post.logits, mask)
-    kl = kl_divergence(post, prior)
+    latents = observed.post.latents
+    post, prior = observed.post.logits[mask], observed.prior_logits[mask]  # (N, S, P)
+    unigram = latents.marginal(observed.post.logits, mask)
+    kl = latents.kl(post, prior)
+    usage = {"perplexity": float((-(unigram.exp() * unigram).sum(-1)).exp().mean())} if latents.discrete else {}
     embed = observed.embed[mask].float()
     cosine = functional.cosine_similarity(observed.embed[:, 1:].float(), observed.embed[:, :-1].float(), dim=-1)
     inside = mask[:, 1:] & mask[:, :-1] & ~observed.is_first[:, 1:]
     return {
         "kl": float(kl.mean()),
         "free_share": float((kl < free_nats).float().mean()),
-        "post_entropy": float(entropy(post).mean()),
-        "prior_entropy": float(entropy(prior).mean()),
-        "information": float(kl_divergence(post, unigram.expand_as(post)).mean()),
-        "perplexity": float((-(unigram.exp() * unigram).sum(-1)).exp().mean()),
+        "post_entropy": float(latents.entropy(post).mean()),
+        "prior_entropy": float(latents.entropy(prior).mean()),
+        "information": float(latents.kl(post, unigram.expand_as(post)).mean()),
+        **usage,
         "effective_rank": effective_rank(embed),
         "least_std": float(embed.std(0).min()) if len(embed) > 1 else 0.0,
         "adjacent_cosine": float(cosine[inside].mean()) if bool(inside.any()) else 0.0,

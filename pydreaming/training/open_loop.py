@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pydreaming.models.distributions import kl_divergence
 from pydreaming.models.state import Observed, State
 from pydreaming.models.world_model import WorldModelNet
 from pydreaming.objectives.base import TensorBatch
@@ -47,20 +46,8 @@ def rollouts(
     state = observed.post.at(slice(None), start).repeat(samples)
     actions = observed.action[:, start + 1 : start + 1 + steps].repeat_interleave(samples, 0)
     imagined = model.imagine(state, actions, model.noise(B * samples, steps, generator))
-    states = State(*(x.unflatten(0, (B, samples)) for x in (imagined.deter, imagined.stoch, imagined.logits)))
     valid = torch.stack([reaches(observed.is_first, mask, n)[:, start] for n in range(1, steps + 1)], 1)
-    return Rollouts(start, states, valid)
-
-
-def mixture(log_probs: Tensor) -> Tensor:
-    """Log of the mean distribution over the samples: (B, R, N, S, K) -> (B, N, S, K)."""
-    return torch.logsumexp(log_probs, 1) - torch.log(torch.tensor(float(log_probs.shape[1]), device=log_probs.device))
-
-
-def marginal(log_post: Tensor, mask: Tensor) -> Tensor:
-    """Log of the posterior's mean over all valid steps: (B, T, S, K), (B, T) -> (S, K). The best guess of one who knows no context."""
-    weight = mask.float() / mask.sum().clamp_min(1)
-    return (log_post.exp() * weight[..., None, None]).sum((0, 1)).clamp_min(1e-8).log()
+    return Rollouts(start, imagined.map(lambda x: x.unflatten(0, (B, samples))), valid)
 
 
 def gain(observed: Observed, mask: Tensor, futures: Rollouts) -> Tensor:
@@ -68,11 +55,13 @@ def gain(observed: Observed, mask: Tensor, futures: Rollouts) -> Tensor:
 
     Returns:
       (B, N) for k = 1..N; at most zero on average means that the rollout knows no more than the marginal. Mask with `futures.valid`.
+      With Gaussian latents marginal and open-loop mixture are Gaussians of the same moments, an approximation (see `models.latents`).
     """
     steps = futures.valid.shape[1]
+    latents = observed.post.latents
     post = observed.post.logits[:, futures.start + 1 : futures.start + 1 + steps]
-    unigram = marginal(observed.post.logits, mask)
-    return kl_divergence(post, unigram.expand_as(post)) - kl_divergence(post, mixture(futures.states.logits))
+    unigram = latents.marginal(observed.post.logits, mask)
+    return latents.kl(post, unigram.expand_as(post)) - latents.kl(post, latents.mixture(futures.states.logits))
 
 
 @torch.no_grad()

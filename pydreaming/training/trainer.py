@@ -16,6 +16,7 @@ from pydreaming.errors import ConfigError
 from pydreaming.models.world_model import WorldModelNet
 from pydreaming.objectives import Losses, TensorBatch, make_objective
 from pydreaming.replay.sampler import Batch
+from pydreaming.training.views import centre_clips
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,8 @@ class Trainer:
         self._set_rate(progress)
         B, T = batch.mask.shape
         noise = self.model.noise(B, T, self.generator)
+        if self.config.augment.centre:
+            batch = centre_clips(batch, self.config.features.n_mels, self.config.augment.centre, self.generator)
         with self._autocast():
             losses = self.objective(self.model, batch, noise)
             total = losses.total()

@@ -66,12 +66,12 @@ def test_a_labelled_corpus_with_a_held_out_part(make_run: MakeRun, tmp_path: Pat
     assert ("label", "grouped folds", "world model, deter only") in rows
     assert figures["notes"][0] == "No speaker probe: no speaker is known with at least 2 clips."
     assert [note.partition(":")[0] for note in figures["notes"][1:]] == [
-        "Not asked what is out of distribution", "No utterance boundaries", "No ABX",
+        "Not asked what is out of distribution", "No utterance boundaries", "No ABX", "No bitrate of the code",
     ]  # fmt: skip
     lines = json.loads((folder / "summary.json").read_text())["lines"]
     assert lines[0].startswith("1 token ahead, imagined: right one of ")
     assert any(line.startswith("label probe, grouped folds: world model ") and "log-mel" in line for line in lines)
-    assert lines[-4:] == figures["notes"]
+    assert lines[-5:] == figures["notes"]
 
     names = {"retrieval", "gain", "probes", "code_usage", "prediction_1", "surprise_1", "dream_1"}
     assert names <= {path.stem for path in folder.glob("*.png")}

@@ -11,11 +11,18 @@ from tiny_model import RATE, make_checkpoint, sweep
 
 from pydreaming.analysis.world_model import WorldModel, join_observed
 
+FORMS = {
+    "gru": {},
+    "belief-transformer": {"core": "transformer", "window": 5},
+    "rssm-transformer-gaussian": {"dynamics": "rssm", "posterior": "token", "core": "transformer", "window": 3, "latents": "gaussian"},
+}
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> WorldModel:
-    run = tmp_path_factory.mktemp("property-run")
-    make_checkpoint(run, steps=2)
+
+@pytest.fixture(scope="module", params=FORMS)
+def model(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> WorldModel:
+    run, keys = tmp_path_factory.mktemp("property-run"), FORMS[request.param]
+    objective = "dreaming" if "latents" in keys else "dreaming_v2"
+    make_checkpoint(run, steps=2, objective__name=objective, **{f"model__{key}": value for key, value in keys.items()})
     return WorldModel.load(run, "cpu")
 
 

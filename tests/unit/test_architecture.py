@@ -16,7 +16,8 @@ ROOT = Path(__file__).resolve().parents[2]
 ALLOWED = {
     "errors": set(),
     "config_hints": {"errors"},
-    "config": {"errors", "config_hints"},
+    "config_files": {"errors", "config_hints"},
+    "config": {"errors", "config_hints", "config_files"},
     "tracking": {"errors", "config"},
     "audio": {"errors", "config"},
     "samples": {"errors", "config", "audio"},

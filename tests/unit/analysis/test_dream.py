@@ -120,3 +120,26 @@ def test_panels_and_codes(model: WorldModel, tmp_path: Path) -> None:
     marginal = code_marginal(model, [write_sweep(tmp_path / "a.wav", 0.5)])
     np.testing.assert_allclose(marginal.sum(1), 1, rtol=1e-6)
     assert marginal.shape == (4, 4)
+
+
+def test_every_model_shows_what_it_predicts_and_imagines(each: WorldModel) -> None:
+    tokens = each.tokens((sweep(0.8), RATE))
+    real, predicted, imagined = prediction_panels(each, tokens, context=8, samples=2)
+    assert real.log_mel.shape == predicted.log_mel.shape == imagined.log_mel.shape
+    assert np.array_equal(imagined.log_mel[:32], real.log_mel[:32])
+    assert np.isfinite(imagined.log_mel).all()
+
+
+def test_one_step_is_predicted_from_each_window_s_own_past(attending_rssm: WorldModel) -> None:
+    """Windows that come later, and what a memory holds of them, do not matter."""
+    tokens = attending_rssm.tokens((sweep(0.8), RATE)).values
+    changed = tokens.copy()
+    changed[12:] += 1
+    a, b = (one_step(attending_rssm, values, samples=1) for values in (tokens, changed))
+    np.testing.assert_allclose(a[:13], b[:13], atol=1e-4)
+    assert not np.allclose(a[14:], b[14:], atol=1e-2)
+
+
+def test_gaussian_latents_have_no_code_usage(gaussian: WorldModel) -> None:
+    with pytest.raises(UsageError, match="the model has gaussian latents"):
+        code_marginal(gaussian, [(sweep(0.5), RATE)])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from tiny_model import RATE, sweep
 
 from pydreaming.analysis import world_model
+from pydreaming.analysis.pictures import surprise_picture
 from pydreaming.analysis.surprise import CURVES, curves_of, draw_surprise, surprise, write_surprise
 from pydreaming.analysis.world_model import WorldModel
 
@@ -57,3 +59,21 @@ def test_table(model: WorldModel, tmp_path: Path) -> None:
         assert list(table["source"]).count("a") == len(results[0][1])
         np.testing.assert_array_equal(table["kl_bits"][table["source"] == "b"], results[1][1].kl)
         assert {"window", "start_s", "centre_s", "prior_entropy_bits", "nll_bits"} <= set(table.files)
+
+
+def test_gaussian_latents_have_curves_that_may_lie_below_zero(gaussian: WorldModel) -> None:
+    observed = gaussian.observe(gaussian.tokens((sweep(0.6), RATE)), seed=1)
+    prior = torch.distributions.Normal(*observed.prior_logits.double().unbind(-1))
+    post = torch.distributions.Normal(*observed.post.logits.double().unbind(-1))
+    curves = {name: value.double() * math.log(2) for name, value in curves_of(observed).items()}
+    wanted = {
+        "kl": torch.distributions.kl_divergence(post, prior),
+        "prior_entropy": prior.entropy(),
+        "nll": -prior.log_prob(observed.post.stoch.double().squeeze(-1)),
+    }
+    for name, value in wanted.items():
+        torch.testing.assert_close(curves[name], value.sum(-1), rtol=1e-4, atol=1e-4)
+    result = surprise(gaussian, (sweep(1.0), RATE), picture_s=1.0)
+    sharp = replace(result, prior_entropy=result.prior_entropy - 100)
+    figure = surprise_picture(sharp.log_mel, sharp.centre_s, {"uncertainty": sharp.prior_entropy}, gaussian.features)
+    assert figure.axes[1].get_ylim()[0] <= sharp.prior_entropy.min()

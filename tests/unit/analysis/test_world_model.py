@@ -12,11 +12,7 @@ from tiny_model import RATE, sweep, tiny_config, write_sweep
 
 from pydreaming.analysis.world_model import NoiseStream, WorldModel, join_observed, neutral_action, rechunk
 from pydreaming.errors import CheckpointError, DecodeError, UsageError
-
-
-@pytest.fixture(params=["model", "rssm"])
-def each(request: pytest.FixtureRequest) -> WorldModel:
-    return request.getfixturevalue(request.param)
+from pydreaming.models.latents import LATENTS
 
 
 class TestLoad:
@@ -148,6 +144,7 @@ def test_noise_does_not_depend_on_the_chunks() -> None:
     stream = NoiseStream(3, 4, 5)
     assert torch.equal(whole, torch.cat([stream.draw(1, 3), stream.draw(1, 7)], 1))
     assert abs(float(NoiseStream(0, 10, 100).draw(1, 100).mean()) - 0.5772) < 0.02  # Euler's constant: the mean of a Gumbel
+    assert abs(float(NoiseStream(0, 10, 100, LATENTS["gaussian"]).draw(1, 100).mean())) < 0.02
 
 
 def test_rechunk_keeps_rows() -> None:
@@ -164,12 +161,16 @@ def test_neutral_action() -> None:
         neutral_action(tiny_config(action__kind="stride", action__strides="[2, 4]").action)
 
 
-def test_the_model_embeds_surprises_and_dreams_by_itself(model: WorldModel) -> None:
+def test_the_model_embeds_surprises_and_dreams_by_itself(each: WorldModel) -> None:
+    model = each
     samples = np.random.default_rng(0).standard_normal(8000).astype(np.float32) * 0.1
     source = (samples, model.features.sample_rate)
     steps = len(model.tokens(source))
     vectors, curves = model.embed(source), model.surprise(source)
     assert len(vectors.values) == len(curves.kl) == steps
+    for values in (vectors.values, curves.kl, curves.prior_entropy, curves.nll):
+        assert np.isfinite(values).all()
+    assert (curves.kl >= -1e-4).all()
     assert np.array_equal(vectors.start_s, curves.start_s)
     dreamed = model.dream(source, seconds=0.2, samples=3)
     assert len(dreamed.imagined) == 3

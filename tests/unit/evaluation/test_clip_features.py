@@ -12,7 +12,7 @@ from tiny_model import tiny_config
 import pydreaming.evaluation.features as features_module
 from pydreaming.evaluation.clips import Clips
 from pydreaming.evaluation.evaluate import Evaluation, evaluate_probes
-from pydreaming.evaluation.features import PARTS, clip_features, join_parts, untrained_like
+from pydreaming.evaluation.features import CENTRED, PARTS, clip_features, join_parts, untrained_like
 from pydreaming.evaluation.open_loop import OpenLoop
 from pydreaming.evaluation.pooling import thirds_and_std
 from pydreaming.evaluation.probes import ProbeRow
@@ -166,3 +166,16 @@ def test_metrics_have_names_that_mlflow_takes_and_values_for_json() -> None:
     assert read["metrics"] == metrics
     assert read["open_loop"]["retrieval"] == {"1": 0.5, "2": 0.25}
     assert read["notes"] == ["a note"]
+
+
+def test_the_centred_view_is_that_of_clips_without_their_mean_per_band_and_joins_the_clip_vector(model: WorldModelNet) -> None:
+    tokens, actions = clips_of([7, 3])
+    bands = CONFIG.features.n_mels
+    both = clip_features(model, tokens, actions, centred_bands=bands)
+    louder = clip_features(model, [x + np.float32(2) for x in tokens], actions, centred_bands=bands)
+    plain = clip_features(model, tokens, actions)
+    for part in (*PARTS, "feat"):
+        assert np.array_equal(both[part], plain[part])
+        np.testing.assert_allclose(both[part + CENTRED], louder[part + CENTRED], atol=1e-4)
+        assert not np.allclose(both[part], louder[part], atol=1e-2)
+    assert join_parts(both).shape[1] == 2 * join_parts(plain).shape[1]

@@ -15,10 +15,10 @@ from tiny_model import tiny_config
 
 from pydreaming.evaluation.evaluate import evaluate_world
 from pydreaming.evaluation.open_loop import CANDIDATES, STEPS, OpenLoop, _candidates, open_loop
+from pydreaming.models.distributions import marginal
 from pydreaming.models.state import Observed, State
 from pydreaming.models.world_model import WorldModelNet
 from pydreaming.objectives import TensorBatch, make_objective
-from pydreaming.training.open_loop import marginal
 
 K = 64  # classes of the stub's single latent
 Imagine = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]

@@ -19,7 +19,8 @@ from pydreaming.training.trainer import Trainer
 def config_of(dynamics: str, **overrides: object) -> Config:
     widths = {"model__embed": 16, "model__deter": 24, "model__hidden": 24, "model__encoder_layers": "[24]"}
     rest = {"training__learning_rate": 0.005, "training__precision": "float32", "objective__latent_streams": 1}
-    return tiny_config(model__dynamics=dynamics, **{**widths, **rest, **overrides})
+    heads = {"model__heads": 4, "model__window": 16}
+    return tiny_config(model__dynamics=dynamics, **{**widths, **heads, **rest, **overrides})
 
 
 def late(batch: TensorBatch) -> TensorBatch:
@@ -45,6 +46,21 @@ def test_actions_off_by_one_worsen_the_open_loop_gain(dynamics: str) -> None:
     assert aligned > 0.5
     assert gain(right, [late(b) for b in unseen]) < aligned - 0.5  # it obeys the actions it is given
     assert gain(wrong, [late(b) for b in unseen]) < aligned - 0.5  # and cannot learn from late ones
+
+
+@pytest.mark.parametrize("form", [
+    ("belief", "filter", "gru", "gaussian"), ("rssm", "token", "transformer", "categorical"), ("rssm", "token", "transformer", "gaussian"),
+], ids="-".join)  # fmt: skip
+def test_other_cores_and_latents_obey_actions_too(form: tuple[str, ...]) -> None:
+    dynamics, posterior, core, latents = form
+    unseen = [action_world(100 + i) for i in range(6)]
+    name = "dreaming" if latents == "gaussian" else "dreaming_v2"
+    keys = {"model__posterior": posterior, "model__core": core, "model__latents": latents, "objective__name": name}
+    trainer = new_trainer(config_of(dynamics, **keys))
+    train(trainer, [action_world(i) for i in range(20)], 110)
+    aligned = gain(trainer, unseen)
+    assert aligned > 0.25
+    assert gain(trainer, [late(b) for b in unseen]) < aligned - 0.5
 
 
 def report(trainer: Trainer, batch: TensorBatch) -> tuple[dict[str, float], str]:
@@ -83,8 +99,22 @@ def test_kl_alone_collapses_and_the_full_loss_does_not(dynamics: str, monkeypatc
     assert words.startswith("COLLAPSED")
 
 
-OTHERS = [(name, dynamics) for name in OBJECTIVES for dynamics in ("belief", "rssm")]
-OTHERS = [case for case in OTHERS if case[0] != "dreaming_v2" and case != ("cpc", "rssm")]
+@pytest.mark.parametrize(("name", "dynamics"), [("dreaming", "belief"), ("dreaming", "rssm"), ("planet", "rssm")])
+def test_kl_alone_collapses_gaussian_latents_too(name: str, dynamics: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, unseen = [chain_world(i) for i in range(20)], chain_world(100)
+    keys = {"objective__name": name, "model__latents": "gaussian", "model__detach_latents": False}
+    config = config_of(dynamics, objective__free_nats=0, objective__kl_rep=0.5, **keys)
+    full, only_kl = new_trainer(config), new_trainer(config)
+    keep_only_kl(only_kl, monkeypatch)
+    for trainer in (full, only_kl):
+        train(trainer, seen, 55)
+    assert report(full, unseen)[1] == "healthy"
+    assert report(only_kl, unseen)[1].startswith("COLLAPSED")
+
+
+OTHERS = [(name, dynamics, "gru") for name in OBJECTIVES for dynamics in ("belief", "rssm")]
+OTHERS = [case for case in OTHERS if case[0] != "dreaming_v2" and case[:2] != ("cpc", "rssm")]
+OTHERS += [(name, dynamics, "transformer") for name in ("dreaming_v2", "planet") for dynamics in ("belief", "rssm")]
 SHARED = ("dyn", "rep", "readout", "consistency")
 
 
@@ -96,10 +126,11 @@ def own_loss(trainer: Trainer, batch: TensorBatch) -> float:
     return sum(term.weight * float(term.mean()) for name, term in terms.items() if not name.startswith(SHARED))
 
 
-@pytest.mark.parametrize(("name", "dynamics"), OTHERS)
-def test_every_other_objective_learns_and_keeps_its_code(name: str, dynamics: str) -> None:
+@pytest.mark.parametrize(("name", "dynamics", "core"), OTHERS)
+def test_every_other_objective_learns_and_keeps_its_code(name: str, dynamics: str, core: str) -> None:
     seen, unseen = [chain_world(i) for i in range(20)], chain_world(100)
-    trainer = new_trainer(config_of(dynamics, objective__name=name))
+    forms = {"core": core, "latents": OBJECTIVES[name].latents or "categorical", "posterior": "filter" if core == "gru" else "token"}
+    trainer = new_trainer(config_of(dynamics, objective__name=name, **{f"model__{key}": value for key, value in forms.items()}))
     before = own_loss(trainer, unseen)
     train(trainer, seen, 110)
     assert own_loss(trainer, unseen) < before - 0.25 * abs(before)

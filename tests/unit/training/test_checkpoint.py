@@ -258,3 +258,21 @@ def test_a_run_with_other_settings_is_refused_with_the_key(saved: Path, key: str
 
 def test_settings_that_do_not_shape_the_networks_may_change(saved: Path) -> None:
     restore(saved, trainer(training__steps=99, training__learning_rate=0.1))
+
+
+def test_a_checkpoint_from_before_a_key_existed_loads_with_what_it_was_trained_with(saved: Path) -> None:
+    file = saved / "state.json"
+    state = json.loads(file.read_text())
+    younger = {"latents": "categorical", "gaussians": 32, "min_std": 0.1, "core": "gru", "window": 32, "layers": 2, "heads": 4}
+    for key in younger:
+        del state["config"]["model"][key]
+    file.write_text(json.dumps(state))
+    reseal(saved)
+    model, _, loaded = load_networks(saved, torch.device("cpu"))
+    assert {key: getattr(loaded.config.model, key) for key in younger} == younger
+    names = {name for name, _ in model.dynamics.named_parameters()}
+    assert {"gru.weight_ih_l0", "gru.weight_hh_l0", "post_token.1.weight", "prior.weight", "update.weight"} <= names  # as they always were
+    del state["config"]["model"]["deter"]
+    file.write_text(json.dumps(state))
+    with pytest.raises(CheckpointError, match=r"'model\.deter' is not set"):
+        read_state(saved)

@@ -9,6 +9,8 @@ import torch
 from tiny_models import STRIDES, TOKEN_DIM, tiny_batch, tiny_config, tiny_model
 from torch import Tensor, nn
 
+from pydreaming.models.distributions import marginal, mixture
+from pydreaming.models.latents import LATENTS
 from pydreaming.models.state import Observed, State
 from pydreaming.objectives import Losses
 from pydreaming.training.diagnostics import (
@@ -20,7 +22,7 @@ from pydreaming.training.diagnostics import (
     verdict,
     world_model_metrics,
 )  # fmt: skip
-from pydreaming.training.open_loop import Rollouts, gain, gain_on_batch, marginal, mixture, rollouts
+from pydreaming.training.open_loop import Rollouts, gain, gain_on_batch, rollouts
 from pydreaming.training.trainer import StepResult, Trainer
 
 B, T, S, K = 4, 8, 2, 4
@@ -226,3 +228,26 @@ def test_averages_are_means_of_the_finite_steps_since_the_last_look() -> None:
     assert taken["learning/loss"] == 2.0
     assert taken["learning/nce_accuracy_k1"] == pytest.approx(0.2)
     assert averages.take() == {}
+
+
+def test_gaussian_latents_have_information_but_no_perplexity() -> None:
+    config = tiny_config(model__latents="gaussian", objective__name="planet")
+    trainer, batch = Trainer(config, TOKEN_DIM, STRIDES), tiny_batch(resets=0)
+    result = trainer.train_step(batch, 0.0)
+    metrics = step_metrics(trainer, result, batch.mask) | world_model_metrics(trainer, result, batch)
+    assert all(math.isfinite(value) for value in metrics.values())
+    assert "health/perplexity" not in metrics
+    assert metrics["health/information"] > 0
+    assert "world_model/open_loop_gain_k1" in metrics
+
+
+def test_a_gaussian_code_that_tells_everything_has_the_information_of_its_spread() -> None:
+    latents = LATENTS["gaussian"]
+    mean = torch.linspace(-30, 30, B * T).reshape(B, T, 1, 1)
+    post = torch.cat([mean, torch.ones_like(mean)], -1)  # means far apart, each of deviation 1
+    state = State(torch.zeros(B, T, 5), mean, post, latents=latents)
+    observed = Observed(torch.zeros(B, T, 3), torch.zeros(B, T, 1), NO_RESETS, state, post, state.deter, state.deter, state.at(0))
+    figures = latent_diagnostics(observed, MASK, 1.0)
+    spread = math.sqrt(1 + float(mean.var(correction=0)))
+    assert figures["information"] == pytest.approx(math.log(spread), rel=1e-4)
+    assert figures["kl"] == 0

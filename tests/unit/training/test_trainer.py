@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from tiny_models import STRIDES, TOKEN_DIM, tiny_batch, tiny_config, tiny_model
+from torch.nn.utils.rnn import PackedSequence
 
 from pydreaming.errors import ConfigError
 from pydreaming.replay.sampler import Batch
 from pydreaming.training.trainer import Trainer, decoder_loss, pick_device, pick_precision, rate_factor
+from pydreaming.training.views import centre_clips
 
 
 def trainer(**overrides: object) -> Trainer:
@@ -47,6 +50,23 @@ def test_a_step_changes_every_network_and_counts_itself() -> None:
     assert unchanged == []
     assert result.finite
     assert (t.step, t.trained_tokens, t.non_finite_steps) == (1, 40, 0)
+
+
+def test_clips_are_centred_in_training_only_where_asked() -> None:
+    seen = []
+    for share in (0, 1):
+        t = trainer(augment__centre=share, features__n_mels=TOKEN_DIM // 4)
+        observe = t.model.observe
+
+        def keep(tokens: torch.Tensor, *rest: object, observe: Any = observe, **named: object) -> object:
+            seen.append(tokens)
+            return observe(tokens, *rest, **named)
+
+        t.model.observe = keep  # type: ignore[assignment,method-assign]
+        t.train_step(tiny_batch(), progress=0.0)
+    plain, centred = seen
+    assert torch.equal(plain, tiny_batch().tokens)
+    assert torch.equal(centred, centre_clips(tiny_batch(), TOKEN_DIM // 4, 1.0, torch.Generator().manual_seed(0)).tokens)
 
 
 def test_padding_is_not_counted_as_trained_on() -> None:
@@ -146,7 +166,12 @@ def test_states_stay_float32_where_the_recurrence_gives_bfloat16(dynamics: str, 
     """As cuDNN's does under autocast; what is measured outside of autocast then reads the states."""
     model, batch = tiny_model(dynamics, posterior), tiny_batch(resets=resets)
     kernel = model.dynamics.gru.forward
-    model.dynamics.gru.forward = lambda x, h: tuple(part.bfloat16() for part in kernel(x, h))  # type: ignore[method-assign,misc]
+
+    def forward(x: torch.Tensor | PackedSequence, h: torch.Tensor) -> tuple[torch.Tensor | PackedSequence, torch.Tensor]:
+        states, last = kernel(x, h)
+        return (states.to(torch.bfloat16) if isinstance(states, PackedSequence) else states.bfloat16()), last.bfloat16()
+
+    model.dynamics.gru.forward = forward  # type: ignore[method-assign]
     observed = model.observe(batch.tokens, batch.action, batch.is_first)
     assert observed.post.deter.dtype == observed.carry.deter.dtype == torch.float32
 
