@@ -52,6 +52,7 @@ FRAME_MODELS_BESIDE = "world_model"  # they are the same beside every row, and t
 MODEL_FREE = ("spectral flux", "random")  # scores of boundaries
 LATENT = ("stoch", "codes")  # representations that an objective without latents does not train
 MFCC = "MFCC"
+OTHER_POOLING = "mean_std"  # shown beside that of the clip vector
 SEED = 0  # of draws in evaluation: the same for every row and seed of training
 
 
@@ -78,22 +79,20 @@ class Subject:
 
     def vectors(self) -> dict[str, Array]:
         """Line of the table -> vectors of the clips (N, D). The first is the row's own; of networks, parts and poolings follow."""
-        tokens, bands = self.clips.tokens, self.config.features.n_mels
+        tokens, n_mels = self.clips.tokens, self.config.features.n_mels
         if not self.networks:
-            found = log_mel_features(tokens, bands) | more_log_mel_features(tokens, bands)
+            found = log_mel_features(tokens, n_mels) | more_log_mel_features(tokens, n_mels)
             return {name: found[name] for name in found if (name == MFCC) == (self.job.row == "mfcc")}
         model, objective = self.networks[0]
         bands = centred_bands(self.config)
-        pooled = {
-            pooling: clip_features(model, tokens, self.clips.actions, pooling, bands) for pooling in (CLIP_POOLING, "mean", "mean_std")
-        }
+        pooled = {kind: clip_features(model, tokens, self.clips.actions, kind, bands) for kind in (CLIP_POOLING, OTHER_POOLING)}
         trained = [part for part in PARTS if objective.trains_latents or part not in LATENT]
         own = [part for part in CLIP_PARTS if part.removesuffix(CENTRED) in trained]
         lines = {self.job.row: join_parts(pooled[CLIP_POOLING], own)}
         views = {f"{self.job.row}, {view}": [p for p in own if p.endswith(CENTRED) == (view == "centred")] for view in ("plain", "centred")}
         lines |= {name: join_parts(pooled[CLIP_POOLING], parts) for name, parts in views.items() if bands}
         lines |= {f"{self.job.row}, {part} only": pooled[CLIP_POOLING][part] for part in trained if [part] != own}
-        return lines | {f"{self.job.row}, {pooling}": join_parts(pooled[pooling], own) for pooling in ("mean", "mean_std")}
+        return lines | {f"{self.job.row}, {OTHER_POOLING}": join_parts(pooled[OTHER_POOLING], own)}
 
 
 Suite = Callable[[Subject], tuple[Table, list[str]]]  # figures, and a sentence for each protocol that was left out
@@ -148,7 +147,8 @@ def recognition(subject: Subject) -> tuple[Table, list[str]]:
         return _supervised(subject, [p for p in protocols if p.label == "label" and not p.shots]), notes
     vectors = subject.vectors()
     shown = vectors if not subject.networks else {subject.job.row: vectors.pop(subject.job.row)}
-    centred = [speaker_centred(p, subject.clips) for p in protocols if p.label == "label" and (subject.clips.speakers != "").all()]
+    told = (subject.clips.speakers != "").all()
+    centred = [speaker_centred(p, subject.clips) for p in protocols if told and p.label == "label" and p.shots]
     rows = probe_rows([*protocols, *centred], shown)
     rows += probe_rows(protocols[:1], vectors) if subject.networks else []
     if subject.job.row == "log-mel" and subject.clips.folds is not None:
