@@ -16,7 +16,7 @@ from pydreaming.errors import ConfigError
 from pydreaming.models.world_model import WorldModelNet
 from pydreaming.objectives import Losses, TensorBatch, make_objective
 from pydreaming.replay.sampler import Batch
-from pydreaming.training.views import centre_clips
+from pydreaming.training.views import centre_sequences
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Trainer:
         B, T = batch.mask.shape
         noise = self.model.noise(B, T, self.generator)
         if self.config.augment.centre:
-            batch = centre_clips(batch, self.config.features.n_mels, self.config.augment.centre, self.generator)
+            batch = centre_sequences(batch, self.config.features.n_mels, self.config.augment.centre)
         with self._autocast():
             losses = self.objective(self.model, batch, noise)
             total = losses.total()

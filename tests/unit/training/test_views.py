@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from pydreaming.objectives import TensorBatch
-from pydreaming.training.views import centre_clips
+from pydreaming.training.views import centre_sequences
 
 B, T, FRAMES, BANDS = 6, 10, 2, 3
 
@@ -28,7 +28,7 @@ def frames(tokens: torch.Tensor) -> torch.Tensor:
 
 def test_every_clip_loses_its_own_mean_per_band() -> None:
     before = batch()
-    after = centre_clips(before, BANDS, 1.0, torch.Generator().manual_seed(1))
+    after = centre_sequences(before, BANDS, 1.0)
     for rows in (slice(0, 4), slice(4, T)):
         part = frames(after.tokens[1:, rows])
         torch.testing.assert_close(part.mean((1, 2)), torch.zeros(B - 1, BANDS), atol=1e-5, rtol=0)
@@ -37,26 +37,15 @@ def test_every_clip_loses_its_own_mean_per_band() -> None:
 
 
 def test_padding_counts_in_no_mean_and_stays_zero() -> None:
-    after = centre_clips(batch(), BANDS, 1.0, torch.Generator().manual_seed(1))
+    after = centre_sequences(batch(), BANDS, 1.0)
     torch.testing.assert_close(frames(after.tokens[0, 4:7]).mean((0, 1)), torch.zeros(BANDS), atol=1e-5, rtol=0)
     assert not after.tokens[0, 7:].any()
 
 
-def test_a_share_of_the_clips_is_centred_as_a_whole() -> None:
+def test_a_share_is_of_the_last_sequences() -> None:
     before = batch()
-    counts = []
-    for seed in range(60):
-        after = centre_clips(before, BANDS, 0.5, torch.Generator().manual_seed(seed))
-        changed = (after.tokens != before.tokens).any(-1)
-        for row in range(1, B):
-            for clip in (slice(0, 4), slice(4, T)):
-                assert changed[row, clip].all() or not changed[row, clip].any()
-                counts.append(float(changed[row, clip][0]))
-    assert 0.4 < sum(counts) / len(counts) < 0.6
-
-
-def test_share_zero_changes_nothing_and_the_same_seed_draws_the_same() -> None:
-    before = batch()
-    assert torch.equal(centre_clips(before, BANDS, 0.0, torch.Generator().manual_seed(0)).tokens, before.tokens)
-    a, b = (centre_clips(before, BANDS, 0.5, torch.Generator().manual_seed(3)).tokens for _ in range(2))
-    assert torch.equal(a, b)
+    for share, count in ((0.0, 0), (0.5, 3), (1.0, B)):
+        after = centre_sequences(before, BANDS, share)
+        changed = ((after.tokens != before.tokens).any(-1) & before.mask).any(1)
+        assert changed.tolist() == [row >= B - count for row in range(B)]
+        assert torch.equal(after.tokens[: B - count], before.tokens[: B - count])
