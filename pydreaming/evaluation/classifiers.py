@@ -68,9 +68,9 @@ def linear(x: Array, y: Labels, u: Array, c: float) -> Labels:
     return predicted
 
 
-def knn(x: Array, y: Labels, u: Array) -> Labels:
+def knn(x: Array, y: Labels, u: Array, neighbours: int = NEIGHBOURS) -> Labels:
     """The commonest label among the nearest neighbours by cosine."""
-    classifier = KNeighborsClassifier(n_neighbors=min(NEIGHBOURS, len(x))).fit(_unit(x), y)
+    classifier = KNeighborsClassifier(n_neighbors=min(neighbours, len(x))).fit(_unit(x), y)
     predicted: Labels = classifier.predict(_unit(u))
     return predicted
 

@@ -12,6 +12,7 @@ from threadpoolctl import threadpool_limits
 
 from pydreaming.evaluation.classifiers import (
     FEW_SHOT_C,
+    NEIGHBOURS,
     centred_by,
     centred_to_length,
     choose_c,
@@ -74,6 +75,8 @@ def run_probe(features: Array, protocol: Protocol, c: Sequence[float] = ()) -> P
         features = centred_by(features, protocol.centres)
     if protocol.shots:
         features = centred_to_length(features, protocol.unlabelled)
+    # More neighbours than clips of a class would be outvoted by other classes.
+    neighbours = min(NEIGHBOURS, protocol.shots or NEIGHBOURS)
     targets, found, used = protocol.targets, [], []
     # One thread each: the matrices are small, and waiting threads that spin beside a busy core made this a hundred times slower.
     with threadpool_limits(1):
@@ -84,7 +87,7 @@ def run_probe(features: Array, protocol: Protocol, c: Sequence[float] = ()) -> P
                 x = standardised(features, train)
                 chosen = c[number] if c else choose_c(features, targets, train, protocol.groups)
             known = x[train], targets[train], x[test]
-            guesses = linear(*known, chosen), knn(*known), nearest_mean(*known)
+            guesses = linear(*known, chosen), knn(*known, neighbours), nearest_mean(*known)
             found.append([float(np.mean(guess == targets[test])) for guess in guesses])
             used.append(chosen)
     best, near, centroid = np.mean(found, 0).tolist()

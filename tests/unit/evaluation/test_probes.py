@@ -301,7 +301,7 @@ def test_few_shot_intervals_are_over_draws() -> None:
     assert 0.5 < result.linear < 1
     assert 0 < result.interval < 0.1
     sure = run_probe(np.eye(2, dtype=np.float32)[np.arange(60) % 2], protocol)
-    assert (sure.linear, sure.nearest_mean, sure.interval) == (1, 1, 0)
+    assert (sure.linear, sure.knn, sure.nearest_mean, sure.interval) == (1, 1, 1, 0)
 
 
 def test_a_speaker_never_heard() -> None:
