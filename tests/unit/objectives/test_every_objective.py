@@ -101,8 +101,8 @@ def test_a_step_is_finite_and_trains_the_encoder(case: Case) -> None:
 
 
 @every_case
-def test_what_is_expected_ahead_is_what_the_loss_compares(name: str, dynamics: str, posterior: str) -> None:
-    model, objective = networks(name, dynamics, posterior)
+def test_what_is_expected_ahead_is_what_the_loss_compares(case: Case) -> None:
+    model, objective = networks(case)
     batch = tiny_batch(B, T, resets=0.0)
     observed = model.observe(batch.tokens, batch.action, batch.is_first, noise=noise(model))
     ahead = objective.ahead_of(observed)
