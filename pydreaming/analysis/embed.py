@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pydreaming.analysis.inputs import Source
+from pydreaming.analysis.inputs import Recording, Source, named_file
 from pydreaming.analysis.names import PARTS, POOLINGS
 from pydreaming.analysis.world_model import WorldModel, token_times
 from pydreaming.errors import DecodeError, UsageError
@@ -130,18 +130,18 @@ class EmbeddingTable:
         """Rows so far."""
         return sum(len(block["embedding"]) for block in self._rows)
 
-    def add(self, source: Source, name: str) -> None:
-        """Embed one recording; `name` fills the column `source`. Nothing is added when it fails (DecodeError, UsageError)."""
+    def add(self, source: Recording) -> None:
+        """Embed one recording. Nothing is added when it fails (DecodeError, UsageError)."""
         if self.per == "window":
             windows = embed_windows(self.model, source, self.part, self.seed)
             T = len(windows.values)
             times = {"start_s": windows.start_s, "centre_s": windows.centre_s}
-            self._rows.append({"source": [name] * T, "window": np.arange(T), **times, "embedding": windows.values})
+            self._rows.append({"source": [source.name] * T, "window": np.arange(T), **times, "embedding": windows.values})
         else:
             vector, T = pool(embed_stream(self.model, source, self.part, self.seed), self.pooling)
             f = self.model.features
             seconds = ((T - 1) * f.token_stride_samples + f.token_span_samples) / f.sample_rate
-            self._rows.append({"source": [name], "windows": [T], "covered_s": [seconds], "embedding": vector[None]})
+            self._rows.append({"source": [source.name], "windows": [T], "covered_s": [seconds], "embedding": vector[None]})
 
     def write(self, path: Path) -> None:
         """Write .parquet, .npz or .csv. Raises UsageError for another ending or without rows."""
@@ -160,7 +160,7 @@ class EmbeddingTable:
 
 def embed(
     model: WorldModel,
-    sources: Iterable[str | Path],
+    sources: Iterable[str | Path | Recording],
     per: str = "clip",
     part: str = "feat",
     pooling: str = "mean",
@@ -170,13 +170,13 @@ def embed(
     """Embed many recordings.
 
     Args:
-      sources: paths (see `inputs.expand_inputs` for folders) or "-".
+      sources: paths or recordings (see `inputs.find_recordings` for folders and manifests) or "-".
       failed: called with path and cause of each unreadable file, which is then left out; None raises its DecodeError.
     """
     table = EmbeddingTable(model, per, part, pooling, seed)
     for source in sources:
         try:
-            table.add(source, str(source))
+            table.add(source if isinstance(source, Recording) else named_file(source))
         except DecodeError as e:
             if failed is None:
                 raise

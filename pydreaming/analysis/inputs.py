@@ -1,35 +1,87 @@
-"""What a user hands over: files, folders, arrays with their rate, standard input."""
+"""What a user hands over: files, folders, data sets, manifests, arrays with their rate, standard input."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from pydreaming.audio.decode import Samples, open_audio, read_stdin
-from pydreaming.audio.sources.item import AudioItem
-from pydreaming.audio.sources.walk import audio_files
+from pydreaming.audio.decode import Samples, open_audio, read_stdin, resolve_inside
+from pydreaming.audio.sources import LAYOUTS, AudioItem, iter_source, source_root
+from pydreaming.audio.sources.walk import is_audio
+from pydreaming.config import SourceConfig
 from pydreaming.errors import UsageError
 
 STDIN = "-"
-Source = str | Path | tuple[npt.NDArray[Any], int]
 
 
-def expand_inputs(inputs: Sequence[str | Path]) -> Iterator[str]:
-    """Files of all inputs, in order: a folder gives its audio files (with those of its folders), sorted; a file and "-" give themselves.
+@dataclass(frozen=True)
+class Recording:
+    """One recording (or segment of one) that a user named, by itself or with its folder or manifest.
 
-    Paths that do not exist are given too, so that they are reported with their cause where they are read.
+    Attributes:
+      name: its path as the user would write it, "-" for standard input; of a segment with its seconds as a media fragment: `a.wav#t=1.5,3`.
+      item: segment, labels and controls.
+      root: folder that the file must lie in, as a manifest is not trusted; None for a file that the user named.
+    """
+
+    name: str
+    item: AudioItem
+    root: Path | None = None
+
+    @property
+    def path(self) -> Path:
+        """The file. Raises DecodeError when it is not in `root`."""
+        return Path(self.item.path) if self.root is None else resolve_inside(self.root, self.item.path)
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """What is known of it: "label", "speaker" and other metadata."""
+        return self.item.labels
+
+    @property
+    def stem(self) -> str:
+        """Name without folders and ending, for files made of it."""
+        return "stdin" if self.name == STDIN else Path(self.item.path).stem
+
+
+Source = str | Path | Recording | tuple[npt.NDArray[Any], int]
+
+
+def find_recordings(inputs: Sequence[str | Path], columns: Sequence[str] = ()) -> Iterator[Recording]:
+    """Recordings of all inputs, in order.
+
+    A folder gives its audio files (with those of its folders) and a known data set or manifest its rows, with labels, as in training;
+    an audio file and "-" give themselves. Paths that do not exist are given too: they are reported with their cause where they are read.
+
+    Args:
+      columns: numeric columns of the metadata to take as controls.
+    Raises:
+      SourceError: a broken manifest; the message names file and line.
     """
     for entry in inputs:
         path = Path(entry)
-        if str(entry) != STDIN and path.is_dir():
-            yield from (str(path / below) for below in audio_files(path))
+        if str(entry) != STDIN and (path.is_dir() or _is_manifest(path)):
+            config = _source_config(path)
+            root = source_root(config)
+            yield from (Recording(_name(root, item), item, root) for item in iter_source(config, columns))
         else:
-            yield str(entry)
+            yield named_file(entry)
+
+
+def named_file(path: str | Path) -> Recording:
+    """A file (or "-") that a user named, whether it is there or not."""
+    return Recording(str(path), AudioItem(index=-1, path=str(path), group=""))
+
+
+def name_of(source: Source) -> str:
+    """What a source is called in tables and messages."""
+    return source.name if isinstance(source, Recording) else "<array>" if isinstance(source, tuple) else str(source)
 
 
 @contextmanager
@@ -37,22 +89,24 @@ def open_source(source: Source, channels: str) -> Iterator[tuple[Iterable[Sample
     """Mono chunks (num_samples,) float32 of a source, and its sample rate in Hz.
 
     Args:
-      source: path, "-" (an audio file on standard input) or (samples, sample_rate).
+      source: recording, path, "-" (an audio file on standard input) or (samples, sample_rate).
       channels: `mix` or `first`, for files with several.
     Raises:
       DecodeError: not readable as audio. UsageError: an array without a rate, of another shape, or of integers.
     """
     if isinstance(source, tuple):
         yield [checked_samples(*source)], source[1]
-    elif isinstance(source, str | Path) and str(source) == STDIN:
+    elif isinstance(source, str | Path):
+        with open_source(named_file(source), channels) as opened:
+            yield opened
+    elif not isinstance(source, Recording):
+        raise UsageError(f"a {type(source).__name__} is no audio source; give a path or the pair (samples, sample_rate)")
+    elif source.name == STDIN:
         samples, rate = read_stdin(channels=channels)
         yield [samples], rate
-    elif isinstance(source, str | Path):
-        item = AudioItem(index=-1, path=str(source), group="")
-        with open_audio(Path(source), item, channels) as stream:
-            yield stream.blocks(), stream.sample_rate
     else:
-        raise UsageError(f"a {type(source).__name__} is no audio source; give a path or the pair (samples, sample_rate)")
+        with open_audio(source.path, source.item, channels) as stream:
+            yield stream.blocks(), stream.sample_rate
 
 
 def checked_samples(samples: npt.NDArray[Any], sample_rate: int) -> Samples:
@@ -69,3 +123,19 @@ def checked_samples(samples: npt.NDArray[Any], sample_rate: int) -> Samples:
     if isinstance(sample_rate, bool) or not isinstance(sample_rate, int | np.integer) or sample_rate <= 0:
         raise UsageError(f"the sample rate must be a positive whole number of Hz, got {sample_rate!r}")
     return array.astype(np.float32)
+
+
+def _is_manifest(path: Path) -> bool:
+    return path.is_file() and not is_audio(path.name) and any(layout.matches(path) for layout in LAYOUTS.values())
+
+
+def _source_config(path: Path) -> SourceConfig:
+    return SourceConfig("auto", str(path), "", "auto", "mix", 0.0, [], 0)
+
+
+def _name(root: Path, item: AudioItem) -> str:
+    name = str(root / item.path)
+    if not item.offset_s and item.duration_s is None:
+        return name
+    end = "" if item.duration_s is None else f",{item.offset_s + item.duration_s:g}"
+    return f"{name}#t={item.offset_s:g}{end}"

@@ -10,7 +10,7 @@ import pytest
 from tiny_model import RATE, sweep, write_sweep
 
 from pydreaming.analysis.embed import EmbeddingTable, embed, embed_clip, embed_windows, pool
-from pydreaming.analysis.inputs import expand_inputs
+from pydreaming.analysis.inputs import find_recordings
 from pydreaming.analysis.names import PARTS, POOLINGS
 from pydreaming.analysis.world_model import WorldModel
 from pydreaming.errors import DecodeError, UsageError
@@ -60,20 +60,20 @@ def test_unknown_names(model: WorldModel) -> None:
 
 @pytest.mark.parametrize("per", ["clip", "window"])
 def test_a_clip_is_the_same_alone_and_among_others(model: WorldModel, folder: Path, per: str) -> None:
-    files = list(expand_inputs([folder]))
+    files = list(find_recordings([folder]))
     together, alone = EmbeddingTable(model, per), EmbeddingTable(model, per)
     for file in files:
-        together.add(file, file)
-    alone.add(files[1], files[1])
+        together.add(file)
+    alone.add(files[1])
     together.write(folder / "together.npz")
     alone.write(folder / "alone.npz")
     with np.load(folder / "together.npz") as every, np.load(folder / "alone.npz") as one:
-        rows = every["source"] == files[1]
+        rows = every["source"] == files[1].name
         assert np.array_equal(every["embedding"][rows], one["embedding"])
 
 
 def test_formats_agree(model: WorldModel, folder: Path) -> None:
-    table = embed(model, expand_inputs([folder]), per="window", part="embed")
+    table = embed(model, find_recordings([folder]), per="window", part="embed")
     for ending in ("parquet", "npz", "csv"):
         table.write(folder / f"out.{ending}")
     parquet = pq.read_table(folder / "out.parquet")
@@ -90,10 +90,10 @@ def test_formats_agree(model: WorldModel, folder: Path) -> None:
 def test_unreadable_files_are_reported_and_left_out(model: WorldModel, folder: Path) -> None:
     (folder / "1.wav").write_bytes(b"RIFF")
     failed: list[tuple[str, str]] = []
-    table = embed(model, expand_inputs([folder, folder / "none.wav"]), failed=lambda path, cause: failed.append((path, cause)))
+    table = embed(model, find_recordings([folder, folder / "none.wav"]), failed=lambda path, cause: failed.append((path, cause)))
     assert table.rows == 2
     assert [Path(path).name for path, _ in failed] == ["1.wav", "none.wav"]
     with pytest.raises(DecodeError):
-        embed(model, expand_inputs([folder]))
+        embed(model, find_recordings([folder]))
     with pytest.raises(UsageError, match="no row"):
         EmbeddingTable(model).write(folder / "nothing.csv")

@@ -1,0 +1,206 @@
+"""What the commands share: their arguments, the recordings they are given, the places they write to, and what they tell the user."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydreaming.errors import DecodeError, PydreamingError, UsageError
+
+if TYPE_CHECKING:
+    from pydreaming.analysis.inputs import Recording
+    from pydreaming.analysis.world_model import WorldModel
+
+STDOUT = "-"
+TABLES = (".parquet", ".csv", ".npz")
+
+MODEL_HELP = "checkpoint folder, run folder (its newest checkpoint is taken) or runs:/<MLflow run id>"
+INPUT_HELP = (
+    "audio files (wav, flac, ogg, mp3, ...), folders of them or of a known data set, manifests (metadata.csv, .jsonl, .tsv, wav.scp),"
+    " or - for an audio file on standard input"
+)
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command: its name, a summary, a longer text for --help, its arguments and what it does (returns the exit code)."""
+
+    name: str
+    summary: str
+    details: str
+    arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], int]
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """MODEL, for `load`."""
+    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
+
+
+def add_inputs(parser: argparse.ArgumentParser) -> None:
+    """MODEL and INPUT ..., for `load` and `recordings`."""
+    add_model(parser)
+    parser.add_argument("inputs", metavar="INPUT", nargs="+", help=INPUT_HELP)
+
+
+def add_input(parser: argparse.ArgumentParser) -> None:
+    """MODEL and one INPUT."""
+    add_model(parser)
+    parser.add_argument("input", metavar="INPUT", help="audio file, or - for one on standard input")
+
+
+def add_seed(
+    parser: argparse.ArgumentParser,
+    meaning: str = "draw codes at random with this seed (default: the likeliest codes)",
+    default: int | None = None,
+) -> None:
+    """--seed; None stands for modes."""
+    parser.add_argument("--seed", type=natural, default=default, help=meaning)
+
+
+def add_running(parser: argparse.ArgumentParser) -> None:
+    """--threads, --device and --tracking, for `load`."""
+    parser.add_argument("--threads", type=natural, default=1, help="CPU threads; more than 1 pays for large models only (default: 1)")
+    parser.add_argument("--device", default="auto", help="auto (a GPU where there is one), cpu, cuda, cuda:1, ... (default: auto)")
+    parser.add_argument(
+        "--tracking", default="", metavar="URI", help="MLflow store for runs:/ (default: MLFLOW_TRACKING_URI, then runs/mlflow.db)"
+    )
+
+
+def choices(meanings: dict[str, str]) -> str:
+    """Names and what they mean, as lines for a help text."""
+    return "\n".join(f"  {name:<14}{meaning}" for name, meaning in meanings.items())
+
+
+def natural(text: str) -> int:
+    """Type of an argument: a whole number from 0 on."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from 0 on")
+    return int(text)
+
+
+def load(options: argparse.Namespace) -> WorldModel:
+    """The model that `add_model` and `add_running` asked for. Raises CheckpointError, TrackingError, ConfigError."""
+    import torch
+
+    from pydreaming.analysis.world_model import WorldModel
+
+    torch.set_num_threads(max(1, options.threads))  # recordings are processed one by one: small products, which threads slow down
+    return WorldModel.load(options.model, options.device, options.tracking)
+
+
+def recordings(inputs: list[str]) -> list[Recording]:
+    """The recordings of all inputs, each once, in order. Raises UsageError when there is none, SourceError for a broken manifest."""
+    from pydreaming.analysis.inputs import find_recordings
+
+    found = list({recording.name: recording for recording in find_recordings(inputs)}.values())
+    if not found:
+        raise UsageError(f"no audio files in {', '.join(inputs)}")
+    return found
+
+
+def each(found: list[Recording], work: Callable[[Recording], None]) -> int:
+    """Work through recordings with a progress bar; an unreadable one is reported in a line and passed over. Returns how many were."""
+    failures = 0
+    for recording in progress(found):
+        try:
+            work(recording)
+        except DecodeError as e:
+            complain(str(e))
+            failures += 1
+    return failures
+
+
+def progress(found: list[Recording]) -> Iterator[Recording]:
+    """The recordings, with a bar where there are several and standard error is a terminal."""
+    from tqdm import tqdm
+
+    # disable=None: no bar where standard error is no terminal
+    with tqdm(found, unit="file", disable=None if len(found) > 1 else True, leave=False, dynamic_ncols=True) as bar:
+        yield from bar
+
+
+def picture_paths(picture: str | None, found: list[Recording]) -> dict[str, Path]:
+    """Where the picture of each recording goes, by its name: one .png for one recording, else files in a folder. Raises UsageError."""
+    if picture is None:
+        return {}
+    if picture.lower().endswith(".png"):
+        if len(found) > 1:
+            raise UsageError(f"--picture {picture} is one picture for {len(found)} recordings; name a folder")
+        return {found[0].name: check_output(picture, (".png",))}
+    folder = check_folder(picture)
+    return {recording.name: folder / f"{number:05d}-{recording.stem}.png" for number, recording in enumerate(found, 1)}
+
+
+def check_table(out: str) -> Path:
+    """A place for a table, or - for standard output. Raises UsageError, PydreamingError."""
+    return Path(out) if out == STDOUT else check_output(out, TABLES)
+
+
+def check_output(out: str, endings: tuple[str, ...]) -> Path:
+    """Refuse what cannot be written before hours of work go into it. Raises UsageError, PydreamingError."""
+    path = Path(out)
+    if path.suffix not in endings:
+        raise UsageError(f"{out} must end in {' or '.join(endings)}")
+    if path.is_dir():
+        raise UsageError(f"{out} is a folder")
+    _check_writable(path)
+    return path
+
+
+def check_folder(out: str) -> Path:
+    """A folder that files can be put into; it is made when the first is. Raises PydreamingError."""
+    folder = Path(out)
+    _check_writable(folder / "x")
+    return folder
+
+
+def _check_writable(path: Path) -> None:
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if not folder.is_dir():
+        raise PydreamingError(f"cannot write {path}: {folder} is not a folder")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PydreamingError(f"cannot write {path}: no permission in {folder}")
+
+
+def deliver(out: Path, write: Callable[[Path], None]) -> None:
+    """Write a table to its place, or as CSV to standard output."""
+    if str(out) != STDOUT:
+        write(out)
+        return
+    with tempfile.TemporaryDirectory(prefix="pydreaming-") as scratch:
+        path = Path(scratch) / "table.csv"
+        write(path)
+        with path.open(encoding="utf-8") as file:
+            shutil.copyfileobj(file, sys.stdout)
+
+
+def finish(failures: int, files: int, what: str, out: Path) -> int:
+    """Say what was written and what failed; returns the exit code."""
+    if failures == files:
+        complain("no file could be read; nothing was written")
+        return 1
+    if str(out) != STDOUT:
+        say(f"wrote {out}: {what} from {files - failures} of {files} files")
+    if failures:
+        complain(f"{failures} of {files} files could not be read")
+    return 1 if failures else 0
+
+
+def say(text: str) -> None:
+    """A line for the user, on standard error: standard output is for data."""
+    print(text, file=sys.stderr)
+
+
+def complain(text: str) -> None:
+    """A line on what went wrong; a progress bar stays whole."""
+    from tqdm import tqdm
+
+    tqdm.write(f"pydreaming: {text}", file=sys.stderr)
