@@ -18,7 +18,11 @@ from pydreaming.cli import dream, embed, surprise
 from pydreaming.cli.command import complain
 from pydreaming.errors import PydreamingError
 
-COMMANDS = (embed.COMMAND, surprise.COMMAND, dream.COMMAND)
+COMMANDS = (
+    embed.COMMAND,
+    surprise.COMMAND,
+    dream.COMMAND,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
