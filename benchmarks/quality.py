@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.figures.jobs import CORPORA, ROWS, Job, Plan, make_plan
+from benchmarks.figures.lock import alone
 from benchmarks.figures.tables import Figures, report, summary
 from pydreaming.errors import PydreamingError
 from workers.layout import replace_json
@@ -55,7 +56,7 @@ def _run(plan: Plan, words: list[str], at_once: int, again: bool, show: bool) ->
     problems: dict[Job, str] = {}
     pool = ThreadPoolExecutor(at_once)
     try:
-        futures = {pool.submit(_start, plan, job, words): job for job in left}
+        futures = {pool.submit(_start, plan, job, words, again): job for job in left}
         for number, future in enumerate(as_completed(futures), start=1):
             job, problem = futures[future], future.result()
             if problem:
@@ -71,13 +72,15 @@ def _run(plan: Plan, words: list[str], at_once: int, again: bool, show: bool) ->
     return 1 if problems else 0
 
 
-def _start(plan: Plan, job: Job, words: list[str]) -> str:
-    """Do a job in a process of its own; empty, or the last line of one that failed."""
+def _start(plan: Plan, job: Job, words: list[str], again: bool) -> str:
+    """Do a job in a process of its own, once no other call is at it; empty, or the last line of one that failed."""
     folder = plan.folder(job)
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "log.txt").open("w", encoding="utf-8") as log:
+    with alone(folder / "lock"):
+        if not again and _finished(plan, job) is not None:  # by the other call
+            return ""
         command = [sys.executable, "-m", "benchmarks.quality", *words, "--data", str(plan.data), "--out", str(plan.out), "--job", job.name]
-        done = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT, env=os.environ | ONE_THREAD, check=False)
+        with (folder / "log.txt").open("w", encoding="utf-8") as log:
+            done = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT, env=os.environ | ONE_THREAD, check=False)
     if done.returncode == 0:
         return ""
     lines = (folder / "log.txt").read_text(encoding="utf-8", errors="replace").split("\n")

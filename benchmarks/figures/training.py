@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import hashlib
 import json
 import shutil
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +15,7 @@ import msgspec
 import numpy as np
 
 from benchmarks.figures.jobs import Job
+from benchmarks.figures.lock import alone
 from pydreaming.audio.sources import iter_source, source_root
 from pydreaming.audio.stats import FeatureStats
 from pydreaming.config import Config, SourceConfig
@@ -94,7 +93,7 @@ def _open_store(job: Job, asked: Config, out: Path, config: Config, name: str, s
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
     store = RunDir(out / "stores" / "-".join(filter(None, (job.corpus, str(job.seed), job.left_out or name, digest))))
     done = store.path / "collected"
-    with _alone(store.path.with_name(f"{store.path.name}.lock")):
+    with alone(store.path.with_name(f"{store.path.name}.lock")):
         if not done.is_file():
             shutil.rmtree(store.path, ignore_errors=True)  # of a call that was interrupted
             store.path.mkdir(parents=True)
@@ -153,7 +152,7 @@ def _without_fold(source: SourceConfig, folder: Path, fold: int) -> SourceConfig
     machines = np.array([item.path.partition("/")[0] for item in items])
     folds = normal_folds(machines, np.array([item.labels.get("label") == NORMAL for item in items]), FOLDS_SEED)
     root = source_root(source).absolute()
-    with _alone(folder.with_name(f"{folder.name}.lock")):
+    with alone(folder.with_name(f"{folder.name}.lock")):
         folder.mkdir(parents=True, exist_ok=True)
         for name, rows in (("train", (folds >= 0) & (folds != fold)), ("test", (folds < 0) | (folds == fold))):
             lines = [json.dumps({"audio_filepath": str(root / items[i].path), **items[i].labels}) for i in np.flatnonzero(rows)]
@@ -161,12 +160,3 @@ def _without_fold(source: SourceConfig, folder: Path, fold: int) -> SourceConfig
             if not path.is_file() or path.read_text(encoding="utf-8") != text:  # another job may be reading it
                 path.write_text(text, encoding="utf-8")
     return dataclasses.replace(source, kind="nemo", path=str(folder), root=str(root))
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Wait until no other job makes this store. The system lets go of the lock however a job ends."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

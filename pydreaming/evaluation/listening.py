@@ -34,28 +34,46 @@ class Heard:
             yield i, array[row, :length]
 
 
+@dataclass(frozen=True)
+class ClipBatch:
+    """Clips side by side, padded behind their ends: tokens (B, T, D), action (B, T, A), is_first, mask (B, T)."""
+
+    tokens: Tensor
+    action: Tensor
+    is_first: Tensor
+    mask: Tensor
+
+
 @torch.no_grad()
 def listen(model: WorldModelNet, tokens: Sequence[Array], actions: Sequence[Array] | None = None) -> Iterator[Heard]:
-    """Posterior rollouts (modes) over clips (T_i, D) with actions (T_i, A), zeros where None; clips of similar length go together."""
-    for rows in _batches([len(clip) for clip in tokens]):
-        longest = max(len(tokens[i]) for i in rows)
-        # Clips are padded behind their end; the model is causal, so padding cannot reach what is read.
-        x = torch.zeros(len(rows), longest, model.token_dim)
-        action = torch.zeros(len(rows), longest, model.action_dim)
-        mask = torch.zeros(len(rows), longest, dtype=torch.bool)
-        for row, i in enumerate(rows):
-            x[row, : len(tokens[i])] = torch.from_numpy(tokens[i])
-            mask[row, : len(tokens[i])] = True
-            if actions is not None:
-                action[row, : len(actions[i])] = torch.from_numpy(actions[i])
-        first = torch.zeros(len(rows), longest, dtype=torch.bool)
-        first[:, 0] = True
-        observed = model.observe(x.to(model.device), action.to(model.device), first.to(model.device))
-        yield Heard(rows, mask.to(model.device), observed)
+    """Posterior rollouts (modes) over clips (T_i, D) with actions (T_i, A), zeros where None; clips of similar length go together.
+
+    Clips are padded behind their ends: the model is causal, so padding cannot reach what is read. Clips without a token are left out.
+    """
+    for rows in similar_lengths([len(clip) for clip in tokens]):
+        batch = pad_clips(tokens, actions, rows, model.device, model.action_dim)
+        yield Heard(rows, batch.mask, model.observe(batch.tokens, batch.action, batch.is_first))
 
 
-def _batches(lengths: list[int]) -> Iterator[list[int]]:
-    """Rows of similar length together, at most MAX_PADDED_TOKENS in a batch; clips without a token are left out."""
+def pad_clips(
+    tokens: Sequence[Array], actions: Sequence[Array] | None, rows: Sequence[int], device: torch.device, action_dim: int
+) -> ClipBatch:
+    """Some of the clips (T_i, D) as one batch, as long as the longest of them; actions (T_i, A), zeros where None."""
+    lengths = torch.tensor([len(tokens[i]) for i in rows])
+    longest = int(lengths.max())
+    x = torch.zeros(len(rows), longest, tokens[0].shape[1])
+    action = torch.zeros(len(rows), longest, action_dim)
+    for row, i in enumerate(rows):
+        x[row, : len(tokens[i])] = torch.from_numpy(tokens[i])
+        if actions is not None:
+            action[row, : len(actions[i])] = torch.from_numpy(actions[i])
+    steps = torch.arange(longest).unsqueeze(0)
+    is_first, mask = (steps == 0).expand(len(rows), longest), steps < lengths.unsqueeze(1)
+    return ClipBatch(x.to(device), action.to(device), is_first.to(device), mask.to(device))
+
+
+def similar_lengths(lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Rows of similar length together, at most MAX_PADDED_TOKENS in a batch; those of length 0 are left out."""
     batch: list[int] = []
     for i in sorted((i for i, length in enumerate(lengths) if length), key=lengths.__getitem__):
         if batch and (len(batch) + 1) * lengths[i] > MAX_PADDED_TOKENS:

@@ -17,7 +17,7 @@ from torch.nn import functional
 from pydreaming.config import Config
 from pydreaming.evaluation.classifiers import Labels, Rows
 from pydreaming.evaluation.clips import Clips
-from pydreaming.evaluation.features import ClipBatch, pad_clips, similar_lengths
+from pydreaming.evaluation.listening import ClipBatch, pad_clips, similar_lengths
 from pydreaming.evaluation.pooling import Array
 from pydreaming.evaluation.probes import ProbeRow, accuracy_row
 from pydreaming.evaluation.protocols import Protocol
@@ -79,7 +79,7 @@ def train_classifier(config: Config, clips: Clips, rows: Rows, targets: Labels, 
             group["lr"] = config.training.learning_rate * rate_factor(config, step, progress)
         chosen = rng.integers(len(rows), size=size)
         tokens, actions = _cut(clips, rows[chosen], rng)
-        scores = classifier(pad_clips(tokens, actions, range(size), device))
+        scores = classifier(pad_clips(tokens, actions, range(size), device, actions[0].shape[1]))
         target = torch.from_numpy(codes[chosen]).to(device)
         optimizer.zero_grad(set_to_none=True)
         functional.cross_entropy(scores, target, label_smoothing=SMOOTHING).backward()
@@ -95,7 +95,7 @@ def predict(classifier: Classifier, clips: Clips, rows: Rows, device: torch.devi
     """The index of the likeliest class of each of the clips `rows`."""
     found = np.zeros(len(rows), np.intp)
     for part in similar_lengths([len(clips.tokens[i]) for i in rows]):
-        batch = pad_clips(clips.tokens, clips.actions, rows[part].tolist(), device)
+        batch = pad_clips(clips.tokens, clips.actions, rows[part].tolist(), device, clips.actions[0].shape[1])
         found[part] = classifier(batch).argmax(-1).cpu().numpy()
     return found
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from tiny_model import tiny_config
 
-import pydreaming.evaluation.features as features_module
+import pydreaming.evaluation.listening as listening_module
 from pydreaming.evaluation.clips import Clips
 from pydreaming.evaluation.evaluate import Evaluation, evaluate_probes
 from pydreaming.evaluation.features import CENTRED, PARTS, clip_features, join_parts, untrained_like
@@ -56,7 +56,7 @@ def test_other_clips_and_padding_change_nothing(model: WorldModelNet, monkeypatc
     alone = [clip_features(model, [x], [a]) for x, a in zip(tokens, actions, strict=True)]
     for part, array in together.items():
         np.testing.assert_allclose(array, np.concatenate([one[part] for one in alone]), atol=1e-5)
-    monkeypatch.setattr(features_module, "MAX_PADDED_TOKENS", 15)  # several batches
+    monkeypatch.setattr(listening_module, "MAX_PADDED_TOKENS", 15)  # several batches
     for part, array in clip_features(model, tokens, actions).items():
         np.testing.assert_allclose(array, together[part], atol=1e-5)
 
