@@ -179,6 +179,11 @@ class Collection:
         return len(self._shards)
 
     @property
+    def leases_in_hand(self) -> int:
+        """Leases that workers have now."""
+        return len(self._measure.granted) + len(self._episodes.granted)
+
+    @property
     def unreadable(self) -> int:
         """Recordings in the quarantine list."""
         return len(self._quarantine)

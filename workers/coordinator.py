@@ -22,6 +22,7 @@ import msgspec
 from pydreaming.audio.sources import Catalogue, source_root
 from pydreaming.config import Config
 from pydreaming.errors import PydreamingError, TransportError
+from pydreaming.tracking.live import CollectionNow, WorkerNow, publish
 from workers.collection import Collection
 from workers.keys import load_server_keys
 from workers.layout import CoordinatorFile, RunDir, replace_json
@@ -61,11 +62,13 @@ class Coordinator:
     """Answers messages from the collection's state.
 
     Args:
+      run: the run's folder, for `pydreaming status`.
       router: the bound socket; collection: what there is to do; welcome: what peers are told first.
       beat_s: s between a worker's signs of life.
     """
 
-    def __init__(self, router: Router, collection: Collection, welcome: Welcome, beat_s: float) -> None:
+    def __init__(self, run: Path, router: Router, collection: Collection, welcome: Welcome, beat_s: float) -> None:
+        self._run = run
         self._router, self._collection, self._welcome, self._beat_s = router, collection, welcome, beat_s
         self._roster = Roster(forget_s=max(60.0, 20 * beat_s))
         self._dropped: Counter[str] = Counter()
@@ -97,6 +100,7 @@ class Coordinator:
             self._regular = now
             self._roster.forget_silent(now)
             self._router.refresh_keys()
+            publish(self._run, self.now(now))
 
     def _handle(self, address: bytes, frame: bytes, now: float) -> None:
         try:
@@ -167,6 +171,28 @@ class Coordinator:
             workers=self._roster.workers(now),
         )
 
+    def now(self, now: float) -> CollectionNow:
+        """What `pydreaming status` shows."""
+        s = self.status(now)
+        workers = [WorkerNow(w.name, one_line(w.host), w.silent_s, w.lease, w.clips_per_s, w.audio_per_s) for w in s.workers]
+        return CollectionNow(
+            time=time.time(),
+            due_s=REGULAR_S,
+            pid=os.getpid(),
+            address=self._router.address,
+            phase=s.phase,
+            written_tokens=s.written_tokens,
+            stored_tokens=s.stored_tokens,
+            files=s.files,
+            unreadable=s.unreadable,
+            leases=self._collection.leases_in_hand,
+            passes_done=s.passes_done,
+            pass_share=s.pass_share,
+            exhausted=s.exhausted,
+            dropped_messages=s.dropped_messages,
+            workers=workers,
+        )
+
     def _drop(self, kind: str, detail: str) -> list[FromCoordinator]:
         self._dropped[kind] += 1
         now = time.monotonic()
@@ -206,7 +232,7 @@ def run_coordinator(run: RunDir, stop: Stopper) -> None:
             control_mean=catalogue.info.control_mean,
             control_std=catalogue.info.control_std,
         )
-        coordinator = Coordinator(router, collection, welcome, config.workers.beat_s)
+        coordinator = Coordinator(run.path, router, collection, welcome, config.workers.beat_s)
         stop.attach(coordinator)
         replace_json(run.coordinator, CoordinatorFile(router.address, os.getpid()))
         log.info("listening on %s, %d recordings", router.address, len(catalogue))

@@ -28,6 +28,7 @@ from pydreaming.objectives import TensorBatch
 from pydreaming.replay.index import ReplayIndex
 from pydreaming.replay.sampler import ReplaySampler
 from pydreaming.replay.schema import StoreMeta, difference
+from pydreaming.tracking.live import LearnerNow, Phase, publish
 from pydreaming.tracking.spool import SPOOL, Spool, Status
 from pydreaming.training.checkpoint import latest_intact, list_checkpoints, read_state, restore, save_checkpoint
 from pydreaming.training.diagnostics import Averages, step_metrics, verdict, world_model_metrics
@@ -45,6 +46,7 @@ log = logging.getLogger("learner")
 
 REFRESH_S = 1.0  # between looks at the replay folder
 WAIT_LINE_S = 5.0  # between lines about waiting
+EVALUATION_DUE_S = 1800.0  # the last evaluation takes minutes, and says nothing on its way
 MAX_NON_FINITE = 100  # refused steps in a row after which the run has failed
 
 
@@ -72,6 +74,7 @@ class Learner:
         self.stopping = ""
         self.train_seconds = 0.0
         self._meter, self._averages = _Meter(), Averages()
+        self._logged: dict[str, float] = {}
         self._refreshed = -REFRESH_S
         torch.set_num_threads(self.config.training.threads or default_threads())
 
@@ -146,8 +149,11 @@ class Learner:
         if self.stopping:
             log.info("stopped by %s; go on with: python launch.py --resume %s", self.stopping, self.run_dir.path)
             self.evaluations.cancel()
+            self._show("stopped", 0.0)
             return "KILLED"
+        self._show("evaluating", EVALUATION_DUE_S)
         self.evaluations.finish(checkpoint, lambda: bool(self.stopping))
+        self._show("finished", 0.0)
         return "FINISHED"
 
     def _await_data(self) -> None:
@@ -199,7 +205,28 @@ class Learner:
         metrics = step_metrics(self.trainer, result, batch.mask) | world_model_metrics(self.trainer, result, batch)
         metrics |= self._averages.take() | self._meter.take(int(batch.mask.sum())) | self._store_metrics()
         self.spool.metrics(self.trainer.step, metrics)
+        self._logged = metrics
+        self._show("training", self.config.training.log_s)
         log.info("%s", _console_line(self.trainer.step, self._progress(), metrics, self.config.model.embed))
+
+    def _show(self, phase: Phase, due_s: float) -> None:
+        """Leave what `pydreaming status` shows; the next sign of life comes within `due_s`."""
+        metrics = self._logged
+        view = LearnerNow(
+            time=time.time(),
+            due_s=due_s,
+            pid=os.getpid(),
+            phase=phase,
+            step=self.trainer.step,
+            progress=min(1.0, self._progress()),
+            seconds=self.train_seconds,
+            steps_per_s=metrics.get("machine/steps_per_s", 0.0),
+            wait_share=metrics.get("machine/data_wait_share", 0.0),
+            loss=metrics.get("learning/loss", 0.0),
+            replay_ratio=metrics.get("replay/ratio", 0.0),
+            checkpoint=self.newest,
+        )
+        publish(self.run_dir.path, view)
 
     def _store_metrics(self) -> dict[str, float]:
         metrics = {

@@ -20,6 +20,7 @@ import pytest
 
 from pydreaming import WorldModel
 from pydreaming.audio.sources.fsdd_download import bundled_digits
+from pydreaming.tracking.live import read_run
 from pydreaming.tracking.store import prepare_environment
 from workers.layout import hold
 
@@ -100,6 +101,7 @@ def interrupted(finished: Outcome) -> Iterator[Outcome]:
             if step and int(step[1]) > finished.checkpoint_step + 5:
                 break
         assert process.poll() is None, "".join(lines)
+        assert read_run(finished.run_dir).alive(time.time())
         family = psutil.Process(process.pid).children(recursive=True)
         assert len(family) >= 3  # coordinator, tracker, learner; the worker has ended if all passes were done before
         begin = time.monotonic()
@@ -143,6 +145,11 @@ def test_its_console_tells_what_there_is_and_what_to_try(finished: Outcome) -> N
     for word in ("checkpoint ", "report ", "MLflow ", "next:", "pydreaming embed", "pydreaming dream"):
         assert word in finished.output
     assert (finished.run_dir / "report.html").is_file()
+    now = read_run(finished.run_dir)
+    assert now.learner is not None
+    assert now.collection is not None
+    assert now.collection.written_tokens > 0
+    assert now.learner.phase in ("finished", "stopped")  # the latter where the resumed run was interrupted before
     assert not (finished.run_dir / "quarantine.jsonl").exists()
     assert not list(finished.run_dir.rglob("*.tmp*"))
     assert not list(ROOT.glob("mlruns*"))

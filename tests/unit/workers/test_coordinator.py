@@ -44,7 +44,7 @@ class Site:
         catalogue = Catalogue.build(config.source, config.action, config.run.seed, run.catalogue)
         self.router = Router("tcp://127.0.0.1:0", None)
         self.collection = Collection(run, config, catalogue, time.monotonic())
-        self.coordinator = Coordinator(self.router, self.collection, WELCOME, config.workers.beat_s)
+        self.coordinator = Coordinator(run.path, self.router, self.collection, WELCOME, config.workers.beat_s)
         self.producer = Producer(config, Path(config.source.path), run.replay(config))
         self.dealers: list[Dealer] = []
 

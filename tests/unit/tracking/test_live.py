@@ -1,0 +1,98 @@
+"""What `pydreaming status` says, from the files that the processes of a run leave."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from pydreaming import cli
+from pydreaming.errors import PydreamingError
+from pydreaming.tracking.live import CollectionNow, LearnerNow, WorkerNow, as_json, describe, publish, read_run
+
+NOW = 1_800_000_000.0
+LEARNER = LearnerNow(NOW - 3, 5.0, 7, "training", 2134, 0.64, 190.0, 8.94, 0.012, 3.2, 12.3, "/gone/checkpoints/step-00002100")
+WORKER = WorkerNow("host-0", "host", 0.4, 5, 31.0, 14.0)
+COLLECTION = CollectionNow(
+    NOW - 1, 2.0, 8, "tcp://127.0.0.1:5", "episodes", 1_234_567, 900_000, 120, 2, 1, 2, 0.45, False, 0, [WORKER]
+)  # fmt: skip
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    folder = tmp_path / "my-run"
+    folder.mkdir()
+    (folder / "config.yaml").touch()
+    return folder
+
+
+def replaced(view: LearnerNow, **changes: object) -> LearnerNow:
+    return msgspec.structs.replace(view, **changes)
+
+
+def test_a_training_run_in_lines_and_as_json(run: Path) -> None:
+    publish(run, LEARNER)
+    publish(run, COLLECTION)
+    (run / "quarantine.jsonl").write_text("{}\n{}\n")
+    text = "\n".join(describe(read_run(run), NOW))
+    assert text.startswith("my-run: training\n")
+    for part in ("step 2134, 64%", "8.9 steps/s", "step-00002100", "pass 3, 45% done", "1 234 567 tokens written", "12.3 times", "host-0"):
+        assert part in text
+    found = json.loads(as_json(read_run(run), NOW))
+    assert (found["alive"], found["quarantined"], found["learner"]["step"]) == (True, 2, 2134)
+    assert found["silent_s"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("learner", "collection", "after_s", "said", "alive"),
+    [
+        (None, None, 0, "nothing has been heard of it yet", False),
+        (None, COLLECTION, 0, "collecting", True),
+        (LEARNER, COLLECTION, 3600, "not running; last heard of 60 min ago", False),
+        (replaced(LEARNER, time=NOW - 60), COLLECTION, 0, "running, but its learner is silent", True),
+        (replaced(LEARNER, due_s=120.0, time=NOW - 100), None, 0, "training", True),
+        (replaced(LEARNER, phase="evaluating", due_s=1800.0, time=NOW - 300), None, 0, "evaluating", True),
+        (replaced(LEARNER, phase="finished"), COLLECTION, 7200, "finished 2 h ago", False),
+    ],
+)
+def test_states(run: Path, learner: LearnerNow | None, collection: CollectionNow | None, after_s: float, said: str, alive: bool) -> None:
+    for view in (learner, collection):
+        if view is not None:
+            publish(run, view)
+    found = read_run(run)
+    assert describe(found, NOW + after_s)[0] == f"my-run: {said}"
+    assert found.alive(NOW + after_s) is alive
+
+
+def test_a_run_that_was_taken_up_again_has_not_ended(run: Path) -> None:
+    publish(run, replaced(LEARNER, phase="stopped", time=NOW - 1000))
+    publish(run, COLLECTION)
+    assert read_run(run).alive(NOW)
+
+
+def test_what_cannot_be_read_is_one_line(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(PydreamingError, match="no run at"):
+        read_run(tmp_path)
+    publish(run, LEARNER)
+    (run / "status/learner.json").write_text("{")
+    assert cli.main(["status", str(run)]) == 1
+    assert "learner.json cannot be read" in capsys.readouterr().err
+
+
+def test_a_disk_that_refuses_stops_nothing(run: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (run / "status").touch()
+    publish(run, LEARNER)
+    assert "cannot be written" in caplog.text
+
+
+def test_exit_code_is_a_health_check(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    publish(run, replaced(LEARNER, time=time.time()))
+    assert cli.main(["status", str(run)]) == 0
+    publish(run, replaced(LEARNER, time=time.time() - 3600))
+    assert cli.main(["status", str(run), "--json"]) == 1
+    out = capsys.readouterr().out
+    assert out.startswith("my-run: training")
+    assert '"alive": false' in out
