@@ -57,7 +57,8 @@ static void gone(const char *name) {
 
 def undefined(library: Path) -> set[tuple[str, str]]:
     """(symbol, version or "") of what a library asks others for."""
-    listing = subprocess.run(["nm", "-D", "--with-symbol-versions", str(library)], check=True, capture_output=True, text=True).stdout
+    command = ["nm", "-D", "--with-symbol-versions", str(library)]
+    listing = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     return {(found[1], found[2] or "") for found in map(_UNDEFINED.fullmatch, listing.splitlines()) if found}
 
 

@@ -69,9 +69,8 @@ class Router:
             raise TransportError(f"cannot listen on {address}: {e.strerror}") from e
         bound_host, self.port = split_address(self._socket.getsockopt_string(zmq.LAST_ENDPOINT).rstrip("\0"))
         # As peers on this host may call it; others know this host's name.
-        self.address = (
-            f"tcp://{'127.0.0.1' if bound_host == '0.0.0.0' else '[::1]' if bound_host == '::' else host_part(bound_host)}:{self.port}"
-        )
+        loopback = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 (compared with, not bound to)
+        self.address = f"tcp://{loopback.get(bound_host) or host_part(bound_host)}:{self.port}"
 
     def _start_authenticator(self, keys: ServerKeys) -> None:
         # Without a running authenticator that knows a location, curve_server lets any key in: so this comes before the bind.
