@@ -53,6 +53,7 @@ log = logging.getLogger(__name__)
 
 NICE = 15  # the learner and the user's own programs come first; a learner that waits for data leaves the processor to the workers
 REPLY_S = 3.0  # s without an answer to Pull after which the connection is made anew
+LIFE_S = 0.5  # s between two signs of life for the supervisor
 SLICE_S = 0.1  # s; a signal is noticed within it
 
 
@@ -70,7 +71,10 @@ class Stopped(Exception):  # noqa: N818 - no error
 
 @dataclass(frozen=True)
 class Options:
-    """Where the coordinator and the data are. `run` or `address` is given; `root` and `replay` override what the coordinator says."""
+    """Where the coordinator and the data are. `run` or `address` is given; `root` and `replay` override what the coordinator says.
+
+    alive: file that is touched as a sign of life, for the supervisor.
+    """
 
     run: Path | None
     address: str
@@ -79,6 +83,7 @@ class Options:
     replay: Path | None
     name: str
     patience_s: float
+    alive: Path | None = None
 
 
 class AudioWorker:
@@ -95,6 +100,7 @@ class AudioWorker:
         self._unanswered: Done | None = None  # said again when the coordinator did not know this worker
         self._answered = time.monotonic()
         self._explanation = ""
+        self._shown = -LIFE_S
         self.interrupted = False
 
     def run(self) -> None:
@@ -168,6 +174,7 @@ class AudioWorker:
 
     def _receive(self, timeout_s: float) -> FromCoordinator | None:
         """The next message. Raises Interrupted, Stopped, or TransportError when refused or of another version."""
+        self._show_life()
         if self.interrupted:
             raise Interrupted
         assert self._dealer is not None
@@ -185,6 +192,12 @@ class AudioWorker:
         if isinstance(message, Stop):
             raise Stopped(message.reason)
         return message
+
+    def _show_life(self) -> None:
+        now = time.monotonic()
+        if self._options.alive is not None and now - self._shown >= LIFE_S:
+            self._shown = now
+            self._options.alive.touch()
 
     def _pause(self, seconds: float) -> None:
         """Wait, but notice signals and Stop."""
@@ -294,13 +307,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--replay", type=Path, help="the replay store, where it differs from the coordinator's")
     parser.add_argument("--name", default=f"{socket.gethostname()}-{os.getpid()}", help="shown in logs and metrics")
     parser.add_argument("--patience", type=float, default=60.0, help="s without a coordinator after which to give up (default 60)")
+    parser.add_argument("--alive", type=Path, help="file to touch as a sign of life (the supervisor's)")
     given = parser.parse_args(arguments)
     if (given.run is None) == (not given.address):
         parser.error("give either --run or --address")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     torch.set_num_threads(1)
     os.nice(NICE)
-    worker = AudioWorker(Options(given.run, given.address, given.keys, given.root, given.replay, given.name, given.patience))
+    worker = AudioWorker(Options(given.run, given.address, given.keys, given.root, given.replay, given.name, given.patience, given.alive))
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         worker.interrupted = True

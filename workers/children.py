@@ -43,22 +43,27 @@ class Child:
 
     name: of the role. arguments: after the interpreter. log: file for its output, None for the console's.
     threads: of numerical libraries; 0: as many as they like.
+    alive: file that it touches as a sign of life, None when it gives none.
     """
 
     name: str
     arguments: Sequence[str]
     log: Path | None
     threads: int = 0
+    alive: Path | None = None
     backoff: Backoff = field(default_factory=Backoff)
     process: subprocess.Popen[bytes] | None = None
     given_up: bool = False
     finished: bool = False
     _started: float = 0.0
     _due: float | None = None
+    _sign: int | None = None
+    _signed: float | None = None
 
     def start(self) -> None:
         """Start the process."""
         self._started, self._due = time.monotonic(), None
+        self._sign, self._signed = self._read_sign(), None
         output = self.log.open("ab") if self.log else None
         try:
             self.process = subprocess.Popen(
@@ -82,6 +87,19 @@ class Child:
         if code is not None:
             self.process = None
         return code
+
+    def silent_s(self) -> float:
+        """Seconds without a sign of life, by this process's own clock; 0 while it starts, or has ended."""
+        now, sign = time.monotonic(), self._read_sign()
+        if self.process is not None and sign != self._sign:
+            self._sign, self._signed = sign, now
+        return 0.0 if self.process is None or self._signed is None else now - self._signed
+
+    def _read_sign(self) -> int | None:
+        try:
+            return None if self.alive is None else self.alive.stat().st_mtime_ns
+        except OSError:  # not made yet
+            return None
 
     def plan_restart(self, code: int) -> float | None:
         """After an exit: s until `restart_due` starts it again, or None when it is given up."""

@@ -30,6 +30,7 @@ POLL_S = 0.1
 ANNOUNCE_S = 20.0  # s between two lines about one wait
 LEARNER_END_S = 10.0  # s for its last checkpoint
 OTHERS_END_S = 5.0
+HUNG_TTLS = 2.0  # times of a lease without a sign of life after which a worker is replaced: its lease is lost by then
 TRACKER_END_S = 40.0  # s for the rest of the spool to reach the tracking server; the tracker itself gives up before
 
 
@@ -127,6 +128,7 @@ class Supervisor:
             time.sleep(POLL_S)
             self._check_coordinator()
             for worker in self._workers:
+                self._replace_hung(worker)
                 self._check(worker)
             if self._tracker is not None:
                 self._check(self._tracker)
@@ -140,6 +142,12 @@ class Supervisor:
                 raise RunError(f"every worker has failed: {self._workers[0].last_words()}")
         self._say("ending ...")
         return self._end_learner()
+
+    def _replace_hung(self, worker: Child) -> None:
+        """Kill a worker that hangs, in a decoder or on a disk that does not answer; `_check` then starts it again."""
+        if (silent := worker.silent_s()) > HUNG_TTLS * self._config.workers.lease_ttl_s:
+            self._say(f"{worker.name} has shown no sign of life for {silent:.0f} s and is killed")
+            worker.signal(signal.SIGKILL)
 
     def _check(self, child: Child) -> None:
         """Take note of an exit; start the process again when that is due."""
@@ -238,7 +246,10 @@ class Supervisor:
         else:
             arguments += ["--run", str(self._run.path)]
         arguments += ["--keys", c.coordinator.keys] if c.coordinator.keys else []
-        return self._child("audio_worker", arguments, threads=1, name=name)
+        alive = self._run.logs / f"{name}.alive"
+        child = self._child("audio_worker", [*arguments, "--alive", str(alive)], threads=1, name=name)
+        child.alive = alive
+        return child
 
 
 def _host_name() -> str:
