@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from pydreaming.models.by_hand import by_hand, packed_gru
+
 
 def mlp(sizes: Sequence[int]) -> nn.Sequential:
     """Linear layers of the given widths with LayerNorm and SiLU between them; the last layer is plain."""
@@ -49,8 +51,8 @@ def run_gru(gru: nn.GRU, x: Tensor, is_first: Tensor, h0: Tensor) -> Tensor:
     """
     B, T = is_first.shape
     h0 = h0 * (~is_first[:, :1]).to(h0.dtype)
-    inner = is_first[:, 1:]
-    if not bool(inner.any()):
+    hand = by_hand(x)
+    if not hand and not bool(is_first[:, 1:].any()):
         whole: Tensor = gru(x, h0.unsqueeze(0))[0]
         return whole.to(h0.dtype)
     starts = is_first.clone()
@@ -63,6 +65,9 @@ def run_gru(gru: nn.GRU, x: Tensor, is_first: Tensor, h0: Tensor) -> Tensor:
     index = (begin + step)[inside]  # (B * T,) flat index of each packed step
     # A run carries a state in only where it opens its sequence.
     opens = (begin % T == 0).to(h0.dtype).unsqueeze(1)
-    packed = PackedSequence(x.flatten(0, 1)[index], inside.sum(1).cpu())
-    states: Tensor = gru(packed, (h0[begin // T] * opens).unsqueeze(0))[0].data
+    first, inputs, sizes = h0[begin // T] * opens, x.flatten(0, 1)[index], inside.sum(1)
+    if hand:
+        states = packed_gru(inputs, sizes.tolist(), first, list(gru.parameters()))
+    else:
+        states = gru(PackedSequence(inputs, sizes.cpu()), first.unsqueeze(0))[0].data
     return torch.empty_like(states).index_copy(0, index, states).reshape(B, T, -1).to(h0.dtype)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +17,10 @@ from torch.nn import functional
 
 from pydreaming.config import ObjectiveConfig
 from pydreaming.errors import ConfigError
+from pydreaming.models.by_hand import by_hand, contrast_rows, unit
 from pydreaming.models.state import Observed, State
 from pydreaming.models.world_model import WorldModelNet
-from pydreaming.objectives.contrast import Contrast, info_nce, reaches
+from pydreaming.objectives.contrast import Contrast, Rivals, find_rivals, info_nce, reaches
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,16 @@ class TensorBatch:
     action: Tensor
     token_id: Tensor
     mask: Tensor
+
+    @cached_property
+    def rivals(self) -> Rivals:
+        """What contrasts over all tokens of the batch take as negatives."""
+        return find_rivals(self.token_id, self.mask, within_sequence=False)
+
+    @cached_property
+    def rivals_in_sequence(self) -> Rivals:
+        """What contrasts within each sequence take as negatives."""
+        return find_rivals(self.token_id, self.mask, within_sequence=True)
 
     def rows(self, count: int) -> TensorBatch:
         """The first `count` sequences."""
@@ -145,6 +157,9 @@ class Objective(nn.Module, ABC):
 
     def nce(self, query: Tensor, key: Tensor, batch: TensorBatch, valid: Tensor, steps: int) -> Contrast:
         """`info_nce` with the configured temperature and negatives."""
+        if by_hand(query):
+            rows = valid.flatten().nonzero().squeeze(1)
+            return self._nce_of_rows(query.flatten(0, 1)[rows], rows, key, batch, valid, steps)
         return info_nce(
             query,
             key,
@@ -162,8 +177,22 @@ class Objective(nn.Module, ABC):
         Args:
           head: (..., C + k * A) -> (..., P). context: (B, T, C). key: (B, T, P). action: (B, T, A).
         """
-        query = ahead_query(head, k, context, action)
-        return self.nce(query, key, batch, reaches(batch.is_first, batch.mask, k), k)
+        valid = reaches(batch.is_first, batch.mask, k)
+        if by_hand(context):
+            rows = valid.flatten().nonzero().squeeze(1)
+            return self._nce_of_rows(head(ahead_inputs(k, context, action).flatten(0, 1)[rows]), rows, key, batch, valid, k)
+        return self.nce(ahead_query(head, k, context, action), key, batch, valid, k)
+
+    def _nce_of_rows(self, query: Tensor, rows: Tensor, key: Tensor, batch: TensorBatch, valid: Tensor, steps: int) -> Contrast:
+        """`nce` of the valid steps alone, the others being zero: `query` (R, P) and `rows` (R,), the flat steps that it belongs to."""
+        rivals = batch.rivals_in_sequence if self.config.negatives == "sequence" else batch.rivals
+        positive = rows + steps
+        loss, correct = contrast_rows(query, unit(key.flatten(0, 1)), positive, rivals.barred, self.config.temperature)
+
+        def spread(values: Tensor) -> Tensor:
+            return values.new_zeros(valid.numel()).index_copy(0, rows, values).reshape(valid.shape)
+
+        return Contrast(spread(loss), spread(correct), spread(rivals.chance[positive]), valid)
 
     def ahead_terms(
         self, heads: nn.ModuleList, weights: Sequence[float], first: int, context: Tensor, key: Tensor, action: Tensor, batch: TensorBatch
@@ -190,8 +219,13 @@ def linear_heads(config: ObjectiveConfig, model: WorldModelNet) -> tuple[nn.Modu
 
 def ahead_query(head: nn.Module, k: int, context: Tensor, action: Tensor) -> Tensor:
     """What `head` makes of the context at t and the k actions after it: (B, T, C), (B, T, A) -> (B, T, P)."""
-    query: Tensor = head(torch.cat([context, *future_actions(action, k)], -1))
+    query: Tensor = head(ahead_inputs(k, context, action))
     return query
+
+
+def ahead_inputs(k: int, context: Tensor, action: Tensor) -> Tensor:
+    """What a head k steps ahead reads: (B, T, C), (B, T, A) -> (B, T, C + k * A)."""
+    return torch.cat([context, *future_actions(action, k)], -1)
 
 
 def read_ahead(heads: Iterable[nn.Module], first: int, observed: Observed, key: Tensor) -> Ahead:

@@ -27,6 +27,32 @@ class Contrast:
     valid: Tensor
 
 
+@dataclass(frozen=True)
+class Rivals:
+    """Which tokens of a batch are negatives of which positive; N = B * T flat steps.
+
+    Attributes:
+      barred: (N, N) float32, row i for a query whose positive is i: 0 where the column is a candidate, -inf where it is not.
+      chance: (N,) of guessing right by positive.
+    """
+
+    barred: Tensor
+    chance: Tensor
+
+
+def find_rivals(token_id: Tensor, mask: Tensor, *, within_sequence: bool) -> Rivals:
+    """Rivals of each token, arguments as in `info_nce`; right for queries that lie in the sequence of their positive."""
+    B, T = mask.shape
+    ids = token_id.flatten()
+    banned = (ids.unsqueeze(1) == ids) | ~mask.flatten()
+    if within_sequence:
+        sequence = torch.arange(B * T, device=mask.device) // T
+        banned |= sequence.unsqueeze(1) != sequence
+    banned.fill_diagonal_(False)
+    barred = torch.zeros(B * T, B * T, device=mask.device).masked_fill_(banned, -torch.inf)
+    return Rivals(barred, barred.exp().sum(-1).reciprocal())
+
+
 def reaches(is_first: Tensor, mask: Tensor, steps: int) -> Tensor:
     """Where t and t + steps both exist and no reset lies between: (B, T) bool twice -> (B, T) bool, False in the last `steps` columns."""
     T = is_first.shape[1]

@@ -1,0 +1,158 @@
+"""Paths whose backward pass is written by hand, because the automatic one wastes most of a CPU's time on them.
+
+What is computed is the same as on the plain path beside each, up to the rounding of sums; the tests compare them. The plain paths are taken
+on a GPU, under autocast, and wherever the environment variable PYDREAMING_PLAIN is set.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+TINY = 1e-12  # least length that a vector is divided by, as in torch.nn.functional.normalize
+
+
+def by_hand(x: Tensor) -> bool:
+    """Whether work on `x` takes these paths."""
+    return x.device.type == "cpu" and not torch.is_autocast_enabled("cpu") and not os.environ.get("PYDREAMING_PLAIN")
+
+
+def packed_gru(x: Tensor, sizes: Sequence[int], h0: Tensor, weights: Sequence[Tensor]) -> Tensor:
+    """A GRU over packed runs: the weights' gradients are one product over all steps, where nn.GRU on a CPU makes one for each step.
+
+    Args:
+      x: (N, I) inputs step by step, the runs that are still going in the same order at every step, the longest first.
+      sizes: runs that are going at each step, of sum N, never rising.
+      h0: (R, D) state before each run, R = sizes[0].
+      weights: of torch.nn.GRU: (3 D, I), (3 D, D), (3 D,), (3 D,), in the order reset, update, new.
+    Returns:
+      (N, D) states, packed like x.
+    Source: the equations of torch.nn.GRU; arXiv 1406.1078 with the reset after the product.
+    """
+    states: Tensor = _PackedGRU.apply(x, sizes, h0, *weights)  # type: ignore[no-untyped-call]
+    return states
+
+
+class _PackedGRU(Function):
+    """r, z = sigmoid(W x + U h); n = tanh(W x + r * (U h + b)); h' = n + z (h - n)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, sizes: Sequence[int], h0: Tensor, w_input: Tensor, w_state: Tensor, b_input: Tensor, b_state: Tensor
+    ) -> Tensor:
+        D = h0.shape[1]
+        bias = b_input.clone()
+        bias[: 2 * D] += b_state[: 2 * D]
+        gates = torch.addmm(bias, x, w_input.t())  # (N, 3 D), which become r, z and n step by step
+        recurrent, before, states = (x.new_empty(len(x), D) for _ in range(3))  # U h + b of n, the state before, the state after
+        r, z, new = gates.chunk(3, 1)
+        end, h = 0, h0
+        for size in sizes:
+            at = slice(end, end := end + size)
+            h = before[at].copy_(h[:size])
+            gates[at, : 2 * D].addmm_(h, w_state[: 2 * D].t()).sigmoid_()
+            torch.addmm(b_state[2 * D :], h, w_state[2 * D :].t(), out=recurrent[at])
+            new[at].addcmul_(r[at], recurrent[at]).tanh_()
+            h = torch.lerp(new[at], h, z[at], out=states[at])
+        ctx.sizes = sizes
+        ctx.save_for_backward(x, w_input, w_state, gates, recurrent, before)
+        return states
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, w_input, w_state, gates, recurrent, before = ctx.saved_tensors
+        N, D = before.shape
+        r, z, new = gates.chunk(3, 1)
+        to_new = (1 - z) * (1 - new * new)  # what the gradient at h' is multiplied by on its way to each sum inside the functions
+        slopes = torch.stack([to_new * recurrent * r * (1 - r), (before - new) * z * (1 - z), to_new * r], 1)  # (N, 3, D)
+        sums, after = torch.empty_like(slopes), grad.clone()
+        carry, begin = grad[:0], N
+        for size in reversed(ctx.sizes):
+            at = slice(begin := begin - size, begin + size)
+            here = after[at]
+            here[: len(carry)] += carry
+            torch.mul(here.unsqueeze(1), slopes[at], out=sums[at])
+            carry = torch.addmm(here * z[at], sums[at].flatten(1), w_state)
+        flat = sums.flatten(1)
+        grad_w_state, grad_b_state = flat.t() @ before, flat.sum(0)
+        torch.mul(after, to_new, out=sums[:, 2])  # the input's part of n is not behind r
+        grad_x = flat @ w_input if ctx.needs_input_grad[0] else None
+        return grad_x, None, carry, flat.t() @ x, grad_w_state, flat.sum(0), grad_b_state
+
+
+def unit(x: Tensor) -> Tensor:
+    """(..., P) -> (..., P) of unit length, as torch.nn.functional.normalize."""
+    vectors: Tensor = _Unit.apply(x)  # type: ignore[no-untyped-call]
+    return vectors
+
+
+class _Unit(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min_(TINY)
+        vectors = x / length
+        ctx.save_for_backward(vectors, length)
+        return vectors
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return _unit_backward(grad, *ctx.saved_tensors)
+
+
+def contrast_rows(query: Tensor, key: Tensor, positive: Tensor, barred: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """InfoNCE of cosine similarities: each query tells its positive from all keys that are not barred.
+
+    Args:
+      query: (R, P), of any length. key: (N, P) unit vectors. positive: (R,) int64, index of a key.
+      barred: (N, N), row i is what is added to the logits of a query whose positive is i: 0, or -inf for no candidate; 0 at i itself.
+    Returns:
+      (R,) loss in nats, and (R,) accuracy@1 without gradient, which ties share.
+    """
+    result: tuple[Tensor, Tensor] = _Contrast.apply(query, key, positive, barred, temperature)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _Contrast(Function):
+    @staticmethod
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, positive: Tensor, barred: Tensor, temperature: float
+    ) -> tuple[Tensor, Tensor]:
+        length = torch.linalg.vector_norm(query, dim=-1, keepdim=True).clamp_min_(TINY)
+        vectors = query / length
+        logits = barred[positive].addmm_(vectors, key.t(), alpha=1 / temperature)  # (R, N)
+        own, best = logits.gather(1, positive.unsqueeze(1)), logits.amax(-1, keepdim=True)
+        share = logits.softmax(-1)
+        # The likeliest key has a share of at least 1 / N: its logarithm is exact where that of the positive's might be lost.
+        loss = best - share.amax(-1, keepdim=True).log() - own
+        as_likely = torch.ge(logits, own, out=logits).sum(-1)  # as numbers: sums of booleans are ten times slower
+        correct = (own >= best).squeeze(1) / as_likely
+        ctx.temperature = temperature
+        ctx.save_for_backward(vectors, length, key, positive, share)
+        ctx.mark_non_differentiable(correct)
+        return loss.squeeze(1), correct
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        vectors, length, key, positive, share = ctx.saved_tensors
+        scale = (grad / ctx.temperature).unsqueeze(1)
+        grad_query = grad_key = None
+        if ctx.needs_input_grad[0]:
+            grad_query = _unit_backward(scale * (share @ key - key[positive]), vectors, length)
+        if ctx.needs_input_grad[1]:
+            scaled = scale * vectors
+            grad_key = (share.t() @ scaled).index_add_(0, positive, scaled, alpha=-1)
+        return grad_query, grad_key, None, None, None
+
+
+def _unit_backward(grad: Tensor, vectors: Tensor, length: Tensor) -> Tensor:
+    """From the gradient at unit vectors to that at the vectors they were made of: the part along them is lost."""
+    return (grad - vectors * (grad * vectors).sum(-1, keepdim=True)) / length
