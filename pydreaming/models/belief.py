@@ -19,6 +19,7 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from pydreaming.config import ModelConfig
 from pydreaming.models.dynamics import Dynamics
@@ -68,11 +69,12 @@ class Belief(Dynamics):
         Unroll j starts at c_{t-1-j} and takes in the posterior's samples up to t; all starting points run side by side.
         """
         state, valid = observed.previous, torch.ones_like(observed.is_first)
+        by_state, driven = self._drive(observed.post.stoch, observed.action)  # the same in all unrolls
         target = observed.context.detach()
         result = []
         for _ in range(count):
             logits = self._prior(state, observed.action)
-            after = self._update(state, observed.post.stoch, observed.action)
+            after = _follow(state, by_state, driven)
             result.append(Unroll(logits, after, target, valid))
             state = shift_right(after, torch.zeros_like(after[:, 0]), observed.is_first)
             # The belief at t - 1 exists only if t continues its clip and t - 1 was itself reached by a valid unroll.
@@ -83,6 +85,16 @@ class Belief(Dynamics):
         return self.logits(self.prior(torch.cat([deter, action], -1)))
 
     def _update(self, deter: Tensor, stoch: Tensor, action: Tensor) -> Tensor:
-        gate, new = self.update(torch.cat([deter, stoch.flatten(-2), action], -1)).chunk(2, -1)
-        after: Tensor = deter + gate.sigmoid() * (new.tanh() - deter)
-        return after
+        return _follow(deter, *self._drive(stoch, action))
+
+    def _drive(self, stoch: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        """`update` in two parts: its weights on the state, (2 D, D), and what it makes of sample and action, (..., 2 D)."""
+        by_state, by_rest = self.update.weight.split([self.config.deter, self.latent + action.shape[-1]], 1)
+        return by_state, functional.linear(torch.cat([stoch.flatten(-2), action], -1), by_rest, self.update.bias)
+
+
+def _follow(deter: Tensor, by_state: Tensor, driven: Tensor) -> Tensor:
+    """The state after one update, from the two parts that `_drive` gives: (..., D) -> (..., D)."""
+    gate, new = (functional.linear(deter, by_state) + driven).chunk(2, -1)
+    after: Tensor = deter + gate.sigmoid() * (new.tanh() - deter)
+    return after
