@@ -23,7 +23,7 @@ def by_hand(x: Tensor) -> bool:
     return x.device.type == "cpu" and not torch.is_autocast_enabled("cpu") and not os.environ.get("PYDREAMING_PLAIN")
 
 
-def packed_gru(x: Tensor, sizes: Sequence[int], h0: Tensor, weights: Sequence[Tensor]) -> Tensor:
+def packed_gru(x: Tensor, sizes: list[int], h0: Tensor, weights: Sequence[Tensor]) -> Tensor:
     """A GRU over packed runs: the weights' gradients are one product over all steps, where nn.GRU on a CPU makes one for each step.
 
     Args:
@@ -44,22 +44,21 @@ class _PackedGRU(Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, sizes: Sequence[int], h0: Tensor, w_input: Tensor, w_state: Tensor, b_input: Tensor, b_state: Tensor
+        ctx: Any, x: Tensor, sizes: list[int], h0: Tensor, w_input: Tensor, w_state: Tensor, b_input: Tensor, b_state: Tensor
     ) -> Tensor:
         D = h0.shape[1]
         bias = b_input.clone()
         bias[: 2 * D] += b_state[: 2 * D]
         gates = torch.addmm(bias, x, w_input.t())  # (N, 3 D), which become r, z and n step by step
         recurrent, before, states = (x.new_empty(len(x), D) for _ in range(3))  # U h + b of n, the state before, the state after
-        r, z, new = gates.chunk(3, 1)
-        end, h = 0, h0
-        for size in sizes:
-            at = slice(end, end := end + size)
-            h = before[at].copy_(h[:size])
-            gates[at, : 2 * D].addmm_(h, w_state[: 2 * D].t()).sigmoid_()
-            torch.addmm(b_state[2 * D :], h, w_state[2 * D :].t(), out=recurrent[at])
-            new[at].addcmul_(r[at], recurrent[at]).tanh_()
-            h = torch.lerp(new[at], h, z[at], out=states[at])
+        h, to_gates, to_new, bias_new = h0, w_state[: 2 * D].t(), w_state[2 * D :].t(), b_state[2 * D :]
+        steps = (part.split(sizes) for part in (gates[:, : 2 * D], *gates.chunk(3, 1), recurrent, before, states))
+        for both, r, z, new, inner, old, after in zip(*steps, strict=True):
+            h = old.copy_(h[: len(old)])
+            both.addmm_(h, to_gates).sigmoid_()
+            torch.addmm(bias_new, h, to_new, out=inner)
+            new.addcmul_(r, inner).tanh_()
+            h = torch.lerp(new, h, z, out=after)
         ctx.sizes = sizes
         ctx.save_for_backward(x, w_input, w_state, gates, recurrent, before)
         return states
@@ -68,19 +67,16 @@ class _PackedGRU(Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, w_input, w_state, gates, recurrent, before = ctx.saved_tensors
-        N, D = before.shape
         r, z, new = gates.chunk(3, 1)
         to_new = (1 - z) * (1 - new * new)  # what the gradient at h' is multiplied by on its way to each sum inside the functions
         slopes = torch.stack([to_new * recurrent * r * (1 - r), (before - new) * z * (1 - z), to_new * r], 1)  # (N, 3, D)
         sums, after = torch.empty_like(slopes), grad.clone()
-        carry, begin = grad[:0], N
-        for size in reversed(ctx.sizes):
-            at = slice(begin := begin - size, begin + size)
-            here = after[at]
-            here[: len(carry)] += carry
-            torch.mul(here.unsqueeze(1), slopes[at], out=sums[at])
-            carry = torch.addmm(here * z[at], sums[at].flatten(1), w_state)
-        flat = sums.flatten(1)
+        flat, carry = sums.flatten(1), grad[:0]
+        steps = (part.split(ctx.sizes)[::-1] for part in (after, after.unsqueeze(1), z, slopes, sums, flat))
+        for here, broadcast, keep, slope, total, row in zip(*steps, strict=True):
+            here[: len(carry)].add_(carry)
+            torch.mul(broadcast, slope, out=total)
+            carry = torch.addmm(here * keep, row, w_state)
         grad_w_state, grad_b_state = flat.t() @ before, flat.sum(0)
         torch.mul(after, to_new, out=sums[:, 2])  # the input's part of n is not behind r
         grad_x = flat @ w_input if ctx.needs_input_grad[0] else None
@@ -127,7 +123,7 @@ class _Contrast(Function):
     ) -> tuple[Tensor, Tensor]:
         length = torch.linalg.vector_norm(query, dim=-1, keepdim=True).clamp_min_(TINY)
         vectors = query / length
-        logits = barred[positive].addmm_(vectors, key.t(), alpha=1 / temperature)  # (R, N)
+        logits = barred.index_select(0, positive).addmm_(vectors, key.t(), alpha=1 / temperature)  # (R, N)
         own, best = logits.gather(1, positive.unsqueeze(1)), logits.amax(-1, keepdim=True)
         share = logits.softmax(-1)
         # The likeliest key has a share of at least 1 / N: its logarithm is exact where that of the positive's might be lost.
@@ -146,7 +142,7 @@ class _Contrast(Function):
         scale = (grad / ctx.temperature).unsqueeze(1)
         grad_query = grad_key = None
         if ctx.needs_input_grad[0]:
-            grad_query = _unit_backward(scale * (share @ key - key[positive]), vectors, length)
+            grad_query = _unit_backward(scale * (share @ key - key.index_select(0, positive)), vectors, length)
         if ctx.needs_input_grad[1]:
             scaled = scale * vectors
             grad_key = (share.t() @ scaled).index_add_(0, positive, scaled, alpha=-1)

@@ -65,7 +65,7 @@ def run_gru(gru: nn.GRU, x: Tensor, is_first: Tensor, h0: Tensor) -> Tensor:
     index = (begin + step)[inside]  # (B * T,) flat index of each packed step
     # A run carries a state in only where it opens its sequence.
     opens = (begin % T == 0).to(h0.dtype).unsqueeze(1)
-    first, inputs, sizes = h0[begin // T] * opens, x.flatten(0, 1)[index], inside.sum(1)
+    first, inputs, sizes = h0[begin // T] * opens, x.flatten(0, 1).index_select(0, index), inside.sum(1)
     if hand:
         states = packed_gru(inputs, sizes.tolist(), first, list(gru.parameters()))
     else:

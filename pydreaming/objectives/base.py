@@ -159,7 +159,7 @@ class Objective(nn.Module, ABC):
         """`info_nce` with the configured temperature and negatives."""
         if by_hand(query):
             rows = valid.flatten().nonzero().squeeze(1)
-            return self._nce_of_rows(query.flatten(0, 1)[rows], rows, key, batch, valid, steps)
+            return self._nce_of_rows(query.flatten(0, 1).index_select(0, rows), rows, key, batch, valid, steps)
         return info_nce(
             query,
             key,
@@ -180,7 +180,8 @@ class Objective(nn.Module, ABC):
         valid = reaches(batch.is_first, batch.mask, k)
         if by_hand(context):
             rows = valid.flatten().nonzero().squeeze(1)
-            return self._nce_of_rows(head(ahead_inputs(k, context, action).flatten(0, 1)[rows]), rows, key, batch, valid, k)
+            inputs = ahead_inputs(k, context, action).flatten(0, 1).index_select(0, rows)
+            return self._nce_of_rows(head(inputs), rows, key, batch, valid, k)
         return self.nce(ahead_query(head, k, context, action), key, batch, valid, k)
 
     def _nce_of_rows(self, query: Tensor, rows: Tensor, key: Tensor, batch: TensorBatch, valid: Tensor, steps: int) -> Contrast:
