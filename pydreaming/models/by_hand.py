@@ -118,9 +118,7 @@ def contrast_rows(query: Tensor, key: Tensor, positive: Tensor, barred: Tensor, 
 
 class _Contrast(Function):
     @staticmethod
-    def forward(
-        ctx: Any, query: Tensor, key: Tensor, positive: Tensor, barred: Tensor, temperature: float
-    ) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, query: Tensor, key: Tensor, positive: Tensor, barred: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
         length = torch.linalg.vector_norm(query, dim=-1, keepdim=True).clamp_min_(TINY)
         vectors = query / length
         logits = barred.index_select(0, positive).addmm_(vectors, key.t(), alpha=1 / temperature)  # (R, N)
