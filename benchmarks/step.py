@@ -123,8 +123,10 @@ def parts(trainer: Trainer, batch: TensorBatch) -> dict[str, Callable[[], object
 
 def forward(trainer: Trainer, batch: TensorBatch) -> Tensor:
     """The sum that a step differentiates."""
-    losses = trainer.objective(trainer.model, batch, trainer.model.noise(*batch.mask.shape, trainer.generator))
-    return losses.total() + decoder_loss(trainer.model, losses, batch)
+    B, T = batch.mask.shape
+    losses = trainer.objective(trainer.model, batch, trainer.model.noise(B, T, trainer.generator))
+    total: Tensor = losses.total() + decoder_loss(trainer.model, losses, batch)
+    return total
 
 
 class Way:
@@ -137,17 +139,21 @@ class Way:
         self.sampler = make_sampler(index, config)
 
     def batch(self) -> TensorBatch:
+        """The next batch."""
         return self.trainer.to_device(self.sampler.sample())
 
     def train(self, steps: int) -> None:
+        """Whole steps, sampling among them."""
         with path(self.name):
             for _ in range(steps):
                 self.trainer.train_step(self.batch(), 0.0)
 
     def gflop(self) -> float:
+        """GFLOP of one step."""
         return operations(lambda: self.train(1)) / 1e9
 
     def ms(self, steps: int) -> float:
+        """CPU time of a step, the mean of `steps`."""
         return 1e3 * spent(lambda: self.train(steps)) / steps
 
 

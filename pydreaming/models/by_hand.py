@@ -100,7 +100,8 @@ class _Unit(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        return _unit_backward(grad, *ctx.saved_tensors)
+        vectors, length = ctx.saved_tensors
+        return _unit_backward(grad, vectors, length)
 
 
 def contrast_rows(query: Tensor, key: Tensor, positive: Tensor, barred: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
