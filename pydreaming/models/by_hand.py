@@ -93,7 +93,7 @@ class _Unit(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         length = torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min_(TINY)
-        vectors = x / length
+        vectors: Tensor = x / length
         ctx.save_for_backward(vectors, length)
         return vectors
 

@@ -167,6 +167,7 @@ def rollout_of(model: WorldModelNet, is_first: Tensor) -> tuple[Observed, Tensor
 
 @pytest.mark.parametrize("form", FORMS, ids="-".join)
 def test_a_step_out_of_a_sequence_reaches_the_kernel_in_one_piece(form: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYDREAMING_PLAIN", "1")  # the kernel is called there alone
     model, seen = tiny_model(*form), []
     state = rollout(model)[0].post.at(slice(None), 3)
     assert not state.deter.is_contiguous()
