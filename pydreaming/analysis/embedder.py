@@ -71,6 +71,7 @@ class Embedder:
             "part": self.part,
             "pooling": self.pooling if self.per != "window" else "none",
             "moment_s": self.moment_s if self.per == "moment" else 0.0,
+            "seed": self.seed,
             "sample_rate_hz": self.model.features.sample_rate,
             "model": self.model.config.run.name,
             "model_step": int(self.model.state.counters["step"]),
