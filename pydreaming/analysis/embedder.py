@@ -73,7 +73,7 @@ class Embedder:
             "moment_s": self.moment_s if self.per == "moment" else 0.0,
             "seed": self.seed,
             "sample_rate_hz": self.model.features.sample_rate,
-            "model": self.model.config.run.name,
+            "model": self.model.label,
             "model_step": int(self.model.state.counters["step"]),
             "fingerprint": self.model.fingerprint,
         }

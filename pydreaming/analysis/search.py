@@ -4,7 +4,7 @@
     moments     stretches of the library, each heard by itself like a clip, so that what went before does not count
 
 A library is embedded once, into an index: a Parquet table of `pydreaming embed`. It is read block by block, twice (for its mean, then for
-the scores), so it may be larger than memory; 16 bytes are kept for each of its rows.
+the scores), so it may be larger than memory; 28 bytes are kept for each of its rows.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from pydreaming.analysis.world_model import WorldModel
 from pydreaming.errors import UsageError
 from pydreaming.replay.tables import read_about, read_blocks, write_table
 
-PART, POOLING = "deter", "evaluation"  # of an index unless asked for otherwise: as good as `feat`, at half its width
+PART = "deter"  # of an index unless asked for otherwise: finds as well as `feat`, at half its width
+POOLING = {"clip": "evaluation", "moment": "mean"}  # likewise: in moments, which begin anywhere, thirds gain nothing
 MAX_QUERY_S = 60.0  # of a query in an index of moments: each of its moments is compared
 LEAST_ROWS = 20  # of a library whose mean is taken out: of fewer it says as much about the sounds as about what they share
 
@@ -65,20 +66,21 @@ def write_index(
     per: str = "clip",
     moment_s: float = 1.0,
     part: str = PART,
-    pooling: str = POOLING,
+    pooling: str = "",
     failed: Failed | None = None,
     progress: Progress = iter,
 ) -> Index | None:
     """Embed a library for `search`; None when nothing of it could be read.
 
     Args:
-      library: recordings, files, folders, manifests. path: ends in .parquet. per: clip or moment. failed, progress: see `write_embeddings`.
+      library: recordings, files, folders, manifests. path: ends in .parquet. per: clip or moment. pooling: empty: POOLING of it.
+      failed, progress: see `write_embeddings`.
     Raises:
       UsageError: another ending, or see `Embedder`.
     """
-    embedder = Embedder(model, per, part, pooling, moment_s)
-    if per == "window" or Path(path).suffix != ".parquet":
+    if per not in POOLING or Path(path).suffix != ".parquet":
         raise UsageError(f"an index is a .parquet of clips or moments, not {path} of {per}s")
+    embedder = Embedder(model, per, part, pooling or POOLING[per], moment_s)
     sources: Iterable[Recording] = (r for s in library for r in ([s] if isinstance(s, Recording) else find_recordings([s])))
     return Index(path, embedder) if write_embeddings(path, embedder, list(sources), failed, progress) else None
 
@@ -95,7 +97,7 @@ def open_index(model: WorldModel, path: Path) -> Index:
     embedder = Embedder(model, about["per"], about["part"], *_pooling_of(path, about), seed=about.get("seed"))
     ours = embedder.about
     if about["fingerprint"] != ours["fingerprint"]:
-        theirs, these = (f"{a['model']} step {a['model_step']} ({a['fingerprint']})" for a in (about, ours))
+        theirs, these = (f"{a.get('model')} ({a['fingerprint']})" for a in (about, ours))
         raise UsageError(f"{path} was made by another model: {theirs}, not {these}; make it anew")
     return Index(path, embedder)
 
@@ -140,7 +142,7 @@ def write_hits(path: Path, hits: Sequence[Hit], about: dict[str, Any] | None = N
     """One row a hit, with the fields of `Hit` as columns. Raises UsageError for another ending than .parquet, .csv or .npz."""
     names = list(Hit.__dataclass_fields__)
     columns = {name: np.array([getattr(hit, name) for hit in hits]) for name in names}
-    write_table(path, columns, {"what": "pydreaming search, one row per hit, nearest first", **(about or {})})
+    write_table(path, columns, {**(about or {}), "what": "pydreaming search, one row per hit, nearest first"})
 
 
 @dataclass(frozen=True)
@@ -193,7 +195,7 @@ class _Candidates:
                 continue
             beside.append(row)
             source, label, speaker, _ = self._known[number[row]]
-            seconds = (float(start[row]), float(end[row]), float(query_starts[moments[row]]))
+            seconds = (round(float(x), 6) for x in (start[row], end[row], query_starts[moments[row]]))
             hits.append(Hit(len(hits) + 1, float(scores[row]), source, *seconds, label, speaker))
         return hits
 
@@ -230,5 +232,5 @@ def _mean(path: Path, width: int) -> npt.NDArray[np.float32]:
 
 
 def _unit(vectors: Vectors) -> Vectors:
-    length: Vectors = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return vectors / np.maximum(length, np.float32(1e-12))
+    unit: Vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12).astype(np.float32)
+    return unit

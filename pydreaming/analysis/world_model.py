@@ -111,6 +111,11 @@ class WorldModel:
         """Where the networks are."""
         return self.net.device
 
+    @property
+    def label(self) -> str:
+        """What to call the model in a sentence, such as `my-run, step 2000`; see `fingerprint` for what tells it from others."""
+        return f"{self.config.run.name or 'a model without a name'}, step {int(self.state.counters['step'])}"
+
     @cached_property
     def fingerprint(self) -> str:
         """16 hexadecimal digits that differ where weights, features or their statistics do: what a saved result was made by."""
