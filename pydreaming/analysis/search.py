@@ -195,8 +195,8 @@ class _Candidates:
                 continue
             beside.append(row)
             source, label, speaker, _ = self._known[number[row]]
-            seconds = (round(float(x), 6) for x in (start[row], end[row], query_starts[moments[row]]))
-            hits.append(Hit(len(hits) + 1, float(scores[row]), source, *seconds, label, speaker))
+            begin, last, in_query = (round(float(x), 6) for x in (start[row], end[row], query_starts[moments[row]]))
+            hits.append(Hit(len(hits) + 1, float(scores[row]), source, begin, last, in_query, label, speaker))
         return hits
 
     def _number(self, source: str, label: str, speaker: str) -> int:
