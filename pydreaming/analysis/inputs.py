@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from pydreaming.config import SourceConfig
 from pydreaming.errors import UsageError
 
 STDIN = "-"
+_FRAGMENT = re.compile(r"(.+)#t=(\d+(?:\.\d+)?)(?:,(\d+(?:\.\d+)?))?")
 
 
 @dataclass(frozen=True)
@@ -75,8 +77,14 @@ def find_recordings(inputs: Sequence[str | Path], columns: Sequence[str] = ()) -
 
 
 def named_file(path: str | Path) -> Recording:
-    """A file (or "-") that a user named, whether it is there or not."""
-    return Recording(str(path), AudioItem(index=-1, path=str(path), group=""))
+    """A file (or "-") that a user named, whether it is there or not; or a part of one, as tables name it: `a.wav#t=1.5,3`."""
+    name = str(path)
+    found = None if Path(name).exists() else _FRAGMENT.fullmatch(name)
+    if found is None:
+        return Recording(name, AudioItem(index=-1, path=name, group=""))
+    file, begin, end = found.groups()
+    duration = None if end is None else float(end) - float(begin)
+    return Recording(name, AudioItem(index=-1, path=file, group="", offset_s=float(begin), duration_s=duration))
 
 
 def name_of(source: Source) -> str:
@@ -137,5 +145,5 @@ def _name(root: Path, item: AudioItem) -> str:
     name = str(root / item.path)
     if not item.offset_s and item.duration_s is None:
         return name
-    end = "" if item.duration_s is None else f",{item.offset_s + item.duration_s:g}"
-    return f"{name}#t={item.offset_s:g}{end}"
+    end = "" if item.duration_s is None else f",{item.offset_s + item.duration_s:.10g}"
+    return f"{name}#t={item.offset_s:.10g}{end}"

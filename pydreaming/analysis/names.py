@@ -12,5 +12,12 @@ PARTS: dict[str, str] = {
 POOLINGS: dict[str, str] = {
     "mean": "mean over the windows, width D",
     "mean_std_max": "mean, standard deviation and maximum, width 3 D",
-    "thirds": "means over the three thirds of the recording, and standard deviation, width 4 D; as in the evaluation",
+    "thirds": "means over the three thirds of the recording, and standard deviation, width 4 D",
+    "evaluation": "what the evaluation's figures are made of, and the best vector to tell clips by: thirds, of the recording and (where the"
+    "\n                model was trained with augment.centre) of the recording without its mean per mel band, width 8 D (else 4 D)",
+}
+PER: dict[str, str] = {
+    "clip": "one row a recording",
+    "moment": "one row for each stretch of --moment seconds, hopped by half, each heard by itself like a clip",
+    "window": "one row a window of the model (a token, such as 40 ms), with all that was heard before it",
 }

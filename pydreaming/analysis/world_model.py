@@ -1,13 +1,15 @@
 """A trained world model, ready to listen: audio in, states out.
 
-Every recording is processed alone, in chunks on a fixed grid of CHUNK_TOKENS with the state carried over: what else is processed beside it
-never changes a result, and the length of a recording never fills the memory.
+Every recording is processed from the initial state: alone, in chunks on a fixed grid of CHUNK_TOKENS with the state carried over, so that
+its length never fills the memory; or, short ones, side by side (`observe_clips`), which changes a result by rounding at most.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -23,6 +25,7 @@ from pydreaming.audio.features import FrontEnd
 from pydreaming.audio.tokens import Frames, token_start_samples
 from pydreaming.config import ActionConfig, FeatureConfig
 from pydreaming.errors import CheckpointError, UsageError
+from pydreaming.evaluation.listening import Heard, listen
 from pydreaming.models.latents import CATEGORICAL, Latents
 from pydreaming.models.state import Observed, State, join_states
 from pydreaming.models.world_model import WorldModelNet
@@ -108,6 +111,19 @@ class WorldModel:
         """Where the networks are."""
         return self.net.device
 
+    @property
+    def label(self) -> str:
+        """What to call the model in a sentence, such as `my-run, step 2000`; see `fingerprint` for what tells it from others."""
+        return f"{self.config.run.name or 'a model without a name'}, step {int(self.state.counters['step'])}"
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that differ where weights, features or their statistics do: what a saved result was made by."""
+        digest = hashlib.sha256(repr((self.config.features, self.config.model, self.state.stats)).encode())
+        for name, weights in sorted(self.net.state_dict().items()):
+            digest.update(name.encode() + weights.cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
     def tokens(self, source: Source) -> Tokens:
         """Tokens of a whole recording.
 
@@ -165,6 +181,19 @@ class WorldModel:
                 observed = self.net.observe(batch, actions.reshape(1, t, -1), is_first, carry, drawn)
             yield values, observed
             carry, done = observed.carry, done + t
+
+    def observe_clips(self, clips: Sequence[Frames], seed: int | None = None) -> Iterator[Heard]:
+        """Posterior rollouts over whole short clips (T_i, token_dim), many at a time, each from the initial state.
+
+        Several times as fast as one by one, and the same up to the rounding of larger products (1e-6). Where that turns a code that is as
+        likely as another, `code` differs, and with `dynamics: rssm` what follows it.
+
+        Args:
+          seed: of the latents' samples: every clip gets what it gets alone. None takes modes.
+        """
+        noise = None if seed is None else lambda steps: self._noise(seed).draw(1, steps)
+        actions = self._actions(max(map(len, clips), default=0))[0].cpu().numpy()
+        return listen(self.net, clips, [actions[: len(clip)] for clip in clips], noise)
 
     @torch.inference_mode()
     def imagine(self, state: State, steps: int, samples: int, temperature: float = 1.0, seed: int | None = 0) -> State:

@@ -14,12 +14,13 @@ import sys
 from collections.abc import Sequence
 
 from pydreaming import __version__
-from pydreaming.cli import dream, embed, status, surprise
+from pydreaming.cli import dream, embed, search, status, surprise
 from pydreaming.cli.command import complain
 from pydreaming.errors import PydreamingError
 
 COMMANDS = (
     embed.COMMAND,
+    search.COMMAND,
     surprise.COMMAND,
     dream.COMMAND,
     status.COMMAND,

@@ -171,20 +171,21 @@ def _check_writable(path: Path) -> None:
 
 
 def deliver(out: Path, write: Callable[[Path], None]) -> None:
-    """Write a table to its place, or as CSV to standard output."""
+    """Write a table to its place, or as CSV to standard output; `write` may find that there is nothing to write."""
     if str(out) != STDOUT:
         write(out)
         return
     with tempfile.TemporaryDirectory(prefix="pydreaming-") as scratch:
         path = Path(scratch) / "table.csv"
         write(path)
-        with path.open(encoding="utf-8") as file:
-            shutil.copyfileobj(file, sys.stdout)
+        if path.exists():
+            with path.open(encoding="utf-8") as file:
+                shutil.copyfileobj(file, sys.stdout)
 
 
-def finish(failures: int, files: int, what: str, out: Path) -> int:
-    """Say what was written and what failed; returns the exit code."""
-    if failures == files:
+def finish(failures: int, files: int, what: str, out: Path, partial: bool = False) -> int:
+    """Say what was written and what failed; returns the exit code. `partial`: files that failed may have left rows."""
+    if failures == files and not partial:
         complain("no file could be read; nothing was written")
         return 1
     if str(out) != STDOUT:

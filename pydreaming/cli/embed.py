@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
-from pydreaming.analysis.names import PARTS, POOLINGS
+from pydreaming.analysis.names import PARTS, PER, POOLINGS
 from pydreaming.cli import command
 from pydreaming.cli.command import Command
 
@@ -12,11 +13,12 @@ from pydreaming.cli.command import Command
 def _arguments(parser: argparse.ArgumentParser) -> None:
     command.add_inputs(parser)
     parser.add_argument("--out", required=True, help="table to write: .parquet, .npz or .csv; - prints CSV")
-    parser.add_argument("--per", choices=("clip", "window"), default="clip", help="one row a recording, or one a window (default: clip)")
+    parser.add_argument("--per", choices=tuple(PER), default="clip", help="what gets a row (default: clip); see below")
     parser.add_argument("--part", choices=tuple(PARTS), default="feat", help="part of the model's state (default: feat); see below")
     parser.add_argument(
-        "--pooling", choices=tuple(POOLINGS), default="mean", help="windows to one vector a clip (default: mean); see below"
+        "--pooling", choices=tuple(POOLINGS), default="mean", help="windows to one vector a clip or moment (default: mean); see below"
     )
+    parser.add_argument("--moment", type=float, default=1.0, metavar="S", help="s of a moment, with --per moment (default: 1)")
     command.add_seed(parser)
     command.add_running(parser)
 
@@ -25,26 +27,43 @@ def _run(options: argparse.Namespace) -> int:
     out = command.check_table(options.out)
     recordings = command.recordings(options.inputs)
     model = command.load(options)
-    from pydreaming.analysis.embed import EmbeddingTable
+    from pydreaming.analysis.embed import write_embeddings
+    from pydreaming.analysis.embedder import Embedder
 
-    table = EmbeddingTable(model, options.per, options.part, options.pooling, options.seed)
-    failures = command.each(recordings, table.add)
-    if table.rows:
-        command.deliver(out, table.write)
-    return command.finish(failures, len(recordings), f"{table.rows} rows", out)
+    embedder = Embedder(model, options.per, options.part, options.pooling, options.moment, options.seed)
+    failures: list[str] = []
+    rows = 0
+
+    def failed(error: Exception) -> None:
+        command.complain(str(error))
+        failures.append(str(error))
+
+    def write(path: Path) -> None:
+        nonlocal rows
+        rows = write_embeddings(path, embedder, recordings, failed, command.progress)
+
+    command.deliver(out, write)
+    return command.finish(len(failures), len(recordings), f"{rows} rows", out, partial=rows > 0)
 
 
 COMMAND = Command(
     "embed",
-    "turn recordings into vectors, one per clip or per window",
-    "Write one embedding per recording, or one per window of a recording with its time.\n\n"
-    "columns, --per clip:    source (path), windows (how many), covered_s (seconds they cover), embedding\n"
-    "columns, --per window:  source (path), window (index), start_s, centre_s (seconds from the start), embedding\n"
-    "In Parquet and npz the embedding is one array a row; in CSV it is spread over embedding_0, embedding_1, ...\n"
+    "turn recordings into vectors, one per clip, moment or window",
+    "Write one embedding per recording, per moment of a recording, or per window, with labels and times.\n\n"
+    f"--per:\n{command.choices(PER)}\n\n"
+    "columns:\n"
+    "  source              path of the recording; of a segment with its seconds: talk.wav#t=1.5,3\n"
+    "  label, speaker      as its folder or manifest has them, empty where unknown; per clip every other column of the manifest too\n"
+    "  windows, covered_s  per clip: how many windows of the model, and s that they cover\n"
+    "  start_s, end_s      per moment: s from the start of the recording\n"
+    "  window, start_s, centre_s  per window: its index, and s from the start of the recording\n"
+    "  embedding           the vector: one array a row in Parquet and npz; in CSV embedding_0, embedding_1, ...\n"
     "CSV begins with lines of # that say where it comes from: pandas.read_csv(path, comment='#').\n\n"
     f"--part:\n{command.choices(PARTS)}\n\n--pooling:\n{command.choices(POOLINGS)}\n\n"
-    "A recording's row does not depend on what else is embedded. Any sample rate and number of channels will do.\n\n"
-    "example:\n  pydreaming embed runs/my-run birds/ --out birds.parquet\n"
+    "A recording's row does not depend on what else is embedded. Any sample rate, number of channels and length will do, and the\n"
+    "table may be larger than memory (not an .npz). Of a file that cannot be read nothing is written; only of one of more than 512\n"
+    "windows that breaks off, rows per moment or window before the fault stay.\n\n"
+    "example:\n  pydreaming embed runs/my-run birds/ --pooling evaluation --out birds.parquet\n"
     "  python -c \"import pandas; print(pandas.read_parquet('birds.parquet'))\"",
     _arguments,
     _run,

@@ -35,7 +35,7 @@ def clip_features(
     """
     features = _pooled_parts(model, tokens, actions, pooling)
     if centred_bands:
-        centred = [_centred(clip, centred_bands) for clip in tokens]
+        centred = [centred_clip(clip, centred_bands) for clip in tokens]
         features |= {part + CENTRED: values for part, values in _pooled_parts(model, centred, actions, pooling).items()}
     return features
 
@@ -61,7 +61,7 @@ def _pooled_parts(model: WorldModelNet, tokens: Sequence[Array], actions: Sequen
     return pooled | {"feat": join_parts(pooled, ("deter", "stoch"))}
 
 
-def _centred(clip: Array, n_mels: int) -> Array:
+def centred_clip(clip: Array, n_mels: int) -> Array:
     """(T, D) without its mean per band; see `training.views`."""
     frames = clip.reshape(len(clip), -1, n_mels)
     centred: Array = (frames - frames.mean((0, 1))).reshape(clip.shape)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -45,14 +45,24 @@ class ClipBatch:
 
 
 @torch.no_grad()
-def listen(model: WorldModelNet, tokens: Sequence[Array], actions: Sequence[Array] | None = None) -> Iterator[Heard]:
-    """Posterior rollouts (modes) over clips (T_i, D) with actions (T_i, A), zeros where None; clips of similar length go together.
+def listen(
+    model: WorldModelNet,
+    tokens: Sequence[Array],
+    actions: Sequence[Array] | None = None,
+    noise: Callable[[int], Tensor] | None = None,
+) -> Iterator[Heard]:
+    """Posterior rollouts over clips (T_i, D); clips of similar length go together.
 
     Clips are padded behind their ends: the model is causal, so padding cannot reach what is read. Clips without a token are left out.
+
+    Args:
+      actions: (T_i, A) of each clip; zeros where None.
+      noise: the latents' noise of so many steps, (1, T, S, K), the same for every clip; modes where None.
     """
     for rows in similar_lengths([len(clip) for clip in tokens]):
         batch = pad_clips(tokens, actions, rows, model.device, model.action_dim)
-        yield Heard(rows, batch.mask, model.observe(batch.tokens, batch.action, batch.is_first))
+        drawn = None if noise is None else noise(batch.mask.shape[1]).to(model.device).expand(len(rows), -1, -1, -1)
+        yield Heard(rows, batch.mask, model.observe(batch.tokens, batch.action, batch.is_first, None, drawn))
 
 
 def pad_clips(

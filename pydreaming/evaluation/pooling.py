@@ -27,9 +27,12 @@ def thirds_and_std(x: Array) -> Array:
     The thirds overlap where T is no multiple of three, so that each holds at least one step; they keep a little of the order in time,
     which a plain mean loses (a spoken word played backwards has the same mean).
     """
-    steps = len(x)
-    bounds = [(steps * i // 3, max(-(-steps * (i + 1) // 3), steps * i // 3 + 1)) for i in range(3)]
-    return np.concatenate([*(x[a:b].mean(0) for a, b in bounds), x.std(0)]).astype(np.float32)
+    return np.concatenate([*(x[a:b].mean(0) for a, b in third_bounds(len(x))), x.std(0)]).astype(np.float32)
+
+
+def third_bounds(steps: int) -> list[tuple[int, int]]:
+    """First step of each third, and the step after its last; see `thirds_and_std`."""
+    return [(steps * i // 3, max(-(-steps * (i + 1) // 3), steps * i // 3 + 1)) for i in range(3)]
 
 
 POOLINGS: dict[str, Callable[[Array], Array]] = {"mean": mean, "mean_std": mean_and_std, "thirds_std": thirds_and_std}

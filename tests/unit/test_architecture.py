@@ -28,6 +28,7 @@ ALLOWED = {
     "evaluation": {"errors", "config", "audio", "models", "replay", "objectives", "training"},
     "analysis": {"errors", "config", "audio", "models", "replay", "objectives", "training", "evaluation", "tracking"},
     "cli": {"errors", "config", "audio", "models", "replay", "objectives", "training", "evaluation", "analysis", "tracking"},
+    "hear": {"errors", "audio", "analysis"},
 }
 OWNERS = {
     "soundfile": {"pydreaming/audio/decode.py", "pydreaming/samples/make_digits.py"},
