@@ -18,8 +18,9 @@ import heapq
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -48,6 +49,7 @@ _SCHEMA = {"keys": ("float16", 2), "audio": ("int16", 1), "stretches": ("int64",
 _SOURCE, _FIRST, _COUNT, _AUDIO, _LEAD, _SAMPLES = range(6)  # columns of `stretches`
 
 Array = npt.NDArray[Any]
+Indices = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -70,26 +72,33 @@ class Bank:
     def __len__(self) -> int:
         return len(self.keys)
 
-    @property
-    def stretch(self) -> npt.NDArray[np.int64]:
+    @cached_property
+    def stretch(self) -> Indices:
         """(W,) the stretch of each window."""
         return np.repeat(np.arange(len(self.stretches)), self.stretches[:, _COUNT])
 
-    @property
-    def place(self) -> npt.NDArray[np.int64]:
+    @cached_property
+    def place(self) -> Indices:
         """(W,) index of each window in its stretch."""
         counts = self.stretches[:, _COUNT]
         return np.arange(len(self)) - np.repeat(np.cumsum(counts) - counts, counts)
 
-    @property
-    def source(self) -> npt.NDArray[np.int64]:
-        """(W,) index in `sources` of each window's recording."""
-        return self.stretches[self.stretch, _SOURCE]
+    @cached_property
+    def follows(self) -> Indices:
+        """(W,) the window after each in its stretch, -1 after the last."""
+        result = np.arange(1, len(self) + 1)
+        result[np.cumsum(self.stretches[:, _COUNT]) - 1] = -1
+        return result
 
-    @property
-    def window(self) -> npt.NDArray[np.int64]:
+    @cached_property
+    def source(self) -> Indices:
+        """(W,) index in `sources` of each window's recording."""
+        return cast(Indices, self.stretches[self.stretch, _SOURCE])
+
+    @cached_property
+    def window(self) -> Indices:
         """(W,) index of each window in its recording."""
-        return self.stretches[self.stretch, _FIRST] + self.place
+        return cast(Indices, self.stretches[self.stretch, _FIRST] + self.place)
 
     def without(self, origin: str | None) -> npt.NDArray[np.bool_]:
         """(W,) False for windows of the file that `origin` names, whatever segment of it they are from; None leaves out none."""
@@ -115,7 +124,8 @@ class Bank:
         tensors = {name: np.ascontiguousarray(getattr(self, name)) for name in _SCHEMA}
         with replacing(path) as temporary:
             try:
-                safetensors.numpy.save_file(tensors, temporary, {"bank": json.dumps(about, ensure_ascii=False)})
+                # Not save_file, whose files only their owner may read.
+                temporary.write_bytes(safetensors.numpy.save(tensors, {"bank": json.dumps(about, ensure_ascii=False)}))
             except safetensors.SafetensorError as e:
                 raise PydreamingError(f"cannot write {path}: {e}") from e
 
@@ -243,6 +253,11 @@ def fade_samples(features: FeatureConfig) -> int:
     return min(features.token_stride_samples, max(shared, round(LEAST_FADE_S * features.sample_rate)))
 
 
+def unit_samples(features: FeatureConfig) -> int:
+    """Samples from the start of a window to the end of what is played of it."""
+    return max(features.token_span_samples, features.token_stride_samples + fade_samples(features))
+
+
 def require_imagination(model: WorldModel) -> None:
     """Raises UsageError for a model whose training leaves out the latents: what it imagines means nothing."""
     if not model.objective.trains_latents:
@@ -265,7 +280,7 @@ class _Stretch:
 def _stretches(model: WorldModel, source: Source, index: int) -> Iterator[_Stretch]:
     f = model.features
     stride, margin = f.token_stride_samples, MARGIN * f.hop_length
-    tail = max(f.token_span_samples, stride + fade_samples(f))
+    tail = unit_samples(f)
     sound, first = SampleBuffer(), 0
     with open_source(source, model.channels) as (chunks, sample_rate):
         samples = _noted(Resampler(sample_rate, f.sample_rate).stream(chunks), sound)

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pydreaming.analysis.bank import Bank, fade_samples, imagined_keys, tokens_of
+from pydreaming.analysis.bank import Bank, Indices, fade_samples, imagined_keys, tokens_of, unit_samples
 from pydreaming.analysis.world_model import WorldModel
 from pydreaming.audio.buffer import Samples
 from pydreaming.audio.crossfade import best_shift, overlap_add
@@ -40,7 +40,6 @@ JOIN, BREAK = 0.1, 2.0  # on spoken digits as near as without joins, in runs of 
 _ROWS = 8192  # of the bank compared at a time
 
 Array = npt.NDArray[Any]
-Indices = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -81,14 +80,13 @@ def select(
     allowed = bank.without(exclude)
     if not allowed.any():
         raise UsageError(f"the bank holds nothing but {exclude}, which is left out because it is what the model heard")
-    follows = _followers(bank)
     nearest = _nearest(bank, queries, allowed)
     candidates = [nearest[0]]
     for n in range(1, len(queries)):
-        next_ones = follows[nearest[n - 1]]
+        next_ones = bank.follows[nearest[n - 1]]
         candidates.append(np.unique(np.concatenate([nearest[n], next_ones[next_ones >= 0]])))
     costs = [np.square(bank.keys[c].astype(np.float32) - queries[n]).sum(1).astype(np.float64) for n, c in enumerate(candidates)]
-    path = _viterbi(_Joins(bank, follows, features), candidates, costs, before, after)
+    path = _viterbi(_Joins(bank, features), candidates, costs, before, after)
     windows = np.array([candidates[n][k] for n, k in enumerate(path)])
     return Selection(windows, np.sqrt([costs[n][k] for n, k in enumerate(path)]))
 
@@ -96,19 +94,18 @@ def select(
 def concatenate(bank: Bank, windows: Indices, features: FeatureConfig) -> Samples:
     """Sound of windows in a row: ((N - 1) * stride + span,) float32 at the model's rate; sample 0 is the first of the first window."""
     stride, fade = features.token_stride_samples, fade_samples(features)
-    breaks = np.flatnonzero(windows[1:] != _followers(bank)[windows[:-1]]) + 1
+    runs = np.split(windows, np.flatnonzero(windows[1:] != bank.follows[windows[:-1]]) + 1)
     sound = np.empty(0, np.float32)
-    for run in np.split(windows, breaks):
+    for number, run in enumerate(runs, 1):
+        length = (len(run) - 1) * stride + (unit_samples(features) if number == len(runs) else stride + fade)
         room, begin = bank.sound(int(bank.stretch[run[0]]))
         begin += int(bank.place[run[0]]) * stride
         if len(sound):
-            margin = features.hop_length
-            low, high = max(0, begin - margin), min(begin + margin, len(room) - len(run) * stride - fade)
+            low, high = max(0, begin - features.hop_length), min(begin + features.hop_length, len(room) - length)
             begin = low + best_shift(sound[-fade:], room[low : max(high, begin) + fade])
-        piece = room[begin : begin + len(run) * stride + fade]
+        piece = room[begin : begin + length]
         sound = overlap_add(sound, piece, fade) if len(sound) else piece
-    whole = (len(windows) - 1) * stride + features.token_span_samples
-    return np.pad(sound, (0, max(0, whole - len(sound))))[:whole]
+    return sound[: (len(windows) - 1) * stride + features.token_span_samples]
 
 
 def provenance(bank: Bank, selection: Selection, features: FeatureConfig, begins_s: float) -> dict[str, Array]:
@@ -141,13 +138,12 @@ class _Joins:
     """Join costs between windows of a bank, and to frames outside it."""
 
     bank: Bank
-    follows: Indices
     features: FeatureConfig
 
     def between(self, old: Indices, new: Indices) -> Array:
         """(M, M')."""
         cost = _frames_apart(self._frame(old, -1), self._frame(new, 0)) + BREAK
-        cost[self.follows[old][:, None] == new[None]] = 0.0
+        cost[self.bank.follows[old][:, None] == new[None]] = 0.0
         return JOIN * cost
 
     def after_token(self, token: Frames, new: Indices) -> Array:
@@ -160,7 +156,8 @@ class _Joins:
 
     def _frame(self, windows: Indices, which: int) -> Frames:
         tokens = tokens_of(self.bank.keys[windows], self.features)
-        return tokens.reshape(len(windows), self.features.token_frames, self.features.n_mels)[:, which]
+        frames: Frames = tokens.reshape(len(windows), self.features.token_frames, self.features.n_mels)[:, which]
+        return frames
 
 
 def _viterbi(joins: _Joins, candidates: list[Indices], costs: list[Array], before: Frames | None, after: Frames | None) -> list[int]:
@@ -195,13 +192,6 @@ def _nearest(bank: Bank, queries: Array, allowed: Array) -> list[Indices]:
             keep = np.argpartition(best, CANDIDATES - 1, 1)[:, :CANDIDATES]
             best, index = np.take_along_axis(best, keep, 1), np.take_along_axis(index, keep, 1)
     return list(np.sort(index, 1))
-
-
-def _followers(bank: Bank) -> Indices:
-    """(W,) the window after each in its stretch, -1 after the last."""
-    follows = np.arange(1, len(bank) + 1)
-    follows[np.cumsum(bank.stretches[:, 2]) - 1] = -1
-    return follows
 
 
 def _frames_apart(a: Frames, b: Frames) -> Array:

@@ -144,10 +144,12 @@ def linear_fill(before: Frames, after: Frames, count: int, features: FeatureConf
     """Windows (count, token_dim) in a straight line, band by band, from the last frame of `before` to the first of `after`."""
     width, hop = features.token_frames, features.token_hop
     left, right = width - 1, (count + 1) * hop  # frames, counted from the first of `before`
-    position = (np.arange(1, count + 1) * hop)[:, None] + np.arange(width)
-    share = np.clip((position - left) / (right - left), 0, 1)[..., None]
-    first, last = before.reshape(width, -1)[-1], after.reshape(width, -1)[0]
-    line: Frames = ((1 - share) * first + share * last).astype(np.float32).reshape(count, -1)
+    known, following = before.reshape(width, -1), after.reshape(width, -1)
+    share = np.clip((np.arange(right + width) - left) / max(1, right - left), 0, 1)[:, None]
+    frames = (1 - share) * known[-1] + share * following[0]
+    frames[:width], frames[right:] = known, following  # where windows overlap, those of the gap share frames with them
+    cut = (np.arange(1, count + 1) * hop)[:, None] + np.arange(width)
+    line: Frames = frames[cut].astype(np.float32).reshape(count, -1)
     return line
 
 
