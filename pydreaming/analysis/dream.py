@@ -149,7 +149,6 @@ def write_dreams(
     """
     count = len(result.imagined)
     paths = numbered(path, count, suffix)
-    path.parent.mkdir(parents=True, exist_ok=True)
     for k, target in enumerate(paths):
         write_wav(target, dream_audio(model, result, k, mark, None if sounds is None else sounds[k]), result.sample_rate)
     return paths

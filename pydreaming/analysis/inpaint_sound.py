@@ -52,7 +52,6 @@ def real_sound(
 def write_fills(result: Inpainting, sounds: Sequence[Samples], path: Path, suffix: str = "") -> list[Path]:
     """Write filled recordings as 16-bit WAV: `path` for one, `<stem>-1.wav`, ... for more; `suffix` goes behind the stem."""
     paths = numbered(path, len(sounds), suffix)
-    path.parent.mkdir(parents=True, exist_ok=True)
     for target, sound in zip(paths, sounds, strict=True):
         write_wav(target, sound, result.sample_rate)
     return paths

@@ -22,7 +22,7 @@ RENDER_TEXT = (
     "                 the voice of the bank\n"
     f"  {BOTH}           two files, NAME-{SPECTROGRAM}.wav and NAME-{REAL}.wav\n\n"
     "columns of --provenance, one row a window:  sample (which continuation or fill), time_s (in the recording that goes on),\n"
-    "  source, source_start_s (the real window and where it begins), distance (0 to about 3; how unlike it is to what was imagined)\n"
+    "  source, source_start_s (the real window and where it begins), distance (from 0 on, 1 is usual; how unlike what was imagined)\n"
 )
 
 

@@ -15,7 +15,7 @@ from pydreaming.analysis.inpaint_evaluation import InpaintingTest, linear_fill, 
 from pydreaming.analysis.inpaint_pictures import draw_inpainting
 from pydreaming.analysis.inpaint_sound import real_sound, spectrogram_sound, write_fills
 from pydreaming.analysis.world_model import WorldModel
-from pydreaming.errors import UsageError
+from pydreaming.errors import PydreamingError, UsageError
 
 STRIDE, SPAN = 320, 440
 FEW = {"particles": 16, "samples": 2}
@@ -210,3 +210,14 @@ def test_table_and_intervals(model: WorldModel, tmp_path: Path) -> None:
     for wrong in ({"gap_s": 0.0}, {"particles": 1}, {"look": 0}):
         with pytest.raises(UsageError):
             InpaintingTest(model, **wrong)  # type: ignore[arg-type]
+
+
+def test_a_place_that_cannot_be_written(model: WorldModel, tmp_path: Path) -> None:
+    result = inpaint(model, (sweep(1.0), RATE), [(0.4, 0.6)], **FEW)
+    (tmp_path / "file").touch()
+    with pytest.raises(PydreamingError, match=r"cannot write .*file/out.wav"):
+        write_fills(result, [result.samples], tmp_path / "file/out.wav")
+    (tmp_path / "taken.wav").mkdir()
+    with pytest.raises(PydreamingError, match=r"cannot write .*taken.wav"):
+        write_fills(result, [result.samples], tmp_path / "taken.wav")
+    assert [p.name for p in tmp_path.iterdir() if "tmp" in p.name] == []
