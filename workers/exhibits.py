@@ -136,7 +136,7 @@ def _exhibit_clip(model: WorldModel, clip: Clip, number: int, folder: Path, exhi
     curves = surprise(model, clip.source, picture_s=SHOWN_S)
     picture = draw_surprise(folder / f"surprise_{number}.png", curves, model.features, clip.name)
     exhibits.show(f"Surprise over time: {clip.name}", picture, "In bits per window; pydreaming surprise --help says what each curve is.")
-    if not sounds:
+    if not sounds or not model.objective.trains_latents:
         return
     heard_s = len(clip.samples) / clip.sample_rate / 3
     dreamed = dream(model, clip.source, seconds=DREAM_S, samples=4, at_s=heard_s)

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from pydreaming.analysis.bank import Bank, origin_of, require_imagination
+from pydreaming.analysis.concatenate import imagine_sound, provenance
+from pydreaming.analysis.files import numbered
 from pydreaming.analysis.inputs import Source, open_source
 from pydreaming.analysis.pictures import dream_picture, save
 from pydreaming.analysis.world_model import WorldModel
+from pydreaming.audio.crossfade import overlap_add
 from pydreaming.audio.decode import Samples, seconds_to_samples, write_wav
 from pydreaming.audio.render import mel_to_wave
 from pydreaming.audio.resample import Resampler
@@ -37,6 +42,8 @@ class Dream:
       imagined: (K, F', n_mels) log-mel of the K continuations, from the probe decoder.
       real: (F'', n_mels) log-mel of what really followed, as far as it is known (dreams that begin inside a recording).
       sample_rate: Hz. states: (K, N, ...) the imagined states.
+      last: (token_dim,) the last window heard. overlap: (m,) what was heard of the last window after begins_s, for joining without a tick.
+      origin: the recording, see `bank.origin_of`.
     """
 
     context: Samples
@@ -46,6 +53,9 @@ class Dream:
     real: Frames
     sample_rate: int
     states: State
+    last: Frames
+    overlap: Samples
+    origin: str
 
 
 def dream(
@@ -67,8 +77,9 @@ def dream(
       context_s: seconds kept of what was heard, for the picture and the sound (the model has heard everything before).
       at_s: where to stop listening (at the last whole window before it); None: at the end.
     Raises:
-      UsageError: lengths, samples or temperature that make no sense. DecodeError: see `inputs.open_source`.
+      UsageError: lengths, samples or temperature that make no sense; a model that cannot imagine. DecodeError: see `inputs.open_source`.
     """
+    require_imagination(model)
     _check(seconds, samples, temperature, context_s, at_s)
     f = model.features
     keep = math.ceil(context_s * f.sample_rate / f.token_stride_samples)  # windows
@@ -95,26 +106,51 @@ def dream(
         real=model.log_mel(np.concatenate(real)) if real else np.empty((0, f.n_mels), dtype=np.float32),
         sample_rate=f.sample_rate,
         states=states,
+        last=tail[-1][-1],
+        overlap=tee.between(begin, begin + max(0, f.token_span_samples - f.token_stride_samples)),
+        origin=origin_of(source),
     )
 
 
-def dream_audio(model: WorldModel, result: Dream, index: int, mark: bool = True) -> Samples:
+def dream_audio(model: WorldModel, result: Dream, index: int, mark: bool = True, sound: Samples | None = None) -> Samples:
     """What was heard, a soft tick, and continuation `index`: (num_samples,) float32 at `result.sample_rate`.
 
-    The tick is a 1 kHz tone between two pauses; without `mark` the dream follows at once.
+    Args:
+      mark: put the tick, a 1 kHz tone between two pauses; else the dream is faded in over the end of the last window heard.
+      sound: of the continuation, from its first window on (see `dream_sounds`); None: from its spectrogram by Griffin-Lim.
     """
-    sound = mel_to_wave(result.imagined[index], model.features)
-    between = _tick(result.sample_rate) if mark else np.empty(0, dtype=np.float32)
-    return np.concatenate([result.context, between, sound])
+    sound = mel_to_wave(result.imagined[index], model.features) if sound is None else sound
+    if mark:
+        return np.concatenate([result.context, _tick(result.sample_rate), sound])
+    return overlap_add(np.concatenate([result.context, result.overlap]), sound, len(result.overlap))
 
 
-def write_dreams(model: WorldModel, result: Dream, path: Path, mark: bool = True) -> list[Path]:
-    """Write each continuation as a WAV: `path` where there is one, `<stem>-1.wav`, `<stem>-2.wav`, ... where there are more."""
+def dream_sounds(model: WorldModel, result: Dream, bank: Bank, own: bool = False) -> Iterator[tuple[Samples, dict[str, Any]]]:
+    """Each continuation made of real windows (see `concatenate`), and where they come from (see `concatenate.provenance`).
+
+    Args:
+      own: also take windows of the file that was heard. It holds what really followed, so a dream made of it would be no dream.
+    Raises:
+      UsageError: another model made the bank, or nothing is left of it.
+    """
+    for k in range(len(result.imagined)):
+        states = result.states.at(k)
+        sound, selection = imagine_sound(model, bank, states, None if own else result.origin, result.last)
+        yield sound, provenance(bank, selection, model.features, result.begins_s)
+
+
+def write_dreams(
+    model: WorldModel, result: Dream, path: Path, mark: bool = True, sounds: Sequence[Samples] | None = None, suffix: str = ""
+) -> list[Path]:
+    """Write each continuation as a WAV: `path` where there is one, `<stem>-1.wav`, `<stem>-2.wav`, ... where there are more.
+
+    Args:
+      mark, sounds: as for `dream_audio`, of each. suffix: put behind the stem, to tell two renderings apart.
+    """
     count = len(result.imagined)
-    paths = [path] if count == 1 else [path.with_name(f"{path.stem}-{k + 1}{path.suffix}") for k in range(count)]
-    path.parent.mkdir(parents=True, exist_ok=True)
+    paths = numbered(path, count, suffix)
     for k, target in enumerate(paths):
-        write_wav(target, dream_audio(model, result, k, mark), result.sample_rate)
+        write_wav(target, dream_audio(model, result, k, mark, None if sounds is None else sounds[k]), result.sample_rate)
     return paths
 
 

@@ -27,3 +27,9 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):  # it is not there, or its folder is none: then nothing is left to remove
             temporary.unlink()
+
+
+def numbered(path: Path, count: int, suffix: str = "") -> list[Path]:
+    """Names for `count` files of one kind: `a.wav` for one, `a-1.wav`, `a-2.wav`, ... for more; with a suffix `a-<suffix>-1.wav`, ..."""
+    stem = f"{path.stem}-{suffix}" if suffix else path.stem
+    return [path.with_name(f"{stem}{path.suffix}" if count == 1 else f"{stem}-{k}{path.suffix}") for k in range(1, count + 1)]

@@ -168,11 +168,11 @@ class WorldModel:
 
         The latents' noise is drawn step by step, so that a seed gives the same samples whatever the chunks.
         """
-        noise = None if seed is None else self._noise(seed)
+        noise = None if seed is None else self.noise(seed)
         carry, done = None, 0
         for values in rechunk(parts, chunk):
             t = len(values)
-            actions = self._actions(t) if action is None else torch.from_numpy(action[done : done + t]).float().to(self.device)
+            actions = self.neutral_actions(t) if action is None else torch.from_numpy(action[done : done + t]).float().to(self.device)
             is_first = torch.zeros(1, t, dtype=torch.bool, device=self.device)
             is_first[0, 0] = carry is None
             drawn = None if noise is None else noise.draw(1, t).to(self.device)
@@ -191,15 +191,15 @@ class WorldModel:
         Args:
           seed: of the latents' samples: every clip gets what it gets alone. None takes modes.
         """
-        noise = None if seed is None else lambda steps: self._noise(seed).draw(1, steps)
-        actions = self._actions(max(map(len, clips), default=0))[0].cpu().numpy()
+        noise = None if seed is None else lambda steps: self.noise(seed).draw(1, steps)
+        actions = self.neutral_actions(max(map(len, clips), default=0))[0].cpu().numpy()
         return listen(self.net, clips, [actions[: len(clip)] for clip in clips], noise)
 
     @torch.inference_mode()
     def imagine(self, state: State, steps: int, samples: int, temperature: float = 1.0, seed: int | None = 0) -> State:
         """Futures from one state (1, ...): (samples, steps, ...). `seed` None takes the mode at each step, in every sample."""
-        noise = None if seed is None else self._noise(seed).draw(samples, steps).to(self.device)
-        actions = self._actions(steps).expand(samples, -1, -1)
+        noise = None if seed is None else self.noise(seed).draw(samples, steps).to(self.device)
+        actions = self.neutral_actions(steps).expand(samples, -1, -1)
         return self.net.imagine(state.repeat(samples), actions, noise, temperature)
 
     @torch.inference_mode()
@@ -229,12 +229,13 @@ class WorldModel:
 
         return dream(self, source, seconds, samples, temperature, seed)
 
-    def _noise(self, seed: int) -> NoiseStream:
+    def noise(self, seed: int) -> NoiseStream:
+        """The latents' noise of a seed."""
         latents = self.net.dynamics.latents
         S, _, K = latents.sizes(self.config.model)
         return NoiseStream(seed, S, K, latents)
 
-    def _actions(self, steps: int) -> Tensor:
+    def neutral_actions(self, steps: int) -> Tensor:
         """Actions (1, steps, A) of listening on without a jump."""
         row = torch.tensor(neutral_action(self.config.action), device=self.device)
         return row.expand(1, steps, -1)

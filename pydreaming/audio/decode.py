@@ -24,7 +24,7 @@ import soundfile
 
 from pydreaming.audio import integrity
 from pydreaming.audio.sources.item import AudioItem
-from pydreaming.errors import DecodeError
+from pydreaming.errors import DecodeError, PydreamingError
 
 Samples = npt.NDArray[np.float32]
 Channels = Literal["mix", "first", "each"]
@@ -256,17 +256,24 @@ def resolve_inside(root: Path, relative: str) -> Path:
 
 
 def write_wav(path: Path, samples: npt.NDArray[Any], sample_rate: int) -> None:
-    """Write (num_samples,) float samples in [-1, 1] as 16-bit PCM, atomically; values beyond are clipped.
+    """Write (num_samples,) float samples in [-1, 1] as 16-bit PCM, atomically; values beyond are clipped. The folder is made.
 
     Raises:
-      ValueError: not one-dimensional, or not finite.
+      ValueError: not one-dimensional, or not finite. PydreamingError: the place cannot be written.
     """
     if samples.ndim != 1 or not np.isfinite(samples).all():
         raise ValueError(f"samples must be (num_samples,) finite numbers, got shape {samples.shape}")
     scaled = np.clip(np.rint(samples.astype(np.float64) * 32768), -32768, 32767).astype(np.int16)
     temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    soundfile.write(str(temporary), scaled, sample_rate, format="WAV", subtype="PCM_16")
-    temporary.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            soundfile.write(str(temporary), scaled, sample_rate, format="WAV", subtype="PCM_16")
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except (soundfile.SoundFileError, OSError) as e:
+        raise PydreamingError(f"cannot write {path}: {_cause(e)}") from e
 
 
 def seconds_to_samples(seconds: float, sample_rate: int) -> int:

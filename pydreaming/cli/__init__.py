@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 
 from pydreaming import __version__
-from pydreaming.cli import dream, embed, search, status, surprise
+from pydreaming.cli import bank, dream, embed, inpaint, search, status, surprise
 from pydreaming.cli.command import complain
 from pydreaming.errors import PydreamingError
 
@@ -23,6 +23,8 @@ COMMANDS = (
     search.COMMAND,
     surprise.COMMAND,
     dream.COMMAND,
+    inpaint.COMMAND,
+    bank.COMMAND,
     status.COMMAND,
 )
 
