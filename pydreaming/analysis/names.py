@@ -14,3 +14,8 @@ POOLINGS: dict[str, str] = {
     "mean_std_max": "mean, standard deviation and maximum, width 3 D",
     "thirds": "means over the three thirds of the recording, and standard deviation, width 4 D; as in the evaluation",
 }
+OUTPUTS: dict[str, str] = {
+    "embed": "a vector a recording: row, windows, covered_s, embedding",
+    "windows": "a vector a window: row, window, start_s, centre_s, embedding",
+    "surprise": "bits a window: row, window, start_s, centre_s, kl_bits, prior_entropy_bits, nll_bits",
+}

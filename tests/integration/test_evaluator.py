@@ -17,6 +17,7 @@ import soundfile
 from quick_training import train
 from tones import RATE, write_tone
 
+from pydreaming.analysis.exhibits import DREAM_S, SHOWN_S
 from pydreaming.audio.sources import Catalogue
 from pydreaming.errors import CheckpointError
 from pydreaming.evaluation.clips import read_clips
@@ -24,7 +25,6 @@ from pydreaming.replay.index import ReplayIndex
 from pydreaming.tracking.spool import SPOOL
 from workers.eval_set import MAX_CLIP_S
 from workers.evaluator import evaluate
-from workers.exhibits import DREAM_S, SHOWN_S
 from workers.layout import RunDir
 
 MakeRun = Callable[..., RunDir]
