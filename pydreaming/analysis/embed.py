@@ -18,6 +18,7 @@ from torch import Tensor
 from pydreaming.analysis.inputs import Recording, Source, named_file
 from pydreaming.analysis.names import PARTS, POOLINGS
 from pydreaming.analysis.world_model import WorldModel, token_times
+from pydreaming.audio.tokens import Frames
 from pydreaming.errors import DecodeError, UsageError
 from pydreaming.evaluation.pooling import thirds_and_std
 from pydreaming.models.state import Observed
@@ -69,6 +70,12 @@ def embed_windows(model: WorldModel, source: Source, part: str = "feat", seed: i
 def embed_clip(model: WorldModel, source: Source, part: str = "feat", pooling: str = "mean", seed: int | None = None) -> Vectors:
     """One vector for a whole recording: (width of `pooling`,) float32. `mean` and `mean_std_max` need no memory for its length."""
     return pool(embed_stream(model, source, part, seed), pooling)[0]
+
+
+def embed_clip_tokens(model: WorldModel, tokens: Frames, part: str = "feat", pooling: str = "mean") -> Vectors:
+    """`embed_clip` of tokens (T, token_dim) that are there already, T >= 1."""
+    chunks = (cast(Vectors, take_part(heard, part)[0].float().cpu().numpy()) for _, heard in model.observe_stream([tokens]))
+    return pool(chunks, pooling)[0]
 
 
 def pool(chunks: Iterable[Vectors], pooling: str) -> tuple[Vectors, int]:

@@ -13,10 +13,10 @@ import numpy as np
 from pydreaming.analysis.run_folder import RunFolder
 from pydreaming.analysis.world_model import WorldModel
 from pydreaming.audio.decode import write_wav
-from pydreaming.errors import TrackingError
+from pydreaming.errors import TrackingError, UsageError
 from pydreaming.tracking.fetch import DEFAULT_URI
 from pydreaming.tracking.registry import Published, check_names, register
-from pydreaming.tracking.store import redact, resolve_uri
+from pydreaming.tracking.store import Store, redact, resolve_uri
 from pydreaming.tracking.writer import RUN_FILE, RunFile
 
 EXPERIMENT = "pydreaming"  # of models that come without the settings of a run
@@ -37,8 +37,7 @@ def publish(model: WorldModel, name: str, alias: str = "", tracking_uri: str = "
     """
     check_names(name, alias)
     run = None if model.origin is None else RunFolder.of_checkpoint(model.origin)
-    given = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI", "")
-    uri = resolve_uri(given or DEFAULT_URI, Path()) if given or run is None else resolve_uri(run.read_config().tracking.uri, run.path)
+    uri = _address(tracking_uri, run)
     experiment = EXPERIMENT if run is None else run.read_config().tracking.experiment
     with tempfile.TemporaryDirectory(prefix="pydreaming-export-") as scratch:
         folder = model.save(Path(scratch) / "model", card)
@@ -46,6 +45,29 @@ def publish(model: WorldModel, name: str, alias: str = "", tracking_uri: str = "
         text = (folder / "README.md").read_text(encoding="utf-8")
         run_id = "" if run is None else _run_id(run, uri)
         return register(folder, _without_front(text), example, name, alias, uri, experiment, run_id, int(model.state.counters["step"]))
+
+
+def log_page(model: WorldModel, page: Path, tracking_uri: str = "") -> str:
+    """Put a page among the artifacts of the run that trained a model, below reports/; returns the MLflow run's id.
+
+    Raises:
+      UsageError: the model lies in no run's folder. TrackingError: the store cannot be used, or does not have the run.
+    """
+    run = None if model.origin is None else RunFolder.of_checkpoint(model.origin)
+    if run is None:
+        raise UsageError("the model lies in no run's folder, so there is no MLflow run to log to")
+    uri = _address(tracking_uri, run)
+    run_id = _run_id(run, uri)
+    store = Store(uri)
+    if not run_id or store.run(run_id) is None:
+        raise TrackingError(f"{redact(uri)} does not have the run of {run.path}")
+    store.artifact(run_id, page, "reports")
+    return run_id
+
+
+def _address(given: str, run: RunFolder | None) -> str:
+    given = given or os.environ.get("MLFLOW_TRACKING_URI", "")
+    return resolve_uri(given or DEFAULT_URI, Path()) if given or run is None else resolve_uri(run.read_config().tracking.uri, run.path)
 
 
 def _run_id(run: RunFolder, uri: str) -> str:

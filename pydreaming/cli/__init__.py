@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 
 from pydreaming import __version__
-from pydreaming.cli import dream, embed, export, publish, status, surprise
+from pydreaming.cli import dream, embed, export, publish, report, status, surprise
 from pydreaming.cli.command import complain
 from pydreaming.errors import PydreamingError
 
@@ -22,6 +22,7 @@ COMMANDS = (
     embed.COMMAND,
     surprise.COMMAND,
     dream.COMMAND,
+    report.COMMAND,
     export.COMMAND,
     publish.COMMAND,
     status.COMMAND,
