@@ -90,7 +90,9 @@ def clip_report(model: WorldModel, source: Source, out: Path, reference: Referen
         if reference is not None:
             _near(page, model, tokens, reference)
         if found.seconds > SHOWN_S:
-            page.notes.append(f"Drawn, played and compared are the first {SHOWN_S:.0f} s of {found.seconds:.0f} s.")
+            page.notes.append(
+                f"Drawn and played are the first {SHOWN_S:.0f} s of {found.seconds:.0f} s; moments are listed from all of it."
+            )
         return write_report(out, _report(page, model, name, found))
 
 
@@ -206,9 +208,9 @@ def _dream(page: _Page, model: WorldModel, source: Source, tokens: Tokens, seed:
     dreamed = dream(model, source, seconds=DREAM_S, samples=4, at_s=at_s, seed=seed)
     caption = "What was heard, and continuations that it imagines; where they disagree, the model does not know how it goes on."
     draw_dream(page.show("Dreams", "dream.png", caption), dreamed, model.features)
-    heard = "its first two thirds" if at_s is not None else "all of it"
+    heard = "what was heard last" if at_s is None else f"what was heard before {at_s:.2f} s"
     for k in range(DREAMS):
-        caption = f"{heard} as recorded, a tick, then imagined (Griffin-Lim, so rougher than a recording)"
+        caption = f"{heard}, a tick, then imagined (Griffin-Lim, so rougher than a recording)"
         page.play(f"Dream {k + 1}", f"dream-{k}.wav", caption, dream_audio(model, dreamed, k), dreamed.sample_rate)
 
 

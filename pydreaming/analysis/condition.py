@@ -68,7 +68,7 @@ def condition_verdicts(found: Condition, log_mel: npt.NDArray[np.float32], stats
         said.append(Verdict(False, f"It is clipped: {found.clipped:.1%} of its samples are at full scale, which adds sounds of its own."))
     top = features.f_max or features.sample_rate / 2
     shift = (log_mel.mean(0) - np.array(stats.mean)) * _NATS_TO_DB  # dB per band from the training recordings' mean
-    missing = _missing_from(shift, features)
+    missing = _missing_from(shift)
     if found.sample_rate / 2 < 0.95 * top:
         said.append(
             Verdict(
@@ -78,24 +78,26 @@ def condition_verdicts(found: Condition, log_mel: npt.NDArray[np.float32], stats
             )
         )
     elif missing is not None:
-        said.append(
-            Verdict(False, f"It holds next to nothing above {missing / 1000:.2g} kHz, unlike the training recordings: it is narrow-band.")
-        )
-    level = float(np.median(shift))
-    if abs(level) >= LEVEL_DB:
-        word = "louder" if level > 0 else "quieter"
-        said.append(Verdict(None, f"It is {abs(level):.0f} dB {word} than the training recordings on average; the model hears level too."))
+        edge = f"{_centre_hz(missing, features) / 1000:.2g} kHz"
+        said.append(Verdict(False, f"It holds next to nothing above {edge}, unlike the training recordings: it is narrow-band."))
+    louder = float(np.median(shift[: None if missing is None else missing]))
+    if abs(louder) >= LEVEL_DB:
+        word = "louder" if louder > 0 else "quieter"
+        said.append(Verdict(None, f"It is {abs(louder):.0f} dB {word} than the training recordings on average; the model hears level too."))
     return said or [Verdict(True, "Its level and bandwidth are like those of the training recordings.")]
 
 
-def _missing_from(shift: npt.NDArray[np.float64], features: FeatureConfig) -> float | None:
-    """Frequency in Hz above which the bands are missing; None when they are not."""
+def _missing_from(shift: npt.NDArray[np.float64]) -> int | None:
+    """The band from which on all are missing; None when they are not."""
     low = shift < np.median(shift[: max(1, len(shift) // 2)]) - CUT_DB
-    bands = len(shift) - (int(np.argmin(low[::-1])) if not low.all() else len(low))  # all from here up are low
-    if len(shift) - bands < LEAST_BANDS:
-        return None
+    missing = len(low) if low.all() else int(np.argmin(low[::-1]))
+    return len(low) - missing if missing >= LEAST_BANDS else None
+
+
+def _centre_hz(band: int, features: FeatureConfig) -> float:
+    """Centre of a mel band, on the front end's HTK scale."""
     edges = np.array([2595 * np.log10(1 + hz / 700) for hz in (features.f_min, features.f_max or features.sample_rate / 2)])
-    mel = edges[0] + (edges[1] - edges[0]) * (bands + 1) / (features.n_mels + 1)  # centre of the first missing band, HTK scale
+    mel = edges[0] + (edges[1] - edges[0]) * (band + 1) / (features.n_mels + 1)
     return float(700 * (10 ** (mel / 2595) - 1))
 
 
