@@ -23,6 +23,7 @@ from tiny_model import RATE, make_checkpoint, sweep, tiny_config, write_sweep
 
 from pydreaming import cli
 from pydreaming.analysis.embed import embed_clip
+from pydreaming.analysis.publish import log_page
 from pydreaming.analysis.world_model import WorldModel
 from pydreaming.errors import TrackingError, UsageError
 from pydreaming.tracking.registry import check_names
@@ -112,6 +113,15 @@ def test_what_lies_in_the_registry(published: Shown) -> None:
     everything = "".join((folder / name).read_text() for name in names if name.endswith((".json", ".md", ".txt", ".yaml", "MLmodel")))
     assert "/home/ann" not in everything
     assert "http" not in (folder / "requirements.txt").read_text() + (folder / "conda.yaml").read_text()
+
+
+def test_a_page_goes_to_the_run_that_trained_the_model(published: Shown, tmp_path: Path) -> None:
+    (tmp_path / "clip.html").write_text("<p>page")
+    assert log_page(published.model, tmp_path / "clip.html") == published.run_id
+    with Store(published.uri).calling() as (_, client):
+        assert [entry.path for entry in client.list_artifacts(published.run_id, "reports")] == ["reports/clip.html"]
+    with pytest.raises(TrackingError, match="does not have the run"):
+        log_page(published.model, tmp_path / "clip.html", f"{published.uri.removesuffix('mlflow.db')}other.db")
 
 
 @pytest.mark.parametrize("output", ["embed", "windows", "surprise"])
