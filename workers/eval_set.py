@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from pydreaming.analysis.run_folder import QUARANTINE
 from pydreaming.audio.decode import probe, resolve_inside
 from pydreaming.audio.sources import AudioItem, Catalogue, source_root
 from pydreaming.audio.stats import FeatureStats
@@ -27,7 +28,6 @@ from workers.produce import ControlScale, Producer
 MAX_CLIP_S = 30.0  # of a recording; more would add little to a pooled vector and much time
 LEASE = 64
 UNLABELLED = 200  # clips that were trained on, where none has a label
-QUARANTINE = "quarantine.jsonl"  # in the set's folder: what was left out, and why; held-out recordings stand in no other list
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,8 @@ import msgspec
 import numpy as np
 import torch
 
+from pydreaming.analysis.exhibits import beginnings, make_exhibits
+from pydreaming.analysis.run_report import write_run_report
 from pydreaming.analysis.world_model import WorldModel, neutral_action
 from pydreaming.audio.sources import Catalogue
 from pydreaming.audio.stats import FeatureStats
@@ -38,7 +40,6 @@ from pydreaming.tracking.spool import SPOOL, Spool
 from pydreaming.training.checkpoint import load_networks
 from pydreaming.training.trainer import pick_device
 from workers.eval_set import EvalSet, prepare_eval_set
-from workers.exhibits import beginnings, make_exhibits, send_exhibits, write_run_report
 from workers.layout import RunDir, replace_json
 
 log = logging.getLogger("evaluator")
@@ -72,9 +73,12 @@ def evaluate(run: RunDir, checkpoint: Path, final: bool) -> None:
     step = int(state.counters["step"])
     spool.metrics(step, result.metrics())
     spool.artifact(folder / "metrics.json", f"evals/{checkpoint.name}")
-    send_exhibits(spool, exhibits, step)
+    for figure in exhibits.figures:  # a series each, with a step slider
+        spool.image(figure.path, f"look/{figure.path.stem}", step)
+    for sound in exhibits.audio:
+        spool.artifact(sound.path, f"audio/step-{step:08d}")
     if final:
-        spool.artifact(write_run_report(run, config, checkpoint, result, exhibits))
+        spool.artifact(write_run_report(run.path / "report.html", run, state, result, exhibits))
     spool.close()
     replace_json(folder / "summary.json", {"lines": summary(result)})
 

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import yaml
 
-from pydreaming.config import Config, config_from_dict
-from pydreaming.errors import ConfigError, UsageError
+from pydreaming.analysis.run_folder import RunFolder
+from pydreaming.errors import UsageError
 
 
 class CoordinatorFile(msgspec.Struct, forbid_unknown_fields=True):
@@ -25,32 +24,13 @@ class CoordinatorFile(msgspec.Struct, forbid_unknown_fields=True):
     exit_code: int = 0
 
 
-class RunDir:
-    """Paths in a run's folder."""
+class RunDir(RunFolder):
+    """A run's folder with what its processes leave for one another."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self.config = path / "config.yaml"
-        self.catalogue = path / "catalogue"
-        self.stats = path / "stats.json"
-        self.quarantine = path / "quarantine.jsonl"
-        self.logs = path / "logs"
+        super().__init__(path)
         self.coordinator = path / "coordinator.json"
         self.coordinator_state = path / "coordinator_state.json"
-
-    def replay(self, config: Config) -> Path:
-        """The replay store: `replay.dir`, or the run's own."""
-        return Path(config.replay.dir).expanduser().absolute() if config.replay.dir else self.path.absolute() / "replay"
-
-    def read_config(self) -> Config:
-        """The run's resolved configuration. Raises ConfigError."""
-        try:
-            values = yaml.safe_load(self.config.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
-            raise ConfigError(f"no run in {self.path}: {self.config.name} cannot be read ({' '.join(str(e).split())})") from e
-        if not isinstance(values, dict):
-            raise ConfigError(f"{self.config} must hold sections of keys")
-        return config_from_dict(values)
 
     def read_coordinator(self) -> CoordinatorFile | None:
         """What the coordinator has announced; None before it has, or when the file is damaged."""

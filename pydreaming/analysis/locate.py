@@ -1,4 +1,4 @@
-"""Where a model is: a checkpoint folder, a run folder or an MLflow run."""
+"""Where a model is: a checkpoint folder, an exported model, a run folder, an MLflow run or a registered MLflow model."""
 
 from __future__ import annotations
 
@@ -9,22 +9,23 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pydreaming.errors import CheckpointError
-from pydreaming.training.checkpoint import latest_intact
+from pydreaming.training.checkpoint import HUB_CONFIG, STATE, SUMS, WEIGHTS, latest_intact, state_name
 
-_NEEDED = ("model.safetensors", "state.json")  # inference does without the optimiser
+REMOTE = ("runs:/", "models:/")  # what MLflow is asked for
+FORMS = "a checkpoint folder, an exported model, a run folder, runs:/<run id>, models:/<name>/<version> or models:/<name>@<alias>"
 
 
 @contextmanager
 def checkpoint_folder(source: str | Path, tracking_uri: str = "") -> Iterator[Path]:
-    """A verified checkpoint folder; what was downloaded for it is removed afterwards.
+    """A verified folder with a model's weights and settings; what was downloaded for it is removed afterwards.
 
     Args:
-      source: a checkpoint folder, a run folder (its newest intact checkpoint) or `runs:/<run id>`.
-      tracking_uri: MLflow store for `runs:/`, see `pydreaming.tracking.fetch`.
+      source: one of FORMS; of a run folder the newest intact checkpoint is taken.
+      tracking_uri: MLflow store for `runs:/` and `models:/`, see `pydreaming.tracking.fetch`.
     Raises:
-      CheckpointError: nothing there, or damaged. TrackingError: the run cannot be fetched.
+      CheckpointError: nothing there, or damaged. TrackingError: it cannot be fetched.
     """
-    if str(source).startswith("runs:/"):
+    if str(source).startswith(REMOTE):
         from pydreaming.tracking.fetch import fetch_checkpoint
 
         with tempfile.TemporaryDirectory(prefix="pydreaming-model-") as scratch:
@@ -38,23 +39,23 @@ def checkpoint_folder(source: str | Path, tracking_uri: str = "") -> Iterator[Pa
 
 
 def _local(path: Path) -> Path:
-    if (path / "state.json").is_file():
+    if (path / STATE).is_file() or (path / HUB_CONFIG).is_file():
         return path
     if not path.is_dir():
-        raise CheckpointError(f"no model at {path}: name a checkpoint folder, a run folder or runs:/<run id>")
+        raise CheckpointError(f"no model at {path}: name {FORMS}")
     for folder in (path / "checkpoints", path):
         found = latest_intact(folder)
         if found is not None:
             return found
-    raise CheckpointError(f"no intact checkpoint in {path}: neither state.json nor checkpoints/step-* is there")
+    raise CheckpointError(f"no intact checkpoint in {path}: neither {STATE} nor {HUB_CONFIG} nor checkpoints/step-* is there")
 
 
 def _verify(folder: Path) -> None:
     """Checksums of what is needed here; a copy without its optimiser is a good model."""
     try:
-        lines = (folder / "SHA256SUMS").read_text(encoding="ascii").splitlines()
+        lines = (folder / SUMS).read_text(encoding="ascii").splitlines()
         sums = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
-        for name in _NEEDED:
+        for name in (WEIGHTS, state_name(folder)):
             with (folder / name).open("rb") as file:
                 if hashlib.file_digest(file, "sha256").hexdigest() != sums.get(name):
                     raise CheckpointError(f"{folder / name} is damaged: its checksum differs; use another checkpoint")

@@ -21,3 +21,8 @@ PER: dict[str, str] = {
     "moment": "one row for each stretch of --moment seconds, hopped by half, each heard by itself like a clip",
     "window": "one row a window of the model (a token, such as 40 ms), with all that was heard before it",
 }
+OUTPUTS: dict[str, str] = {
+    "embed": "a vector a recording: row, windows, covered_s, embedding",
+    "windows": "a vector a window: row, window, start_s, centre_s, embedding",
+    "surprise": "bits a window: row, window, start_s, centre_s, kl_bits, prior_entropy_bits, nll_bits",
+}

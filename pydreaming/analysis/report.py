@@ -44,7 +44,8 @@ class Report:
 
     Attributes:
       title, subtitle: e.g. the run's name, and its date, length and device.
-      trained_on: what was trained on, such as {"recordings": 2700, "hours": 0.33, "speakers": 6, "quarantined files": 0}.
+      trained_on: what was trained on, such as {"recordings": 2700, "hours": 0.33, "speakers": 6, "quarantined files": 0}; `facts_title`
+        is its heading, for a report of something else.
       verdicts: what the figures say, see `pydreaming.analysis.verdicts`.
       metrics: single figures such as the held-out loss, with their unit in the name.
       quarantined: path and cause of files that could not be read; the first of many are shown.
@@ -63,6 +64,7 @@ class Report:
     quarantined: Sequence[tuple[str, str]] = ()
     settings: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     next_commands: Sequence[tuple[str, str]] = ()
+    facts_title: str = "What was trained on"
 
 
 def write_report(path: Path, report: Report) -> Path:
@@ -80,7 +82,7 @@ def write_report(path: Path, report: Report) -> Path:
 def render_report(report: Report) -> str:
     """The report as one HTML document. Raises PydreamingError, see `write_report`."""
     sections = [
-        _section("What was trained on", _trained_on(report)),
+        _section(report.facts_title, _trained_on(report)),
         _section("What the figures say", _verdicts(report.verdicts)),
         _section("Notes", _list(report.notes)),
         _section("Listen", _sounds(report.audio)),

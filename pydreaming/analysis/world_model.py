@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from pydreaming.analysis.inputs import Source, open_source
-from pydreaming.analysis.locate import checkpoint_folder
+from pydreaming.analysis.locate import REMOTE, checkpoint_folder
 from pydreaming.audio.decode import Samples
 from pydreaming.audio.features import FrontEnd
 from pydreaming.audio.tokens import Frames, token_start_samples
@@ -30,7 +30,7 @@ from pydreaming.models.latents import CATEGORICAL, Latents
 from pydreaming.models.state import Observed, State, join_states
 from pydreaming.models.world_model import WorldModelNet
 from pydreaming.objectives import Objective
-from pydreaming.training.checkpoint import CheckpointState, load_networks
+from pydreaming.training.checkpoint import CARD, CheckpointState, export_networks, load_networks
 from pydreaming.training.trainer import pick_device
 
 if TYPE_CHECKING:  # they import this module
@@ -82,24 +82,46 @@ class WorldModel:
         self.front_end = FrontEnd(state.config.features, state.stats)
         # A model of separate channels has heard single channels, but a file named by a user is one clip: its channels are mixed.
         self.channels = "first" if state.config.source.channels == "first" else "mix"
+        self.origin: Path | None = None  # the folder on this host that it was loaded from
+        self.card = ""  # its model card, where it came with one
 
     @classmethod
     def load(cls, source: str | Path, device: str = "auto", tracking_uri: str = "") -> WorldModel:
         """Load a model.
 
         Args:
-          source: checkpoint folder, run folder (its newest intact checkpoint) or `runs:/<MLflow run id>`.
+          source: checkpoint folder, exported model, run folder (its newest intact checkpoint), `runs:/<MLflow run id>`, or a registered
+            model: `models:/<name>/<version>` or `models:/<name>@<alias>`.
           device: auto (a GPU where there is one), cpu, cuda, cuda:1 ...
-          tracking_uri: MLflow store for `runs:/`; empty: MLFLOW_TRACKING_URI, else sqlite:///runs/mlflow.db.
+          tracking_uri: MLflow store for `runs:/` and `models:/`; empty: MLFLOW_TRACKING_URI, else sqlite:///runs/mlflow.db.
         Raises:
-          CheckpointError: missing or damaged. TrackingError: the run cannot be fetched. ConfigError: no such device.
+          CheckpointError: missing or damaged. TrackingError: it cannot be fetched. ConfigError: no such device.
         """
         with checkpoint_folder(source, tracking_uri) as folder:
             net, objective, state = load_networks(folder, pick_device(device))
+            card = folder / CARD
+            text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
         if state.token_dim != state.config.features.token_dim:
             wanted = state.config.features.token_dim
             raise CheckpointError(f"{source}: its tokens have {state.token_dim} values, its features make {wanted}")
-        return cls(net, objective, state)
+        model = cls(net, objective, state)
+        model.origin, model.card = None if str(source).startswith(REMOTE) else folder.resolve(), text
+        return model
+
+    def save(self, folder: str | Path, card: str = "") -> Path:
+        """Write the model to a folder to hand on, as the Hugging Face Hub lays out models; `load` takes it.
+
+        The folder gets model.safetensors, config.json (settings without paths and addresses), README.md and SHA256SUMS.
+
+        Args:
+          card: Markdown for README.md; empty: the card it came with, else `pydreaming.analysis.card.model_card`.
+        Raises:
+          CheckpointError: it cannot be written.
+        """
+        from pydreaming.analysis.card import model_card
+
+        export_networks(Path(folder), self.net, self.objective, self.state, card or self.card or model_card(self))
+        return Path(folder)
 
     @property
     def features(self) -> FeatureConfig:

@@ -6,6 +6,7 @@ Every failure is a `DecodeError` with path and cause: libsndfile shortens damage
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import stat
@@ -219,21 +220,38 @@ def read_stdin(stream: IO[bytes] | None = None, limit: int = STDIN_LIMIT, channe
             spool.write(piece)
         if not total:
             raise DecodeError(STDIN_NAME, "empty")
-        return _decode_spooled(cast(IO[bytes], spool), channels)
+        return _decode_open(cast(IO[bytes], spool), STDIN_NAME, channels)
 
 
-def _decode_spooled(spool: IO[bytes], channels: str) -> tuple[Samples, int]:
+def decode_bytes(data: bytes, name: str, channels: str = "mix", max_s: float = math.inf) -> tuple[Samples, int]:
+    """Decode an audio file that is in memory; `name` is what it is called in messages.
+
+    Returns:
+      samples (num_samples,) float32 mono, and the sample rate in Hz.
+    Raises:
+      DecodeError: not audio, damaged, or longer than `max_s` seconds (of which a few compressed bytes can claim hours).
+    """
+    return _decode_open(io.BytesIO(data), name, channels, max_s)
+
+
+def _decode_open(opened: IO[bytes], name: str, channels: str, max_s: float = math.inf) -> tuple[Samples, int]:
     try:
-        slack = integrity.check(spool)
-        spool.seek(0)
-        file = _SoundFile(spool)
+        slack = integrity.check(opened)
+        opened.seek(0)
+        file = _SoundFile(opened)
     except integrity.DamageError as e:
-        raise DecodeError(STDIN_NAME, str(e)) from e
+        raise DecodeError(name, str(e)) from e
     except (soundfile.SoundFileError, OSError, TypeError) as e:
-        raise DecodeError(STDIN_NAME, _cause(e)) from e
+        raise DecodeError(name, _cause(e)) from e
     with file:
-        opened = AudioStream(file, STDIN_NAME, AudioItem(index=-1, path=STDIN_NAME, group=""), channels, slack)
-        return np.concatenate(list(opened.blocks())), opened.sample_rate
+        stream = AudioStream(file, name, AudioItem(index=-1, path=name, group=""), channels, slack)
+        blocks, length = [], 0
+        for block in stream.blocks():
+            blocks.append(block)
+            length += len(block)
+            if length > max_s * stream.sample_rate:
+                raise DecodeError(name, f"longer than {max_s:g} s")
+        return np.concatenate(blocks), stream.sample_rate
 
 
 def resolve_inside(root: Path, relative: str) -> Path:

@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 STDOUT = "-"
 TABLES = (".parquet", ".csv", ".npz")
 
-MODEL_HELP = "checkpoint folder, run folder (its newest checkpoint is taken) or runs:/<MLflow run id>"
+MODEL_HELP = (
+    "checkpoint folder, exported model, run folder (its newest checkpoint is taken), or of MLflow: runs:/<run id>,"
+    " models:/<name>/<version>, models:/<name>@<alias>"
+)
 INPUT_HELP = (
     "audio files (wav, flac, ogg, mp3, ...), folders of them or of a known data set, manifests (metadata.csv, .jsonl, .tsv, wav.scp),"
     " or - for an audio file on standard input"
@@ -70,7 +73,10 @@ def add_running(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=natural, default=1, help="CPU threads; more than 1 pays for large models only (default: 1)")
     parser.add_argument("--device", default="auto", help="auto (a GPU where there is one), cpu, cuda, cuda:1, ... (default: auto)")
     parser.add_argument(
-        "--tracking", default="", metavar="URI", help="MLflow store for runs:/ (default: MLFLOW_TRACKING_URI, then runs/mlflow.db)"
+        "--tracking",
+        default="",
+        metavar="URI",
+        help="MLflow store for runs:/ and models:/ (default: MLFLOW_TRACKING_URI, then runs/mlflow.db)",
     )
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from pydreaming.errors import TrackingError
+from pydreaming.errors import PydreamingError, TrackingError
 from pydreaming.tracking.names import MAX_NAME, image_key
 
 MAX_BATCH = 1000  # metrics in one request, MLflow's limit
@@ -75,6 +75,23 @@ def prepare_environment() -> None:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+
+
+@contextmanager
+def default_store(uri: str) -> Iterator[None]:
+    """Make a store the process's own meanwhile: MLflow looks `models:/` up there, whatever address its client was given."""
+    prepare_environment()
+    mlflow: Any = _import_mlflow()
+    variable = os.environ.get("MLFLOW_TRACKING_URI")
+    before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
+    mlflow.set_tracking_uri(uri)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(None if before == variable else before)
+        if variable is not None:  # MLflow sets and unsets it as well
+            os.environ["MLFLOW_TRACKING_URI"] = variable
 
 
 class Store:
@@ -98,10 +115,10 @@ class Store:
                 # MLflow's migrations race when several processes open a fresh file at once; the lock makes the first one do it.
                 with _locked(database.with_name(f".{database.name}.lock")):
                     self._make_sqlite(database)
-                    self._client = self._mlflow.MlflowClient(tracking_uri=uri)
+                    self._client = self._mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
                     self._client.search_experiments(max_results=1)
             else:
-                self._client = self._mlflow.MlflowClient(tracking_uri=uri)
+                self._client = self._mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
 
     def _make_sqlite(self, database: Path) -> None:
         """Make a fresh store aside and rename it: a file in which MLflow was killed during its first migrations, which take seconds, is
@@ -223,6 +240,12 @@ class Store:
             self._client.log_artifacts(run_id, folder, "images")
             self._client.set_tag(run_id, "mlflow.loggedImages", "true")
 
+    @contextmanager
+    def calling(self) -> Iterator[tuple[ModuleType, Any]]:
+        """MLflow and its client, for requests that have no method here; what goes wrong inside is a TrackingError."""
+        with self._calling():
+            yield self._mlflow, self._client
+
     def _open_image(self, path: Path) -> Any:
         try:
             picture = self._mlflow.Image(str(path)).to_pil()
@@ -235,7 +258,7 @@ class Store:
     def _calling(self) -> Iterator[None]:
         try:
             yield
-        except TrackingError:
+        except PydreamingError:
             raise
         # MLflow lets errors of SQLAlchemy, requests, botocore and of its plug-ins through; none of them may lose points or stop the
         # tracker, and each is raised again as the one error that the writer answers by keeping the points and trying later.

@@ -6,6 +6,10 @@
       state.json              configuration, feature settings and statistics, counters, sampler state
       SHA256SUMS              of the three, written last
 
+A model to hand on is a folder with what inference needs only, laid out as the Hugging Face Hub lays out models:
+
+    model.safetensors · config.json (state.json without the sampler and without what names this host) · README.md · SHA256SUMS
+
 Nothing here is ever unpickled, so a checkpoint from a stranger cannot run code.
 """
 
@@ -37,6 +41,7 @@ FORMAT = 1
 _NAME = re.compile(r"step-(\d{8})")
 _SAMPLING = "random.sampling."  # and the kind of device
 _FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
+WEIGHTS, STATE, HUB_CONFIG, SUMS, CARD = "model.safetensors", "state.json", "config.json", "SHA256SUMS", "README.md"
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,7 @@ class _Counters(msgspec.Struct):
 
 
 class _StateFile(msgspec.Struct):
-    """state.json, checked as it is read."""
+    """state.json or config.json, checked as it is read."""
 
     format: int
     config: dict[str, Any]
@@ -73,7 +78,7 @@ class _StateFile(msgspec.Struct):
     token_dim: Positive
     action_dim: Positive
     counters: _Counters
-    sampler: dict[str, Any]
+    sampler: dict[str, Any] = {}
 
 
 def save_checkpoint(folder: Path, trainer: Trainer, stats: FeatureStats, sampler: dict[str, Any], seconds: float, keep: int) -> Path:
@@ -83,7 +88,7 @@ def save_checkpoint(folder: Path, trainer: Trainer, stats: FeatureStats, sampler
     for torn in folder.glob(".step-*.tmp"):  # of a learner that was killed while it wrote; a run has one learner
         shutil.rmtree(torn)
     temporary.mkdir(parents=True)
-    safetensors.torch.save_file(_weights(trainer), temporary / "model.safetensors")
+    safetensors.torch.save_file(_weights(trainer.model, trainer.objective), temporary / "model.safetensors")
     safetensors.torch.save_file(_optimizer_tensors(trainer), temporary / "optimizer.safetensors")
     state = {
         "format": FORMAT,
@@ -147,21 +152,65 @@ def verify(path: Path) -> None:
 
 
 def read_state(path: Path) -> CheckpointState:
-    """Configuration, statistics and counters of a checkpoint. Raises CheckpointError."""
+    """Configuration, statistics and counters of a checkpoint or an exported model. Raises CheckpointError."""
+    file = path / state_name(path)
     try:
-        raw = msgspec.json.decode((path / "state.json").read_bytes(), type=_StateFile)
+        raw = msgspec.json.decode(file.read_bytes(), type=_StateFile)
         config = config_from_dict(raw.config)
     except FileNotFoundError as e:
-        raise CheckpointError(f"{path} is no checkpoint: it has no state.json") from e
+        raise CheckpointError(f"{path} is no checkpoint: it has no {STATE}, nor {HUB_CONFIG}") from e
     except (OSError, msgspec.MsgspecError, ValueError, RecursionError, ConfigError) as e:
-        raise CheckpointError(f"{path / 'state.json'} cannot be read: {e}") from e
+        raise CheckpointError(f"{file} cannot be read: {e}") from e
     if raw.format != FORMAT:
         raise CheckpointError(f"{path} has format {raw.format}, this version reads {FORMAT}: use the version that wrote it")
     if not len(raw.stats.mean) == len(raw.stats.std) == config.features.n_mels:
-        raise CheckpointError(
-            f"{path / 'state.json'} has statistics of {len(raw.stats.mean)} bands for features.n_mels={config.features.n_mels}"
-        )
+        raise CheckpointError(f"{file} has statistics of {len(raw.stats.mean)} bands for features.n_mels={config.features.n_mels}")
     return CheckpointState(config, raw.stats, raw.token_dim, raw.action_dim, msgspec.to_builtins(raw.counters), raw.sampler)
+
+
+def state_name(path: Path) -> str:
+    """The file that says what the tensors in a folder are: state.json of a checkpoint, config.json of an exported model."""
+    return HUB_CONFIG if not (path / STATE).is_file() and (path / HUB_CONFIG).is_file() else STATE
+
+
+def export_networks(folder: Path, model: WorldModelNet, objective: Objective, state: CheckpointState, card: str) -> None:
+    """Write the folder of a model to hand on; files of these names that are there are replaced, the checksums last.
+
+    Args:
+      card: Markdown, for README.md.
+    Raises CheckpointError when the folder cannot be written.
+    """
+    about = {
+        "library_name": "pydreaming",
+        "model_type": "pydreaming",
+        "format": FORMAT,
+        "token_dim": state.token_dim,
+        "action_dim": state.action_dim,
+        "counters": state.counters,
+        "config": _without_host(state.config),
+        "stats": msgspec.to_builtins(state.stats),
+    }
+    # Hugging Face's loaders want to know the framework.
+    weights = safetensors.torch.save(_weights(model, objective), {"format": "pt"})
+    files = {WEIGHTS: weights, HUB_CONFIG: json.dumps(about, indent=1).encode(), CARD: card.encode()}
+    sums = "".join(f"{hashlib.sha256(files[name]).hexdigest()}  {name}\n" for name in (WEIGHTS, HUB_CONFIG))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in (files | {SUMS: sums.encode("ascii")}).items():
+            temporary = folder / f".{name}.tmp-{os.getpid()}"
+            temporary.write_bytes(content)
+            temporary.replace(folder / name)
+    except OSError as e:
+        raise CheckpointError(f"cannot write a model to {folder}: {e.strerror or e}") from e
+
+
+def _without_host(config: Config) -> dict[str, Any]:
+    """The settings without addresses, and with names in the place of paths: the model goes to strangers."""
+    values = config.to_dict()
+    for section, key in (("source", "path"), ("run", "dir"), ("replay", "dir")):
+        values[section][key] = Path(values[section][key]).name
+    values["tracking"]["uri"] = values["coordinator"]["address"] = values["coordinator"]["keys"] = ""
+    return values
 
 
 def load_networks(path: Path, device: torch.device) -> tuple[WorldModelNet, Objective, CheckpointState]:
@@ -208,8 +257,8 @@ def _check_same_networks(path: Path, state: CheckpointState, trainer: Trainer) -
                 )
 
 
-def _weights(trainer: Trainer) -> dict[str, Tensor]:
-    modules = {"model": trainer.model, "objective": trainer.objective}
+def _weights(model: WorldModelNet, objective: Objective) -> dict[str, Tensor]:
+    modules: dict[str, torch.nn.Module] = {"model": model, "objective": objective}
     return {f"{prefix}.{k}": v.detach().cpu().contiguous() for prefix, m in modules.items() for k, v in m.state_dict().items()}
 
 

@@ -17,6 +17,10 @@ import soundfile
 from quick_training import train
 from tones import RATE, write_tone
 
+from pydreaming.analysis.clip_report import clip_report
+from pydreaming.analysis.exhibits import DREAM_S, SHOWN_S
+from pydreaming.analysis.run_report import read_evaluation, run_report
+from pydreaming.analysis.world_model import WorldModel
 from pydreaming.audio.sources import Catalogue
 from pydreaming.errors import CheckpointError
 from pydreaming.evaluation.clips import read_clips
@@ -24,7 +28,6 @@ from pydreaming.replay.index import ReplayIndex
 from pydreaming.tracking.spool import SPOOL
 from workers.eval_set import MAX_CLIP_S
 from workers.evaluator import evaluate
-from workers.exhibits import DREAM_S, SHOWN_S
 from workers.layout import RunDir
 
 MakeRun = Callable[..., RunDir]
@@ -40,6 +43,7 @@ def folders_as_classes(root: Path, each: int = 8) -> Path:
 
 
 def metrics_of(run: RunDir, checkpoint: Path) -> dict[str, Any]:
+    assert read_evaluation(run, checkpoint) is not None  # what is written can be read again, for a report that is made later
     read: dict[str, Any] = json.loads((run.path / "evals" / checkpoint.name / "metrics.json").read_text())
     return read
 
@@ -185,6 +189,14 @@ def test_what_surprise_and_codes_are_worth_stands_in_the_report(make_run: MakeRu
     assert "No ABX" in text
     lines = json.loads((run.path / "evals" / checkpoint.name / "summary.json").read_text())["lines"]
     assert any(line.startswith("where clips begin in a stream, F1: surprise ") for line in lines)
+
+    # Made again later, the report says and shows the same.
+    again = run_report(WorldModel.load(run.path, "cpu"), tmp_path / "again.html").read_text(encoding="utf-8")
+    parts = re.compile(r"<h[123]>.*?</h[123]>|<li .*?</li>|<td.*?</td>")
+    assert parts.findall(again) == parts.findall(text)
+    assert again.count("src=") == text.count("src=")
+    near = clip_report(WorldModel.load(run.path, "cpu"), next((tmp_path / "audio").rglob("*.wav")), tmp_path / "clip.html")
+    assert "(the recordings that its run was evaluated on)" in near.read_text(encoding="utf-8")
 
 
 def test_no_readable_held_out_file_beside_labelled_ones(make_run: MakeRun, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from pydreaming.analysis.report import MAX_BYTES, Attachment, Report, Table, format_value, render_report, write_report
 from pydreaming.analysis.verdicts import Verdict, verdicts
+from pydreaming.analysis.world_tables import world_tables
 from pydreaming.errors import PydreamingError
 from pydreaming.evaluation.abx import Abx
 from pydreaming.evaluation.boundaries import Boundaries, Detection, Picker
@@ -16,7 +17,6 @@ from pydreaming.evaluation.evaluate import Evaluation, ProbeRow
 from pydreaming.evaluation.open_loop import OpenLoop
 from pydreaming.evaluation.out_of_distribution import OutOfDistribution
 from pydreaming.evaluation.world_figures import WorldFigures
-from workers.world_tables import world_tables
 
 NASTY = '<script>alert("x")</script>&\'"'
 

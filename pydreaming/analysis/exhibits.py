@@ -1,9 +1,7 @@
-"""Pictures, sounds and the report of an evaluated checkpoint: what a newcomer looks at and listens to."""
+"""Pictures and sounds of an evaluated checkpoint: what a newcomer looks at and listens to."""
 
 from __future__ import annotations
 
-import json
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,9 +12,9 @@ import numpy as np
 from pydreaming.analysis.dream import draw_dream, dream, dream_audio
 from pydreaming.analysis.panels import code_marginal, prediction_panels
 from pydreaming.analysis.pictures import Curve, code_usage, mel_panels, open_loop_curves, probe_bars, save
-from pydreaming.analysis.report import Attachment, Report, Table, Value, write_report
+from pydreaming.analysis.report import Attachment
+from pydreaming.analysis.run_folder import RunFolder
 from pydreaming.analysis.surprise import draw_surprise, surprise
-from pydreaming.analysis.verdicts import verdicts
 from pydreaming.analysis.world_model import WorldModel
 from pydreaming.audio.decode import Samples, decode, resolve_inside, write_wav
 from pydreaming.audio.sources import AudioItem, Catalogue, source_root
@@ -24,11 +22,6 @@ from pydreaming.config import Config
 from pydreaming.errors import DecodeError, SourceError
 from pydreaming.evaluation.evaluate import HEADLINE, Evaluation
 from pydreaming.evaluation.open_loop import OpenLoop
-from pydreaming.tracking.spool import Spool
-from workers.closing import next_commands
-from workers.eval_set import QUARANTINE
-from workers.layout import RunDir
-from workers.world_tables import world_tables
 
 CLIPS = 3  # shown and played
 USAGE_CLIPS = 60  # behind the picture of code usage
@@ -48,13 +41,6 @@ class Exhibits:
         self.figures.append(Attachment(title, caption, path))
 
 
-class _Unreadable(msgspec.Struct):
-    """A line of a quarantine list."""
-
-    path: str
-    cause: str
-
-
 @dataclass(frozen=True)
 class Clip:
     """The beginning of a recording: its name, (num_samples,) samples and their rate."""
@@ -69,7 +55,7 @@ class Clip:
         return self.samples, self.sample_rate
 
 
-def make_exhibits(run: RunDir, config: Config, model: WorldModel, result: Evaluation, folder: Path, sounds: bool) -> Exhibits:
+def make_exhibits(run: RunFolder, config: Config, model: WorldModel, result: Evaluation, folder: Path, sounds: bool) -> Exhibits:
     """Draw what a checkpoint predicts and imagines, into `folder`; with `sounds` also let it be heard."""
     exhibits = Exhibits()
     token_s = model.features.token_stride_samples / model.features.sample_rate
@@ -89,41 +75,6 @@ def make_exhibits(run: RunDir, config: Config, model: WorldModel, result: Evalua
         usage = save(code_usage(code_marginal(model, (clip.source for clip in clips))), folder / "code_usage.png")
         exhibits.show("Which codes are used", usage, "A code that is never used says nothing; all bars short is collapse.")
     return exhibits
-
-
-def send_exhibits(spool: Spool, exhibits: Exhibits, step: int) -> None:
-    """Put pictures (as series with a step slider) and sounds into the run's spool."""
-    for figure in exhibits.figures:
-        spool.image(figure.path, f"look/{figure.path.stem}", step)
-    for sound in exhibits.audio:
-        spool.artifact(sound.path, f"audio/step-{step:08d}")
-
-
-def write_run_report(run: RunDir, config: Config, checkpoint: Path, result: Evaluation, exhibits: Exhibits) -> Path:
-    """RUN/report.html. Raises PydreamingError when it cannot be written."""
-    state = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))["counters"]
-    where = "held-out recordings" if result.held_out else "recordings that were trained on"
-    tables = [_probe_table(result)] if result.probes else []
-    if result.open_loop is not None:
-        tables.insert(0, _open_loop_table(result.open_loop, where))
-    tables += [] if result.world is None else world_tables(result.world)
-    return write_report(
-        run.path / "report.html",
-        Report(
-            title=run.path.resolve().name,
-            subtitle=f"{time.strftime('%d %B %Y, %H:%M')} · {state['step']} steps, {state['seconds']:.0f} s of training",
-            trained_on=_trained_on(run, config),
-            verdicts=verdicts(result),
-            metrics={f"loss on {where} (nats)": result.held_out_loss["loss"]} if result.held_out_loss else {},
-            tables=tables,
-            figures=exhibits.figures,
-            audio=exhibits.audio,
-            notes=result.notes,
-            quarantined=_quarantined(run),
-            settings=config.to_dict(),
-            next_commands=next_commands(run.path, config),
-        ),
-    )
 
 
 def _exhibit_clip(model: WorldModel, clip: Clip, number: int, folder: Path, exhibits: Exhibits, sounds: bool) -> None:
@@ -151,7 +102,7 @@ def _exhibit_clip(model: WorldModel, clip: Clip, number: int, folder: Path, exhi
         exhibits.audio.append(Attachment(f"{clip.name}: {kind}", caption, path))
 
 
-def beginnings(run: RunDir, config: Config, count: int) -> Iterator[Clip]:
+def beginnings(run: RunFolder, config: Config, count: int) -> Iterator[Clip]:
     """Beginnings of a seeded sample of recordings, held-out ones where there are; none where the recordings are not on this host."""
     try:
         catalogue = Catalogue.open(run.catalogue)
@@ -197,66 +148,3 @@ def _scores(result: Evaluation) -> dict[str, dict[str, tuple[float, float, float
             percent = (100 * row.linear, 100 * (row.linear - row.interval), min(100.0, 100 * (row.linear + row.interval)))
             scores.setdefault(f"{row.label}, {row.protocol}", {})[row.features] = percent
     return scores
-
-
-def _probe_table(result: Evaluation) -> Table:
-    rows: list[list[Value]] = [
-        [
-            f"{r.label}, {r.protocol}",
-            r.features,
-            f"{r.linear:.3f} ± {r.interval:.3f}",
-            _share(r.knn),
-            _share(r.nearest_mean),
-            _share(r.chance),
-            r.clips,
-        ]
-        for r in sorted(result.probes, key=lambda r: (r.label, r.protocol))
-    ]
-    caption = (
-        "Accuracy of a logistic regression, of five nearest neighbours and of the nearest mean of a class, on frozen features;"
-        " ± is a 95 % interval of the first over clips (k-shot: over draws of the labelled clips)."
-    )
-    columns = ["task", "features", "linear", "nearest neighbours", "nearest mean", "chance", "clips"]
-    return Table("What its features know", caption, columns, rows)
-
-
-def _share(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
-
-
-def _open_loop_table(o: OpenLoop, where: str) -> Table:
-    found = {"by a copy of the last": o.retrieval_copy, "by a trigram": o.retrieval_trigram}
-    gains = {"gain (nats)": o.gain, "of a copy": o.gain_copy, "of a bigram": o.gain_bigram, "of a trigram": o.gain_trigram}
-    found, gains = ({name: values for name, values in group.items() if values} for group in (found, gains))  # n-grams need training clips
-    columns = ["windows ahead", f"found among {o.candidates}", *found, *gains, "predictions"]
-    rows: list[list[Value]] = [
-        [k, f"{o.retrieval[k]:.3f}", *(f"{v[k]:.3f}" for v in found.values()), *(f"{v[k]:.2f}" for v in gains.values()), o.count[k]]
-        for k in o.retrieval
-    ]
-    caption = f"Imagined without listening, on {where}; chance is {1 / o.candidates:.3f}."
-    if o.gain_trigram:
-        caption += " Bigram and trigram are counted over the model's own codes, of training clips; the corpus average gains 0."
-    return Table("How far ahead it sees", caption, columns, rows)
-
-
-def _trained_on(run: RunDir, config: Config) -> dict[str, float | int | str | None]:
-    facts: dict[str, float | int | str | None] = {"source": Path(config.source.path).name, "kind": config.source.kind}
-    try:
-        info = Catalogue.open(run.catalogue).info
-    except SourceError:
-        return facts | {"replay store": config.replay.dir}
-    facts |= {"recordings": info.items, "held out": info.held_out, "split by": info.split, "speakers": info.speakers}
-    return facts | {"unreadable files": len(_quarantined(run))}
-
-
-def _quarantined(run: RunDir) -> list[tuple[str, str]]:
-    """Path and cause of each recording that workers or the evaluation could not read."""
-    found: dict[str, str] = {}
-    for path in (run.quarantine, run.path / "eval_set" / QUARANTINE):
-        for line in path.read_bytes().splitlines() if path.is_file() else ():
-            try:
-                entry = msgspec.json.decode(line, type=_Unreadable)
-            except msgspec.MsgspecError:  # the coordinator is writing it, or was killed while it did; the recording is reported again
-                continue
-            found.setdefault(entry.path, entry.cause)
-    return list(found.items())

@@ -1,0 +1,109 @@
+"""What a run has left in its folder. (Light to import: the run's own processes begin with it.)"""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import msgspec
+import yaml
+
+from pydreaming.audio.decode import resolve_inside
+from pydreaming.audio.sources import Catalogue, source_root
+from pydreaming.config import Config, config_from_dict
+from pydreaming.errors import ConfigError, PydreamingError, SourceError
+
+QUARANTINE = (
+    "quarantine.jsonl"  # of workers in the run's folder, of the evaluation in eval_set; held-out recordings stand only in the latter
+)
+
+
+class _Unreadable(msgspec.Struct):
+    """A line of a quarantine list."""
+
+    path: str
+    cause: str
+
+
+class RunFolder:
+    """Paths in a run's folder, and what lies there."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.yaml"
+        self.catalogue = path / "catalogue"
+        self.stats = path / "stats.json"
+        self.quarantine = path / QUARANTINE
+        self.logs = path / "logs"
+
+    @classmethod
+    def of_checkpoint(cls, checkpoint: Path) -> RunFolder | None:
+        """The run whose folder a checkpoint lies in; None for one that lies elsewhere."""
+        run = cls(checkpoint.resolve().parent.parent)
+        return run if checkpoint.resolve().parent.name == "checkpoints" and run.config.is_file() else None
+
+    def replay(self, config: Config) -> Path:
+        """The replay store: `replay.dir`, or the run's own."""
+        return Path(config.replay.dir).expanduser().absolute() if config.replay.dir else self.path.absolute() / "replay"
+
+    def read_config(self) -> Config:
+        """The run's resolved configuration. Raises ConfigError."""
+        try:
+            values = yaml.safe_load(self.config.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
+            raise ConfigError(f"no run in {self.path}: {self.config.name} cannot be read ({' '.join(str(e).split())})") from e
+        if not isinstance(values, dict):
+            raise ConfigError(f"{self.config} must hold sections of keys")
+        return config_from_dict(values)
+
+    def trained_on(self, config: Config) -> dict[str, float | int | str | None]:
+        """Facts about its recordings, by name."""
+        facts: dict[str, float | int | str | None] = {"source": Path(config.source.path).name, "kind": config.source.kind}
+        try:
+            info = Catalogue.open(self.catalogue).info
+        except SourceError:
+            return facts | {"replay store": config.replay.dir}
+        facts |= {"recordings": info.items, "held out": info.held_out, "split by": info.split, "speakers": info.speakers}
+        return facts | {"unreadable files": len(self.unreadable())}
+
+    def unreadable(self) -> list[tuple[str, str]]:
+        """Path and cause of each recording that workers or the evaluation could not read."""
+        found: dict[str, str] = {}
+        for path in (self.quarantine, self.path / "eval_set" / QUARANTINE):
+            for line in path.read_bytes().splitlines() if path.is_file() else ():
+                try:
+                    entry = msgspec.json.decode(line, type=_Unreadable)
+                except msgspec.MsgspecError:  # the coordinator is writing it, or was killed while it did; the recording is reported again
+                    continue
+                found.setdefault(entry.path, entry.cause)
+        return list(found.items())
+
+    def next_commands(self, config: Config) -> list[tuple[str, str]]:
+        """What to try with the trained run: (what it does, the command)."""
+        shown, audio = shlex.quote(short(self.path)), shlex.quote(config.source.path or "RECORDINGS")
+        recording = self._a_recording(config)
+        return [
+            ("Features of every recording, one row each", f".venv/bin/pydreaming embed {shown} {audio} --out embeddings.parquet"),
+            (
+                "How surprising a recording is, moment by moment",
+                f".venv/bin/pydreaming surprise {shown} {recording} --out surprise.csv --picture surprise.png",
+            ),
+            ("Let it dream a recording on", f".venv/bin/pydreaming dream {shown} {recording} --seconds 2 --out dream.wav"),
+            ("All of it about one recording, on a page", f".venv/bin/pydreaming report {shown} {recording} --out recording.html"),
+        ]
+
+    def _a_recording(self, config: Config) -> str:
+        """A recording of the run that a command can be tried on."""
+        try:
+            item = Catalogue.open(self.catalogue)[0]
+            return shlex.quote(short(resolve_inside(source_root(config.source), item.path)))
+        except PydreamingError:
+            return "RECORDING"
+
+
+def short(path: Path) -> str:
+    """Relative to the working folder where that is shorter."""
+    try:
+        return str(path.resolve().relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
