@@ -21,3 +21,8 @@ PER: dict[str, str] = {
     "moment": "one row for each stretch of --moment seconds, hopped by half, each heard by itself like a clip",
     "window": "one row a window of the model (a token, such as 40 ms), with all that was heard before it",
 }
+CURVES: dict[str, str] = {
+    "kl": "what hearing the window changed about what was expected of it: surprise proper",
+    "prior_entropy": "how uncertain the model was before it heard the window",
+    "nll": "how improbable the window's code was: -log2 of the probability expected for it",
+}
