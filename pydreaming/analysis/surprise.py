@@ -9,13 +9,14 @@ With Gaussian latents the code has a density: prior_entropy and nll are differen
 A window can be unpredictable and unsurprising (high entropy, low kl), or confidently mispredicted (low entropy, high nll).
 The first window of a recording has no past; its values say how unusual a beginning it is.
 
-Bits of one model do not compare with those of another, nor of one corpus with another: `calibrate` on normal recordings makes p-values.
+Bits of one model do not compare with those of another, nor bits of one corpus with another's: a calibration on normal recordings (`normal`)
+makes p-values of them.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
@@ -24,14 +25,14 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from pydreaming.analysis.calibration import Calibration, ModelMark, fit_calibration
+from pydreaming.analysis.calibration import Calibration
 from pydreaming.analysis.events import Event, Hysteresis, find_events
 from pydreaming.analysis.inputs import Source
 from pydreaming.analysis.names import CURVES
 from pydreaming.analysis.pictures import save, surprise_picture
 from pydreaming.analysis.world_model import WorldModel, token_times
 from pydreaming.config import FeatureConfig
-from pydreaming.errors import DecodeError, UsageError
+from pydreaming.errors import UsageError
 from pydreaming.models.state import Observed
 from pydreaming.replay.tables import write_table
 
@@ -78,9 +79,7 @@ def curves_of(observed: Observed) -> dict[str, Tensor]:
     return {name: value / math.log(2) for name, value in nats.items()}
 
 
-def surprise_of(
-    curves: dict[str, Values], features: FeatureConfig, calibration: Calibration | None = None, first: int = 0
-) -> Surprise:
+def surprise_of(curves: dict[str, Values], features: FeatureConfig, calibration: Calibration | None = None, first: int = 0) -> Surprise:
     """Curves (T,) bits by name, with times and p-values; `first` is the index of their first window in its recording."""
     p = {} if calibration is None else {name: calibration.p_values(name, curves[name], first) for name in CURVES}
     times = token_times(len(curves["kl"]), features, first)
@@ -139,22 +138,6 @@ def check_calibration(model: WorldModel, calibration: Calibration | None, seed: 
         calibration.check(model.fingerprint, seed, where)
 
 
-def calibrate(
-    model: WorldModel, sources: Iterable[Source], seed: int | None = None, failed: Callable[[DecodeError], None] | None = None
-) -> Calibration:
-    """What the curves of normal recordings are, for p-values; of this model only.
-
-    Args:
-      sources: normal recordings that the model was *not* trained on, if there are any: it is less surprised by what it knows.
-      seed: as for the `surprise` that is to be calibrated.
-      failed: told of each unreadable recording, which is then left out whole; None raises its DecodeError.
-    Raises:
-      UsageError: too few windows (see `calibration`), or a model without latents.
-    """
-    check_latents(model)
-    return fit_calibration(ModelMark(model.fingerprint, int(model.state.counters["step"]), seed), _curves(model, sources, seed, failed))
-
-
 def events_of(result: Surprise, features: FeatureConfig, rule: Hysteresis, curve: str = "kl") -> list[Event]:
     """Where one of CURVES stands out: by its p-values, or without a calibration by the recording's own quantiles. See `events`."""
     return find_events(getattr(result, curve), result.p.get(curve), features, rule)
@@ -186,17 +169,3 @@ def draw_surprise(path: Path, result: Surprise, features: FeatureConfig, name: s
     title = Path(name).name if whole_s < 1.1 * shown_s else f"{Path(name).name} (first {shown_s:.0f} s of {whole_s:.0f} s)"
     spans = [(event.start_s, event.end_s) for event in events if event.start_s < shown_s]
     return save(surprise_picture(result.log_mel, result.centre_s, curves, features, title, spans), path)
-
-
-def _curves(
-    model: WorldModel, sources: Iterable[Source], seed: int | None, failed: Callable[[DecodeError], None] | None
-) -> Iterator[dict[str, Values]]:
-    for source in sources:
-        try:
-            parts = [curves for _, curves in surprise_stream(model, source, seed)]
-        except DecodeError as e:
-            if failed is None:
-                raise
-            failed(e)
-            continue
-        yield {name: np.concatenate([part[name] for part in parts]) for name in CURVES}

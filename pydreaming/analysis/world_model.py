@@ -24,6 +24,7 @@ from pydreaming.analysis.inputs import Source, open_source
 from pydreaming.analysis.locate import checkpoint_folder
 from pydreaming.audio.decode import Samples
 from pydreaming.audio.features import FrontEnd
+from pydreaming.audio.stages import run
 from pydreaming.audio.tokens import Frames, token_start_samples
 from pydreaming.config import ActionConfig, FeatureConfig
 from pydreaming.errors import CheckpointError, UsageError
@@ -173,7 +174,7 @@ class WorldModel:
         The latents' noise is drawn step by step, so that a seed gives the same samples whatever the chunks.
         """
         listening, done = Listening(self, seed), 0
-        for values in rechunk(parts, chunk):
+        for values in run(Rechunk(chunk), parts):
             yield values, listening.hear(values, None if action is None else action[done : done + len(values)])
             done += len(values)
 
@@ -213,14 +214,14 @@ class WorldModel:
         return embed_windows(self, source, part)
 
     def surprise(self, source: Source, calibration: Calibration | None = None) -> Surprise:
-        """How unexpected each window of a recording is, in bits, with a calibration also as p-values; see `pydreaming.analysis.surprise`."""
+        """How unexpected each window is, in bits, and with a calibration as p-values; see `pydreaming.analysis.surprise`."""
         from pydreaming.analysis.surprise import surprise
 
         return surprise(self, source, calibration=calibration)
 
     def calibrate(self, sources: Iterable[Source]) -> Calibration:
-        """What surprises how often in normal recordings, for `surprise`; see `pydreaming.analysis.calibration`."""
-        from pydreaming.analysis.surprise import calibrate
+        """What surprises how often in normal recordings, for `surprise`; see `pydreaming.analysis.normal`."""
+        from pydreaming.analysis.normal import calibrate
 
         return calibrate(self, sources)
 
@@ -308,20 +309,29 @@ def token_times(count: int, features: FeatureConfig, first: int = 0) -> tuple[np
     return start / features.sample_rate, (start + features.token_span_samples / 2) / features.sample_rate
 
 
-def rechunk(parts: Iterable[Frames], size: int) -> Iterator[Frames]:
-    """The same rows in chunks of `size`, the last one shorter."""
-    pending: list[Frames] = []
-    held = 0
-    for part in parts:
-        while held + len(part) >= size:
-            take = size - held
-            yield np.concatenate([*pending, part[:take]])
-            part, pending, held = part[take:], [], 0
+class Rechunk:
+    """The same rows in chunks of `size`, the last one shorter; a stage."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._pending: list[Frames] = []
+        self._held = 0
+
+    def push(self, part: Frames) -> Iterator[Frames]:
+        """See `Stage`."""
+        while self._held + len(part) >= self._size:
+            take = self._size - self._held
+            chunk = np.concatenate([*self._pending, part[:take]])
+            part, self._pending, self._held = part[take:], [], 0
+            yield chunk
         if len(part):
-            pending.append(part)
-            held += len(part)
-    if pending:
-        yield np.concatenate(pending)
+            self._pending.append(part)
+            self._held += len(part)
+
+    def finish(self) -> Iterator[Frames]:
+        """See `Stage`."""
+        if self._pending:
+            yield np.concatenate(self._pending)
 
 
 def join_observed(parts: list[Observed]) -> Observed:

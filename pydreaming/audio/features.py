@@ -129,16 +129,23 @@ class FrontEnd:
         frame_rate = self.features.sample_rate / self.features.hop_length
         return augment.frames(self._blocks(augment.samples(samples), least), frame_rate)
 
-    def stages(self, sample_rate: int, block_tokens: int = 1) -> Chain[Samples, Frames]:
+    def stages(self, sample_rate: int, together: int = 1) -> Chain[Samples, Frames]:
         """`tokens` for a stream that is still being made: push samples (num_samples,), get tokens (t, token_dim) as they are complete.
 
         Args:
-          sample_rate: of what is pushed, Hz. block_tokens: tokens that may wait for each other; more of them cost less each.
+          sample_rate: of what is pushed, Hz. together: tokens that may wait for each other; more of them cost less each.
         """
-        latency = block_tokens * self.features.token_hop
-        blocks = _Blocks(self, self.features.token_span_samples, latency)
-        conversion = Resampler(sample_rate, self.features.sample_rate).stages(latency * self.features.hop_length)
+        blocks = _Blocks(self, self.features.token_span_samples, together * self.features.token_hop)
+        conversion = Resampler(sample_rate, self.features.sample_rate).stages(together * self.features.token_stride_samples)
         return Chain(*conversion, blocks, TokenCutter(self.features))
+
+    def delay_s(self, sample_rate: int, together: int = 1) -> float:
+        """Seconds from the arrival of a token's last sample until `stages` gives it, at most (if computing took no time)."""
+        stride = self.features.token_stride_samples
+        waiting = Resampler(sample_rate, self.features.sample_rate).delay(together * stride) + (together - 1) * stride
+        # Blocks are as long as the tokens' stride, so where tokens are no multiple of it, one ends inside a block.
+        ragged = 0 if self.features.token_frames % self.features.token_hop == 0 else self.features.token_stride_samples
+        return (waiting + ragged) / self.features.sample_rate
 
     def block(self, samples: Samples) -> Frames:
         """Normalised frames (f, n_mels) of the samples of a block, see `LogMel`."""

@@ -60,14 +60,20 @@ class Resampler:
         """Convert chunks (num_samples,) of one stream; in all, `resampled_length` samples come out."""
         return iter(chunks) if self._orig == self._new else run(_Conversion(self, self._block), chunks)
 
-    def stages(self, latency: int) -> list[_Conversion]:
+    def stages(self, outputs: int) -> list[_Conversion]:
         """One stream as a stage for `Chain`, none where nothing is to be converted.
 
         Args:
-          latency: outputs that may wait for others; a smaller block costs more for each (at least one period of weights waits).
+          outputs: that may wait for each other; fewer cost more each, and at least those of one period do (see `delay`).
         """
-        block = max(1, min(latency, self._block) // self._period) * self._period
-        return [] if self._orig == self._new else [_Conversion(self, block)]
+        return [] if self._orig == self._new else [_Conversion(self, self._small(outputs))]
+
+    def delay(self, outputs: int) -> float:
+        """How long, in output samples, an output of `stages` waits at most for others and for the inputs behind it."""
+        return 0.0 if self._orig == self._new else self._small(outputs) + (self._width + 2) * self._new / self._orig
+
+    def _small(self, outputs: int) -> int:
+        return max(1, min(outputs, self._block) // self._period) * self._period
 
     def convert(self, buffer: SampleBuffer, begin: int, count: int) -> Samples:
         """Outputs [begin, begin + count); inputs outside the stream count as zeros. `begin` is on the grid of periods."""

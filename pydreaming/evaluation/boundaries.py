@@ -175,7 +175,8 @@ def restart(model: WorldModelNet, going_on: Scores, tokens: Array, action: Array
     """Sum over RESTART windows of the surprise of one who went on, less that of one who begins afresh at each window.
 
     Args:
-      going_on: (T,) nats of tokens (T, D). action: (A,) of listening on. count: of the windows from the first on that are scored; None: all.
+      going_on: (T,) nats of tokens (T, D). action: (A,) of listening on.
+      count: of the windows from the first on that are scored; None: all.
     Returns:
       (count,) nats; where fewer than RESTART windows follow, the sum is over those.
     """
