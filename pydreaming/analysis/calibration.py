@@ -34,7 +34,8 @@ from pydreaming.errors import PydreamingError, UsageError
 
 FORMAT = 1
 BANDS = (0, 1, 2, 4, 8)  # first windows of the stretches of a clip that have survival functions of their own; the last is all the rest
-GRID = 512
+GRID = 256
+TIE = 1e-3  # bits; closer values count as equal, since rounding may differ between machines
 TAIL = 0.02
 LEAST_TAIL = 50  # windows
 LEAST_WINDOWS = 100
@@ -79,6 +80,7 @@ class Survival(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
     def __call__(self, values: Values) -> Values:
         """p-values (N,) of values (N,), above 0 and at most 1."""
+        values = values - TIE
         p = np.exp(np.interp(values, self.bits, np.log(self.p)))
         p[values < self.bits[0]] = 1.0
         p[values > self.bits[-1]] = 1 / (self.windows + 1)
@@ -110,6 +112,11 @@ class Calibration(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_on
         if self.bands[:1] != [0] or not rising or any(len(bands) != len(self.bands) for bands in self.curves.values()):
             raise ValueError("`bands` must rise from 0, and each curve must have a survival function for each")
 
+    def least_p(self, curve: str) -> float:
+        """The lowest p that a window in the middle of a recording can have: 1 / (n + 1) without a fitted tail, and none with one."""
+        inner = self.curves[curve][-1]
+        return 1 / (inner.windows + 1) if inner.tail is None else 0.0
+
     def p_values(self, curve: str, values: npt.NDArray[Any], first: int = 0) -> Values:
         """p-values (T,) of successive windows (T,), in bits, of which `first` is the index of the first in its recording."""
         wide = np.asarray(values, dtype=np.float64)
@@ -129,7 +136,7 @@ class Calibration(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_on
     def write(self, path: Path) -> None:
         """Write JSON, whole or not at all. Raises PydreamingError."""
         with replacing(path) as temporary:
-            temporary.write_bytes(msgspec.json.format(msgspec.json.encode(self), indent=1) + b"\n")
+            temporary.write_bytes(msgspec.json.encode(self) + b"\n")
 
     @classmethod
     def read(cls, path: str | Path) -> Calibration:
@@ -191,10 +198,10 @@ def fit_survival(values: npt.NDArray[Any]) -> Survival:
     n = len(ordered)
     # Ranks from the top, 1 to n, in steps that grow with the rank: the tail is where p-values are asked for.
     ranks = np.unique(np.rint(np.geomspace(1, n, GRID)).astype(np.int64))[::-1]
-    bits = ordered[n - ranks]
+    bits = ordered[n - ranks].round(4)
     p = ranks / (n + 1)  # halfway between the p of a value at this one and of a value right above it, within 1 / (n + 1)
     kept = np.concatenate([[True], np.diff(bits) > 0])  # of equal values the p of the lowest: they are all at or above it
-    return Survival(windows=n, bits=bits[kept].tolist(), p=p[kept].tolist(), tail=_fit_tail(ordered))
+    return Survival(windows=n, bits=bits[kept].tolist(), p=[float(f"{share:.6g}") for share in p[kept]], tail=_fit_tail(ordered))
 
 
 def _survivals(bands: list[npt.NDArray[Any]]) -> list[Survival]:

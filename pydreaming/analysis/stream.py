@@ -1,9 +1,9 @@
 """Surprise of a sound that is still being made: samples in, rows out, in constant memory.
 
 The rows are those of `surprise.surprise` on the whole recording. However the samples are cut into pieces, they are the same to the bit.
-With another `chunk` than the 512 windows of `surprise` they are computed in blocks of other sizes: with a recurrent core (`model.core: gru`)
-on an x86 CPU the bits are still the same (measured, see LEAST_ROWS in `audio.buffer`); elsewhere, and with `model.core: transformer`, they
-agree to 1e-3 bits, save where two codes are equally likely and rounding decides which is taken for `nll`.
+With another `chunk` than the 512 windows of `surprise` they are computed in blocks of other sizes: with a recurrent core (`model.core:
+gru`) on an x86 CPU the bits are still the same (measured, see LEAST_ROWS in `audio.buffer`); elsewhere, and with `model.core: transformer`,
+they agree to 1e-3 bits, save where two codes are equally likely and rounding decides which is taken for `nll`.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from pydreaming.cli import command
 from pydreaming.cli.command import Command
+from pydreaming.errors import PydreamingError
 
 if TYPE_CHECKING:
     from pydreaming.analysis.inputs import Recording
@@ -38,7 +39,7 @@ def _run(options: argparse.Namespace) -> int:
     def sources() -> Iterator[Recording]:
         yield from command.progress(recordings)
         if failures == len(recordings):
-            command.complain("no file could be read; nothing was written")
+            raise PydreamingError("no file could be read; nothing was written")
 
     calibration = calibrate(model, sources(), options.seed, failed)
     calibration.write(out)

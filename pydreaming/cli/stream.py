@@ -50,7 +50,7 @@ def _run(options: argparse.Namespace) -> int:
 
     calibration = thresholds.read_calibration(options, model, options.seed)
     with ExitStack() as stack:
-        rule = thresholds.rule_of(options, calibrated=True)
+        rule = thresholds.rule_of(options, calibration)
         rate, chunks, left = _open(options, model, stack)
         stream = SurpriseStream(model, rate, calibration, rule, options.by, options.chunk, options.seed)
         command.say(f"a row comes at most {1000 * stream.latency_s:.0f} ms after the last sample of its window, and computing")

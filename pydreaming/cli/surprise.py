@@ -45,14 +45,15 @@ def _run(options: argparse.Namespace) -> int:
     from pydreaming.analysis.surprise import Surprise, draw_surprise, events_of, surprise, write_surprise
 
     calibration = thresholds.read_calibration(options, model, options.seed)
-    rule = thresholds.rule_of(options, calibrated := calibration is not None)
+    calibrated, wanted = calibration is not None, bool(events_out or labels or pictures)
+    rule = thresholds.rule_of(options, calibration if wanted else None)
     results: list[tuple[str, Surprise]] = []
     events: list[tuple[str, list[Event]]] = []
 
     def one(recording: Recording) -> None:
         name = recording.name
         result = surprise(model, recording, options.seed, PICTURE_S if pictures else 0.0, calibration)
-        found = events_of(result, model.features, rule, options.by) if events_out or labels or pictures else []
+        found = events_of(result, model.features, rule, options.by) if wanted else []
         if pictures:
             draw_surprise(pictures[name], result, model.features, name, found)
         if labels:
@@ -64,7 +65,7 @@ def _run(options: argparse.Namespace) -> int:
     if results:
         about = {"model_step": int(model.state.counters["step"])}
         command.deliver(out, lambda path: write_surprise(path, results, about))
-        if events_out or labels or pictures:
+        if wanted:
             measure = "by p-values" if calibrated else "by each recording's own quantiles, as there is no --calibration"
             command.say(f"{sum(len(found) for _, found in events)} events {measure}")
         if events_out:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydreaming.analysis.names import CURVES
+from pydreaming.cli.command import say
 
 if TYPE_CHECKING:
     from pydreaming.analysis.calibration import Calibration
@@ -39,11 +40,14 @@ def read_calibration(options: argparse.Namespace, model: WorldModel, seed: int |
     return found
 
 
-def rule_of(options: argparse.Namespace, calibrated: bool) -> Hysteresis:
-    """The thresholds that were asked for. Raises UsageError."""
+def rule_of(options: argparse.Namespace, calibration: Calibration | None) -> Hysteresis:
+    """The thresholds that were asked for; says so when no window can ever be below the onset. Raises UsageError."""
     from pydreaming.analysis.events import RELATIVE, Hysteresis
 
-    default = Hysteresis() if calibrated else RELATIVE
+    default = RELATIVE if calibration is None else Hysteresis()
     onset = default.onset if options.onset is None else options.onset
     offset = max(onset, default.offset) if options.offset is None else options.offset
-    return Hysteresis(onset, offset, options.minimum, options.gap)
+    rule = Hysteresis(onset, offset, options.minimum, options.gap)
+    if calibration is not None and rule.onset <= (least := calibration.least_p(options.by)):
+        say(f"{options.calibration} has too few windows to find events: no p is below {least:.2g}. Calibrate on more, or raise --onset")
+    return rule
