@@ -56,13 +56,13 @@ def _run(options: argparse.Namespace) -> int:
         command.say(f"a row comes at most {1000 * stream.latency_s:.0f} ms after the last sample of its window, and computing")
         printer = _Printer(options.json, None if labels is None else stack.enter_context(_open_labels(labels)))
         interrupt = stack.enter_context(_Interrupt())
-        _listen(stream, interrupt.until(chunks), printer, rate)
+        _listen(stream, interrupt.until(chunks), printer, rate, options.input)
     if left():
         command.complain(f"{options.input} ends within a sample: its last {left()} bytes were left out")
     return 130 if interrupt.asked else 1 if left() else 0
 
 
-def _listen(stream: SurpriseStream, chunks: Iterator[Samples], printer: _Printer, rate: int) -> None:
+def _listen(stream: SurpriseStream, chunks: Iterator[Samples], printer: _Printer, rate: int, name: str) -> None:
     """Print the rows of all chunks, of what came before damage too, and say how fast it was. Raises DecodeError."""
     busy, samples, damage = 0.0, 0, None
     try:
@@ -79,6 +79,8 @@ def _listen(stream: SurpriseStream, chunks: Iterator[Samples], printer: _Printer
     command.say(f"{stream.windows} windows of {seconds:.2f} s of sound; {busy:.2f} s of computing: {seconds / busy:.1f} x real time")
     if damage is not None:
         raise damage
+    if not samples:
+        raise DecodeError(name, "holds no samples")
 
 
 class _Interrupt:
