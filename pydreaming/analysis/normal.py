@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from pydreaming.analysis.calibration import Calibration, ModelMark, Values, fit_calibration
 from pydreaming.analysis.inputs import Source
@@ -34,7 +36,7 @@ def calibrate(
 
 def _readable(
     model: WorldModel, sources: Iterable[Source], seed: int | None, failed: Callable[[DecodeError], None] | None
-) -> Iterator[dict[str, Values]]:
+) -> Iterator[dict[str, npt.NDArray[Any]]]:
     for source in sources:
         try:
             yield _curves(model, source, seed)
@@ -44,8 +46,10 @@ def _readable(
             failed(e)
 
 
-def _curves(model: WorldModel, source: Source, seed: int | None) -> dict[str, Values]:
-    restarts, parts, restart = Restarts(model), [], []
+def _curves(model: WorldModel, source: Source, seed: int | None) -> dict[str, npt.NDArray[Any]]:
+    restarts = Restarts(model)
+    parts: list[dict[str, npt.NDArray[np.float32]]] = []
+    restart: list[Values] = []
     for part in surprise_stream(model, source, seed):
         parts.append(part[1])
         restart += restarts.push(part)

@@ -144,6 +144,8 @@ def surprise_picture(
             ax.axvspan(start_s, stop_s, color=ORANGE, alpha=0.3, linewidth=0)
     for span in spans:
         axes[0].plot(span, (1.04, 1.04), transform=axes[0].get_xaxis_transform(), color=ORANGE, linewidth=5, clip_on=False)
+    if spans:
+        axes[0].annotate("orange: events", (0.0, 1.07), xycoords="axes fraction", fontsize=_SMALL - 1, color=INK)
     axes[-1].set_xlabel("time (s)", fontsize=_LABEL)
     axes[-1].set_xlim(0, end_s)
     return figure

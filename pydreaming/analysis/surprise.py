@@ -82,8 +82,9 @@ def curves_of(observed: Observed) -> dict[str, Tensor]:
 def surprise_of(curves: dict[str, Values], features: FeatureConfig, calibration: Calibration | None = None, first: int = 0) -> Surprise:
     """Curves (T,) bits by name, with times and p-values; `first` is the index of their first window in its recording."""
     p = {} if calibration is None else {name: calibration.p_values(name, curves[name], first) for name in CURVES}
-    times = token_times(len(curves["kl"]), features, first)
-    return Surprise(*times, *(curves[name] for name in CURVES), np.empty((0, features.n_mels), np.float32), p, first)
+    start_s, centre_s = token_times(len(curves["kl"]), features, first)
+    kl, prior_entropy, nll = (curves[name] for name in CURVES)
+    return Surprise(start_s, centre_s, kl, prior_entropy, nll, np.empty((0, features.n_mels), np.float32), p, first)
 
 
 def surprise(

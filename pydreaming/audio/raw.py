@@ -201,7 +201,9 @@ def _values(data: bytes, encoding: str) -> npt.NDArray[np.int16] | npt.NDArray[n
         return wide.view("<i4")[:, 0].astype(np.float32) * np.float32(2.0**-31)
     if encoding == "s32le":
         return np.frombuffer(data, dtype="<i4").astype(np.float32) * np.float32(2.0**-31)
-    return np.frombuffer(data, dtype="<i2" if encoding == "s16le" else "<f4").astype(np.int16 if encoding == "s16le" else np.float32)
+    if encoding == "s16le":
+        return np.frombuffer(data, dtype="<i2").astype(np.int16)
+    return np.frombuffer(data, dtype="<f4").astype(np.float32)
 
 
 def _wav_format(chunk: bytes, name: str) -> RawFormat:

@@ -10,8 +10,9 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from io import BufferedReader
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, cast
 
 from pydreaming.cli import command, thresholds
 from pydreaming.cli.command import STDOUT, Command
@@ -163,7 +164,7 @@ def _open(options: argparse.Namespace, model: WorldModel, stack: ExitStack) -> t
 
     layout = None if options.rate is None else RawFormat(options.rate, options.format, options.channels)
     if options.input == STDOUT:
-        read = sys.stdin.buffer.read1  # what has come, without waiting for more
+        read = cast(BufferedReader, sys.stdin.buffer).read1  # what has come, without waiting for more
         head = b""
         if layout is None:
             layout, head = read_format(read, "standard input")
@@ -215,7 +216,7 @@ COMMAND = Command(
     "  event                                     with --calibration: 1 in an event, from the window on that passed its onset\n"
     "An event that has ended is also told on standard error, with its beginning, and written to --labels.\n\n"
     "A row waits for the other windows of its --chunk and, where the rate is another than the model's, for the conversion: the\n"
-    "command says how long at most. One window at a time costs the most computing; a chunk of 32 costs a tenth.\n\n"
+    "command says how long at most. One window at a time costs the most computing; a chunk of 32 costs about a tenth of it.\n\n"
     "example:\n  arecord -q -t raw -f S16_LE -r 16000 -c 1 | pydreaming stream runs/my-run - --rate 16000 --calibration normal.json\n"
     "  pydreaming stream runs/my-run recording.wav --follow --idle 60 --json",
     _arguments,

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pydreaming.analysis.world_model import WorldModel
 
 
-def add_calibration(parser: argparse.ArgumentParser, adds: str) -> None:
+def add_calibration(parser: argparse._ActionsContainer, adds: str) -> None:
     """--calibration, for `read_calibration`."""
     parser.add_argument("--calibration", metavar="FILE", help=f"what pydreaming calibrate has written for this model; {adds}")
 
