@@ -128,6 +128,6 @@ def _cut(model: WorldModel, scores: Scores, p_values: Scores | None, boundaries:
     begins = np.concatenate([[0], boundaries]).astype(np.intp)
     start_s, _ = token_times(len(scores), model.features)
     end_s = start_s[-1] + model.features.token_span_samples / model.features.sample_rate
-    strength, p = (None if values is None else np.concatenate([[np.nan], values[boundaries]]) for values in (scores, p_values))
-    assert strength is not None
+    strength = np.concatenate([[np.nan], scores[boundaries]])
+    p = None if p_values is None else np.concatenate([[np.nan], p_values[boundaries]])
     return Segments(start_s[begins], np.append(start_s[boundaries], end_s), strength, p)

@@ -34,9 +34,9 @@ def surprise_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def normal(tmp_path_factory: pytest.TempPathFactory, surprise_run: Path) -> Path:
-    """A calibration on a minute of sweeps."""
+    """A calibration on half a minute of sweeps."""
     folder = tmp_path_factory.mktemp("normal")
-    for i in range(60):
+    for i in range(30):
         write_sweep(folder / f"{i}.wav", 1.0, seed=i)
     assert cli.main(["calibrate", str(surprise_run), str(folder), "--out", str(folder / "normal.json")]) == 0
     return folder / "normal.json"
