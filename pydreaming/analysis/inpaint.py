@@ -38,8 +38,9 @@ from torch import Tensor
 
 from pydreaming.analysis.bank import require_imagination
 from pydreaming.analysis.inputs import Source, name_of, open_source
-from pydreaming.analysis.world_model import CHUNK_TOKENS, NoiseStream, WorldModel, rechunk
+from pydreaming.analysis.world_model import CHUNK_TOKENS, NoiseStream, Rechunk, WorldModel
 from pydreaming.audio.decode import Samples, seconds_to_samples
+from pydreaming.audio.stages import run
 from pydreaming.audio.tokens import Frames
 from pydreaming.config import FeatureConfig
 from pydreaming.errors import UsageError
@@ -283,7 +284,7 @@ def _look_ahead(model: WorldModel, states: State, following: Observed | None, k:
 @torch.inference_mode()
 def _hear(model: WorldModel, tokens: Frames, carry: State | None) -> State:
     """The state after hearing windows (t, token_dim), t >= 1, from `carry` (1, ...) or from the beginning."""
-    for values in rechunk([tokens], CHUNK_TOKENS):
+    for values in run(Rechunk(CHUNK_TOKENS), [tokens]):
         is_first = torch.zeros(1, len(values), dtype=torch.bool, device=model.device)
         is_first[0, 0] = carry is None
         batch = torch.from_numpy(values).to(model.device)[None]

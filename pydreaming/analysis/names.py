@@ -26,3 +26,8 @@ OUTPUTS: dict[str, str] = {
     "windows": "a vector a window: row, window, start_s, centre_s, embedding",
     "surprise": "bits a window: row, window, start_s, centre_s, kl_bits, prior_entropy_bits, nll_bits",
 }
+CURVES: dict[str, str] = {
+    "kl": "what hearing the window changed about what was expected of it: surprise proper",
+    "prior_entropy": "how uncertain the model was before it heard the window",
+    "nll": "how improbable the window's code was: -log2 of the probability expected for it",
+}

@@ -114,11 +114,19 @@ def dream_picture(context: Array, imagined: Array, features: FeatureConfig, begi
     return figure
 
 
-def surprise_picture(log_mel: Array, times_s: Array, curves: Mapping[str, Array], features: FeatureConfig, title: str = "") -> Figure:
+def surprise_picture(
+    log_mel: Array,
+    times_s: Array,
+    curves: Mapping[str, Array],
+    features: FeatureConfig,
+    title: str = "",
+    spans: Sequence[tuple[float, float]] = (),
+) -> Figure:
     """Log-mel above, curves in bits below (one panel each, for their scales differ), on one time axis.
 
     Args:
       log_mel: (F, n_mels) from time 0. times_s: (T,) centres of the windows. curves: label to (T,) bits.
+      spans: (start, end) in seconds of what is to be marked: a bar above the log-mel, a band behind the curves.
     """
     end_s = len(log_mel) * features.hop_length / features.sample_rate
     shown = times_s <= max(end_s, float(times_s[0]))
@@ -132,6 +140,12 @@ def surprise_picture(log_mel: Array, times_s: Array, curves: Mapping[str, Array]
         ax.set_title(name, fontsize=_LABEL, loc="left")
         ax.set_ylim(bottom=min(0.0, float(values[shown].min())))  # differential entropies may lie below zero
         _curve_axes(ax, "bits")
+        for start_s, stop_s in spans:
+            ax.axvspan(start_s, stop_s, color=ORANGE, alpha=0.3, linewidth=0)
+    for span in spans:
+        axes[0].plot(span, (1.04, 1.04), transform=axes[0].get_xaxis_transform(), color=ORANGE, linewidth=5, clip_on=False)
+    if spans:
+        axes[0].annotate("orange: events", (0.0, 1.07), xycoords="axes fraction", fontsize=_SMALL - 1, color=INK)
     axes[-1].set_xlabel("time (s)", fontsize=_LABEL)
     axes[-1].set_xlim(0, end_s)
     return figure

@@ -11,7 +11,8 @@ import numpy.typing as npt
 from pydreaming.analysis.embedder import Embedder
 from pydreaming.analysis.inputs import Recording, Source
 from pydreaming.analysis.run_folder import RunFolder
-from pydreaming.analysis.world_model import Tokens, WorldModel, neutral_action, rechunk
+from pydreaming.analysis.world_model import Rechunk, Tokens, WorldModel, neutral_action
+from pydreaming.audio.stages import run
 from pydreaming.audio.tokens import Frames, token_start_samples
 from pydreaming.errors import CheckpointError, ReplayError, SourceError, UsageError
 from pydreaming.evaluation.clips import read_clips
@@ -96,7 +97,7 @@ def recordings_reference(model: WorldModel, recordings: Iterable[Recording], wha
 def first_tokens(model: WorldModel, source: Source, seconds: float) -> Tokens:
     """The windows of a recording's first seconds, at least one. Raises DecodeError, UsageError."""
     f = model.features
-    values = next(rechunk(model.stream_tokens(source), max(1, round(seconds * f.sample_rate / f.token_stride_samples))))
+    values = next(run(Rechunk(max(1, round(seconds * f.sample_rate / f.token_stride_samples))), model.stream_tokens(source)))
     return Tokens(values, token_start_samples(len(values), f), f)
 
 

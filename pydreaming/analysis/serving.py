@@ -21,8 +21,8 @@ import numpy as np
 from pydreaming.analysis.embed import embed_windows
 from pydreaming.analysis.embedder import Embedder
 from pydreaming.analysis.inputs import Source, checked_samples
-from pydreaming.analysis.names import OUTPUTS
-from pydreaming.analysis.surprise import CURVES, surprise
+from pydreaming.analysis.names import CURVES, OUTPUTS
+from pydreaming.analysis.surprise import surprise
 from pydreaming.analysis.world_model import WorldModel
 from pydreaming.audio.decode import MAX_RATE, MIN_RATE, decode_bytes, resolve_inside
 from pydreaming.errors import DecodeError, UsageError

@@ -17,11 +17,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from pydreaming.analysis.inputs import Source, open_source
 from pydreaming.analysis.locate import REMOTE, checkpoint_folder
 from pydreaming.audio.decode import Samples
 from pydreaming.audio.features import FrontEnd
+from pydreaming.audio.stages import run
 from pydreaming.audio.tokens import Frames, token_start_samples
 from pydreaming.config import ActionConfig, FeatureConfig
 from pydreaming.errors import CheckpointError, UsageError
@@ -34,11 +36,13 @@ from pydreaming.training.checkpoint import CARD, CheckpointState, export_network
 from pydreaming.training.trainer import pick_device
 
 if TYPE_CHECKING:  # they import this module
+    from pydreaming.analysis.calibration import Calibration
     from pydreaming.analysis.dream import Dream
     from pydreaming.analysis.embed import WindowEmbeddings
     from pydreaming.analysis.surprise import Surprise
 
 CHUNK_TOKENS = 512
+LEAST_STEPS = 4  # of a chunk, so that short chunks give the same bits as long ones (as LEAST_ROWS of `audio.buffer`; measured likewise)
 
 
 @dataclass(frozen=True)
@@ -190,19 +194,10 @@ class WorldModel:
 
         The latents' noise is drawn step by step, so that a seed gives the same samples whatever the chunks.
         """
-        noise = None if seed is None else self.noise(seed)
-        carry, done = None, 0
-        for values in rechunk(parts, chunk):
-            t = len(values)
-            actions = self.neutral_actions(t) if action is None else torch.from_numpy(action[done : done + t]).float().to(self.device)
-            is_first = torch.zeros(1, t, dtype=torch.bool, device=self.device)
-            is_first[0, 0] = carry is None
-            drawn = None if noise is None else noise.draw(1, t).to(self.device)
-            with torch.inference_mode():
-                batch = torch.from_numpy(values).to(self.device)[None]
-                observed = self.net.observe(batch, actions.reshape(1, t, -1), is_first, carry, drawn)
-            yield values, observed
-            carry, done = observed.carry, done + t
+        listening, done = Listening(self, seed), 0
+        for values in run(Rechunk(chunk), parts):
+            yield values, listening.hear(values, None if action is None else action[done : done + len(values)])
+            done += len(values)
 
     def observe_clips(self, clips: Sequence[Frames], seed: int | None = None) -> Iterator[Heard]:
         """Posterior rollouts over whole short clips (T_i, token_dim), many at a time, each from the initial state.
@@ -239,11 +234,17 @@ class WorldModel:
 
         return embed_windows(self, source, part)
 
-    def surprise(self, source: Source) -> Surprise:
-        """How unexpected each window of a recording is, in bits; see `pydreaming.analysis.surprise`."""
+    def surprise(self, source: Source, calibration: Calibration | None = None) -> Surprise:
+        """How unexpected each window is, in bits, and with a calibration as p-values; see `pydreaming.analysis.surprise`."""
         from pydreaming.analysis.surprise import surprise
 
-        return surprise(self, source)
+        return surprise(self, source, calibration=calibration)
+
+    def calibrate(self, sources: Iterable[Source]) -> Calibration:
+        """What surprises how often in normal recordings, for `surprise`; see `pydreaming.analysis.normal`."""
+        from pydreaming.analysis.normal import calibrate
+
+        return calibrate(self, sources)
 
     def dream(self, source: Source, seconds: float = 2.0, samples: int = 4, temperature: float = 1.0, seed: int = 0) -> Dream:
         """Continuations of a recording; see `pydreaming.analysis.dream`, also for writing them as sound."""
@@ -261,6 +262,36 @@ class WorldModel:
         """Actions (1, steps, A) of listening on without a jump."""
         row = torch.tensor(neutral_action(self.config.action), device=self.device)
         return row.expand(1, steps, -1)
+
+
+class Listening:
+    """A posterior rollout over one recording that goes on chunk by chunk, with carried state.
+
+    Args:
+      seed: of the latents' samples, drawn step by step, so that they are the same whatever the chunks; None takes modes.
+    """
+
+    def __init__(self, model: WorldModel, seed: int | None = None) -> None:
+        self._model = model
+        self._noise = None if seed is None else model.noise(seed)
+        self._carry: State | None = None
+
+    def hear(self, values: Frames, action: npt.NDArray[Any] | None = None) -> Observed:
+        """The next windows (t, token_dim), t >= 1, with their actions (t, A); None: listening on. Gives Observed with B = 1."""
+        t, net, device = len(values), self._model.net, self._model.device
+        # Steps behind the last change nothing before them. A core with a memory would keep them in it, and is left to round as it likes.
+        more = 0 if net.dynamics.initial(1, device).memory is not None else max(0, LEAST_STEPS - t)
+        tokens = pad(torch.from_numpy(values).to(device), (0, 0, 0, more))
+        given = self._model.neutral_actions(t)[0] if action is None else torch.from_numpy(action).float().to(device)
+        actions = pad(given, (0, 0, 0, more))
+        is_first = torch.zeros(1, t + more, dtype=torch.bool, device=device)
+        is_first[0, 0] = self._carry is None
+        noise = None if self._noise is None else pad(self._noise.draw(1, t), (0, 0, 0, 0, 0, more)).to(device)
+        with torch.inference_mode():
+            observed = net.observe(tokens[None], actions[None], is_first, self._carry, noise)
+            observed = observed.steps(t) if more else observed
+        self._carry = observed.carry
+        return observed
 
 
 class NoiseStream:
@@ -293,26 +324,35 @@ def neutral_action(action: ActionConfig) -> list[float]:
     return [float(stride == 1) for stride in action.strides]
 
 
-def token_times(count: int, features: FeatureConfig) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Start and centre of the first `count` tokens in seconds, (count,) each."""
-    start = token_start_samples(count, features)
+def token_times(count: int, features: FeatureConfig, first: int = 0) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Start and centre of `count` tokens from the token `first` on in seconds, (count,) each."""
+    start = token_start_samples(count, features, first)
     return start / features.sample_rate, (start + features.token_span_samples / 2) / features.sample_rate
 
 
-def rechunk(parts: Iterable[Frames], size: int) -> Iterator[Frames]:
-    """The same rows in chunks of `size`, the last one shorter."""
-    pending: list[Frames] = []
-    held = 0
-    for part in parts:
-        while held + len(part) >= size:
-            take = size - held
-            yield np.concatenate([*pending, part[:take]])
-            part, pending, held = part[take:], [], 0
+class Rechunk:
+    """The same rows in chunks of `size`, the last one shorter; a stage."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._pending: list[Frames] = []
+        self._held = 0
+
+    def push(self, part: Frames) -> Iterator[Frames]:
+        """See `Stage`."""
+        while self._held + len(part) >= self._size:
+            take = self._size - self._held
+            chunk = np.concatenate([*self._pending, part[:take]])
+            part, self._pending, self._held = part[take:], [], 0
+            yield chunk
         if len(part):
-            pending.append(part)
-            held += len(part)
-    if pending:
-        yield np.concatenate(pending)
+            self._pending.append(part)
+            self._held += len(part)
+
+    def finish(self) -> Iterator[Frames]:
+        """See `Stage`."""
+        if self._pending:
+            yield np.concatenate(self._pending)
 
 
 def join_observed(parts: list[Observed]) -> Observed:

@@ -119,24 +119,11 @@ class AudioStream:
     def _mono(self, want: int) -> Samples:
         integers = self.info.subtype == "PCM_16"  # twice as fast as libsndfile's float conversion, and the same values
         block = self._file.read(want, dtype="int16" if integers else "float32", always_2d=True)
-        if self._channel is None:
-            mono = block[:, 0].astype(np.float32)
-            for channel in range(1, self.info.channels):  # column sums: the same bits for any block size
-                mono += block[:, channel]
-            scale = np.float32(1 / self.info.channels)
-        else:
-            mono = block[:, self._channel].astype(np.float32)
-            scale = np.float32(1)
-        if integers:
-            scale *= _INT16_SCALE
-        if scale != 1:
-            mono *= scale
-        with np.errstate(over="ignore", invalid="ignore"):
-            finite = integers or bool(np.isfinite(np.dot(mono, mono)))  # one pass; only an odd sum deserves the exact count
-        if not finite:
-            bad = len(mono) - int(np.count_nonzero(np.isfinite(mono)))
+        samples = mono(block, self._channel)
+        if samples is None:
+            bad = len(block) - int(np.isfinite(block).all(1).sum())
             raise DecodeError(self._path, f"{bad} samples are not finite numbers" if bad else "samples are absurdly large")
-        return cast(Samples, mono)
+        return samples
 
     def _check_length(self, got: int) -> None:
         if self._slack is not None and self._length is not None and got + self._slack < self._length:
@@ -252,6 +239,29 @@ def _decode_open(opened: IO[bytes], name: str, channels: str, max_s: float = mat
             if length > max_s * stream.sample_rate:
                 raise DecodeError(name, f"longer than {max_s:g} s")
         return np.concatenate(blocks), stream.sample_rate
+
+
+def mono(block: npt.NDArray[np.int16] | npt.NDArray[np.float32], channel: int | None) -> Samples | None:
+    """One channel of (num_samples, channels) as (num_samples,) float32, or the mean of all where it is None; int16 is brought to [-1, 1].
+
+    None where samples are not finite numbers, or so large that their squares are not.
+    """
+    integers = block.dtype == np.int16
+    if channel is None:
+        mixed = block[:, 0].astype(np.float32)
+        for other in range(1, block.shape[1]):  # column sums: the same bits for any block size
+            mixed += block[:, other]
+        scale = np.float32(1 / block.shape[1])
+    else:
+        mixed = block[:, channel].astype(np.float32)
+        scale = np.float32(1)
+    if integers:
+        scale *= _INT16_SCALE
+    if scale != 1:
+        mixed *= scale
+    with np.errstate(over="ignore", invalid="ignore"):
+        finite = integers or bool(np.isfinite(np.dot(mixed, mixed)))  # one pass; only an odd sum deserves the exact count
+    return mixed if finite else None
 
 
 def resolve_inside(root: Path, relative: str) -> Path:

@@ -3,7 +3,7 @@
 Log-mel as `torchaudio.transforms.MelSpectrogram` (power 2, HTK scale, no area norm) without its reflected edges: frame t covers samples
 [t * hop_length, t * hop_length + win_length), num_frames = 1 + (n - win_length) // hop_length, natural logarithm, power floored at
 LOG_FLOOR. Frames are computed in blocks on a fixed grid from the start of the stream: neither the chunks in which samples arrive nor their
-number changes a single bit of the result (for one machine and number of threads).
+number changes a single bit of the result (for one machine and number of threads; see LEAST_ROWS for blocks of other sizes).
 
 Shapes: n samples of a block, f frames, F = n_fft // 2 + 1 bins, M = n_mels.
 """
@@ -19,10 +19,11 @@ import torch
 from torchaudio.functional import create_dct, melscale_fbanks
 
 from pydreaming.audio.augment import ItemAugment
-from pydreaming.audio.buffer import SampleBuffer, Samples
+from pydreaming.audio.buffer import LEAST_ROWS, SampleBuffer, Samples
 from pydreaming.audio.resample import Resampler
+from pydreaming.audio.stages import Chain, run
 from pydreaming.audio.stats import MIN_STD, FeatureStats, StatsAccumulator, StatsSums, merge_stats
-from pydreaming.audio.tokens import Frames, cut_tokens, join_tokens
+from pydreaming.audio.tokens import Frames, TokenCutter, cut_tokens, join_tokens
 from pydreaming.config import FeatureConfig
 
 __all__ = [
@@ -47,13 +48,13 @@ class LogMel:
 
     def __init__(self, features: FeatureConfig) -> None:
         self.features = features
-        self.block_frames = max(1, BLOCK_VALUES // features.n_fft)
+        self.block_frames = max(LEAST_ROWS, BLOCK_VALUES // features.n_fft)
         bins = features.n_fft // 2 + 1
         self._window = torch.hann_window(features.win_length)
         self._filters = _group_bands(mel_filters(features))
         self._padded = torch.zeros(self.block_frames, features.n_fft)  # the part beyond win_length stays zero
         self._spectrum = torch.empty(self.block_frames, bins, dtype=torch.complex64)
-        self._power = torch.empty(self.block_frames, bins)
+        self._power = torch.zeros(self.block_frames, bins)
 
     def __call__(self, samples: torch.Tensor) -> torch.Tensor:
         """Samples (n,) float32 of at least one window and at most `block_frames` frames -> (f, M), natural logarithm of power."""
@@ -65,11 +66,12 @@ class LogMel:
         # (f, 2F): real and imaginary parts alternate
         parts = torch.view_as_real(self._spectrum[:f]).view(f, -1)
         parts.mul_(parts)
-        power = torch.add(parts[:, 0::2], parts[:, 1::2], out=self._power[:f])
-        mel = torch.empty(f, self.features.n_mels)
+        torch.add(parts[:, 0::2], parts[:, 1::2], out=self._power[:f])
+        power = self._power[: max(f, LEAST_ROWS)]  # beyond f stands what an earlier block has left
+        mel = torch.empty(len(power), self.features.n_mels)
         for group in self._filters:
             torch.mm(power[:, group.bins], group.weights, out=mel[:, group.bands])
-        return mel.clamp_(min=LOG_FLOOR).log_()
+        return mel[:f].clamp_(min=LOG_FLOOR).log_()
 
 
 class FrontEnd:
@@ -87,7 +89,7 @@ class FrontEnd:
             raise ValueError(f"statistics of {len(stats.mean)} bands do not fit features.n_mels {features.n_mels}")
         self.features = features
         self.stats = stats
-        self._log_mel = LogMel(features)
+        self.log_mel = LogMel(features)
         self._mean = torch.tensor(stats.mean if stats else [0.0] * features.n_mels, dtype=torch.float32)
         self._std = torch.tensor(stats.std if stats else [1.0] * features.n_mels, dtype=torch.float32).clamp_(min=MIN_STD)
 
@@ -127,27 +129,60 @@ class FrontEnd:
         frame_rate = self.features.sample_rate / self.features.hop_length
         return augment.frames(self._blocks(augment.samples(samples), least), frame_rate)
 
-    def _blocks(self, samples: Iterable[Samples], least: int) -> Iterator[Frames]:
-        """Frames block by block; a stream of fewer than `least` samples (but any) is padded with zeros to so many."""
-        win, hop = self.features.win_length, self.features.hop_length
-        step = self._log_mel.block_frames * hop
-        whole = step - hop + win  # samples of a full block
-        buffer = SampleBuffer()
-        for chunk in samples:
-            buffer.push(chunk)
-            while buffer.end - buffer.start >= whole:
-                yield self._block(buffer.view(buffer.start, buffer.start + whole))
-                buffer.drop(buffer.start + step)
-        begin, end = buffer.start, max(buffer.end, least) if buffer.end else 0
-        while end - begin >= win:
-            yield self._block(buffer.view(begin, min(begin + whole, end)))
-            begin += step
+    def stages(self, sample_rate: int, together: int = 1) -> Chain[Samples, Frames]:
+        """`tokens` for a stream that is still being made: push samples (num_samples,), get tokens (t, token_dim) as they are complete.
 
-    def _block(self, samples: Samples) -> Frames:
-        frames = self._log_mel(torch.from_numpy(samples))
+        Args:
+          sample_rate: of what is pushed, Hz. together: tokens that may wait for each other; more of them cost less each.
+        """
+        blocks = _Blocks(self, self.features.token_span_samples, together * self.features.token_hop)
+        conversion = Resampler(sample_rate, self.features.sample_rate).stages(together * self.features.token_stride_samples)
+        return Chain(*conversion, blocks, TokenCutter(self.features))
+
+    def delay_s(self, sample_rate: int, together: int = 1) -> float:
+        """Seconds from the arrival of a token's last sample until `stages` gives it, at most (if computing took no time)."""
+        stride = self.features.token_stride_samples
+        waiting = Resampler(sample_rate, self.features.sample_rate).delay(together * stride) + (together - 1) * stride
+        # Blocks are as long as the tokens' stride, so where tokens are no multiple of it, one ends inside a block.
+        ragged = 0 if self.features.token_frames % self.features.token_hop == 0 else self.features.token_stride_samples
+        return (waiting + ragged) / self.features.sample_rate
+
+    def block(self, samples: Samples) -> Frames:
+        """Normalised frames (f, n_mels) of the samples of a block, see `LogMel`."""
+        frames = self.log_mel(torch.from_numpy(samples))
         if self.stats is not None:
             frames.sub_(self._mean).div_(self._std)
         return cast(Frames, frames.numpy())
+
+    def _blocks(self, samples: Iterable[Samples], least: int) -> Iterator[Frames]:
+        return run(_Blocks(self, least, self.log_mel.block_frames), samples)
+
+
+class _Blocks:
+    """Samples to frames, block by block; a stream of fewer than `least` samples (but any) is padded with zeros to so many."""
+
+    def __init__(self, front_end: FrontEnd, least: int, block_frames: int) -> None:
+        self._front_end, self._least = front_end, least
+        self._win, hop = front_end.features.win_length, front_end.features.hop_length
+        self._step = min(block_frames, front_end.log_mel.block_frames) * hop
+        self._whole = self._step - hop + self._win  # samples of a full block
+        self._buffer = SampleBuffer()
+
+    def push(self, part: Samples) -> Iterator[Frames]:
+        """See `Stage`."""
+        buffer = self._buffer
+        buffer.push(part)
+        while buffer.end - buffer.start >= self._whole:
+            yield self._front_end.block(buffer.view(buffer.start, buffer.start + self._whole))
+            buffer.drop(buffer.start + self._step)
+
+    def finish(self) -> Iterator[Frames]:
+        """See `Stage`."""
+        buffer = self._buffer
+        begin, end = buffer.start, max(buffer.end, self._least) if buffer.end else 0
+        while end - begin >= self._win:
+            yield self._front_end.block(buffer.view(begin, min(begin + self._whole, end)))
+            begin += self._step
 
 
 def cepstrum(n_mels: int, coefficients: int) -> torch.Tensor:

@@ -2,7 +2,8 @@
 
 Output sample j lies at the time of input sample j * orig / new (the rates divided by their greatest common divisor) and is a weighted sum
 of the `width` input samples on either side of it; the weights repeat after `new` outputs. Outputs are computed in blocks on a fixed grid,
-so that the chunks in which the input arrives do not change a single bit. Any ratio is exact:
+so that the chunks in which the input arrives do not change a single bit (nor, on x86 with MKL, does the size of the blocks: see
+LEAST_ROWS in `buffer`). Any ratio is exact:
 
 - small ratios: a period of outputs is cut into bands of neighbours, which share most of their inputs; each band is one matrix product over
   all periods of the block (a single matrix for the whole period would mostly hold zeros);
@@ -20,7 +21,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pydreaming.audio.buffer import SampleBuffer, Samples
+from pydreaming.audio.buffer import LEAST_ROWS, SampleBuffer, Samples
+from pydreaming.audio.stages import run
 
 LOWPASS_WIDTH = 6  # zero crossings on either side of the centre
 ROLLOFF = 0.99  # cut-off as a share of the lower Nyquist frequency
@@ -50,37 +52,44 @@ class Resampler:
         self._orig, self._new = orig_rate // divisor, new_rate // divisor
         self._width = math.ceil(LOWPASS_WIDTH * self._orig / (min(self._orig, self._new) * ROLLOFF))
         self._banded = self._new <= MAX_PERIOD
-        self._period = self._new * max(1, round(MIN_PERIOD / self._new)) if self._banded else 1  # outputs
-        self._block = max(1, BLOCK_OUTPUTS // self._period) * self._period
+        # outputs that are computed together: those of a few periods of the weights, or single ones
+        self._period = self._new * max(1, round(MIN_PERIOD / self._new)) if self._banded else 1
+        self._block = max(LEAST_ROWS, BLOCK_OUTPUTS // self._period) * self._period
 
     def stream(self, chunks: Iterable[Samples]) -> Iterator[Samples]:
         """Convert chunks (num_samples,) of one stream; in all, `resampled_length` samples come out."""
-        if self._orig == self._new:
-            yield from chunks
-            return
-        buffer, done = SampleBuffer(), 0
-        for chunk in chunks:
-            buffer.push(chunk)
-            while buffer.end >= self._inputs(done, self._block)[1]:
-                yield self._convert(buffer, done, self._block)
-                done += self._block
-                buffer.drop(self._inputs(done, self._block)[0])
-        total = resampled_length(buffer.end, self._orig, self._new)
-        while done < total:
-            count = min(self._block, -(-(total - done) // self._period) * self._period)
-            yield self._convert(buffer, done, count)[: total - done]
-            done += count
+        return iter(chunks) if self._orig == self._new else run(_Conversion(self, self._block), chunks)
 
-    def _convert(self, buffer: SampleBuffer, begin: int, count: int) -> Samples:
-        """Outputs [begin, begin + count), whole periods; inputs outside the stream count as zeros."""
-        inputs = torch.from_numpy(buffer.view(*self._inputs(begin, count)))
-        outputs = self._by_bands(inputs, count) if self._banded else self._by_taps(inputs, begin, count)
-        return cast(Samples, outputs.numpy())
+    def stages(self, outputs: int) -> list[_Conversion]:
+        """One stream as a stage for `Chain`, none where nothing is to be converted.
 
-    def _inputs(self, begin: int, count: int) -> tuple[int, int]:
+        Args:
+          outputs: that may wait for each other; fewer cost more each, and at least those of one period do (see `delay`).
+        """
+        return [] if self._orig == self._new else [_Conversion(self, self._small(outputs))]
+
+    def delay(self, outputs: int) -> float:
+        """How long, in output samples, an output of `stages` waits at most for others and for the inputs behind it."""
+        return 0.0 if self._orig == self._new else self._small(outputs) + (self._width + 2) * self._new / self._orig
+
+    def _small(self, outputs: int) -> int:
+        return max(1, min(outputs, self._block) // self._period) * self._period
+
+    def convert(self, buffer: SampleBuffer, begin: int, count: int) -> Samples:
+        """Outputs [begin, begin + count); inputs outside the stream count as zeros. `begin` is on the grid of periods."""
+        rows = max(LEAST_ROWS, -(-count // self._period))
+        inputs = torch.from_numpy(buffer.view(*self.inputs(begin, rows * self._period)))
+        outputs = self._by_bands(inputs, rows * self._period) if self._banded else self._by_taps(inputs, begin, rows)
+        return cast(Samples, outputs.numpy()[:count])
+
+    def inputs(self, begin: int, count: int) -> tuple[int, int]:
         """First input, and the input after the last, that outputs [begin, begin + count) need."""
         first = begin * self._orig // self._new - self._width
         return first, (begin + count - 1) * self._orig // self._new + self._width + 2
+
+    def length(self, num_samples: int) -> int:
+        """Outputs of so many inputs."""
+        return resampled_length(num_samples, self._orig, self._new)
 
     def _by_bands(self, inputs: torch.Tensor, count: int) -> torch.Tensor:
         periods, stride = count // self._period, self._period // self._new * self._orig
@@ -96,6 +105,32 @@ class Resampler:
         starts = outputs * self._orig // self._new - begin * self._orig // self._new
         windows = inputs.unfold(0, weights.shape[1], 1)[torch.from_numpy(starts)]
         return torch.einsum("jk,jk->j", windows, weights[torch.from_numpy(outputs % self._new)])
+
+
+class _Conversion:
+    """One stream on its way through a `Resampler`, in blocks of `block` outputs (whole periods)."""
+
+    def __init__(self, resampler: Resampler, block: int) -> None:
+        self._resampler, self._block = resampler, block
+        self._buffer, self._done = SampleBuffer(), 0
+
+    def push(self, part: Samples) -> Iterator[Samples]:
+        """See `Stage`."""
+        self._buffer.push(part)
+        while self._buffer.end >= self._resampler.inputs(self._done, self._block)[1]:
+            yield self._convert(self._block)
+            self._buffer.drop(self._resampler.inputs(self._done, self._block)[0])
+
+    def finish(self) -> Iterator[Samples]:
+        """See `Stage`."""
+        total = self._resampler.length(self._buffer.end)
+        while self._done < total:
+            yield self._convert(min(self._block, total - self._done))
+
+    def _convert(self, count: int) -> Samples:
+        converted = self._resampler.convert(self._buffer, self._done, count)
+        self._done += count
+        return converted
 
 
 def _sinc_weights(distance: npt.NDArray[np.float64], orig: int, new: int) -> npt.NDArray[np.float32]:

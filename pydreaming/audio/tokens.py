@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import numpy.typing as npt
 
+from pydreaming.audio.stages import run
 from pydreaming.config import FeatureConfig
 
 Frames = npt.NDArray[np.float32]
@@ -32,29 +33,41 @@ def num_tokens(num_samples: int, features: FeatureConfig) -> int:
     return max(1, 1 + (num_frames(num_samples, features) - features.token_frames) // features.token_hop)
 
 
-def token_start_samples(count: int, features: FeatureConfig) -> npt.NDArray[np.int64]:
-    """First sample (at `features.sample_rate`) of each of the first `count` tokens, (count,) int64."""
-    return np.arange(count, dtype=np.int64) * features.token_stride_samples
+def token_start_samples(count: int, features: FeatureConfig, first: int = 0) -> npt.NDArray[np.int64]:
+    """First sample (at `features.sample_rate`) of each of `count` tokens from the token `first` on, (count,) int64."""
+    return np.arange(first, first + count, dtype=np.int64) * features.token_stride_samples
 
 
 def cut_tokens(frames: Iterable[Frames], features: FeatureConfig) -> Iterator[Frames]:
     """Tokens (t, token_dim) from frames (f, n_mels) of one stream, as they become complete; the frames of a token lie end to end."""
-    width, hop = features.token_frames, features.token_hop
-    pending = np.empty((0, features.n_mels), dtype=np.float32)
-    skip = 0  # frames still to be passed over, when tokens lie apart
-    for part in frames:
-        pending = np.concatenate([pending, part[skip:]]) if len(pending) else part[skip:]
-        skip = max(0, skip - len(part))
+    return run(TokenCutter(features), frames)
+
+
+class TokenCutter:
+    """`cut_tokens` as a stage: push frames (f, n_mels), get tokens (t, token_dim)."""
+
+    def __init__(self, features: FeatureConfig) -> None:
+        self._width, self._hop = features.token_frames, features.token_hop
+        self._pending = np.empty((0, features.n_mels), dtype=np.float32)
+        self._skip = 0  # frames still to be passed over, when tokens lie apart
+
+    def push(self, part: Frames) -> Iterator[Frames]:
+        """See `Stage`."""
+        width, hop = self._width, self._hop
+        fresh, self._skip = part[self._skip :], max(0, self._skip - len(part))
+        pending = np.concatenate([self._pending, fresh]) if len(self._pending) else fresh
         count = max(0, 1 + (len(pending) - width) // hop)
-        if not count:
-            continue
-        if hop == width:
+        self._skip = max(self._skip, count * hop - len(pending))
+        self._pending = pending[count * hop :]
+        if count and hop == width:
             yield pending[: count * width].reshape(count, -1)
-        else:
+        elif count:
             index = np.arange(count)[:, None] * hop + np.arange(width)
             yield pending[index].reshape(count, -1)
-        skip = max(0, count * hop - len(pending))
-        pending = pending[count * hop :]
+
+    def finish(self) -> Iterator[Frames]:
+        """See `Stage`. Frames that fill no token are dropped."""
+        return iter(())
 
 
 def join_tokens(tokens: npt.NDArray[np.float32], features: FeatureConfig) -> Frames:

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 
 from pydreaming import __version__
-from pydreaming.cli import bank, dream, embed, export, inpaint, publish, report, search, status, surprise
+from pydreaming.cli import bank, calibrate, dream, embed, export, inpaint, publish, report, search, segment, status, stream, surprise
 from pydreaming.cli.command import complain
 from pydreaming.errors import PydreamingError
 
@@ -22,6 +22,9 @@ COMMANDS = (
     embed.COMMAND,
     search.COMMAND,
     surprise.COMMAND,
+    calibrate.COMMAND,
+    segment.COMMAND,
+    stream.COMMAND,
     dream.COMMAND,
     inpaint.COMMAND,
     bank.COMMAND,

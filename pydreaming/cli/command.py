@@ -135,14 +135,19 @@ def progress(found: list[Recording]) -> Iterator[Recording]:
 
 def picture_paths(picture: str | None, found: list[Recording]) -> dict[str, Path]:
     """Where the picture of each recording goes, by its name: one .png for one recording, else files in a folder. Raises UsageError."""
-    if picture is None:
+    return result_paths("--picture", picture, found, ".png")
+
+
+def result_paths(option: str, place: str | None, found: list[Recording], ending: str) -> dict[str, Path]:
+    """Where a file of each recording goes, by its name: one with this ending, or for several files in a folder. Raises UsageError."""
+    if place is None:
         return {}
-    if picture.lower().endswith(".png"):
+    if place.lower().endswith(ending):
         if len(found) > 1:
-            raise UsageError(f"--picture {picture} is one picture for {len(found)} recordings; name a folder")
-        return {found[0].name: check_output(picture, (".png",))}
-    folder = check_folder(picture)
-    return {recording.name: folder / f"{number:05d}-{recording.stem}.png" for number, recording in enumerate(found, 1)}
+            raise UsageError(f"{option} {place} is one file for {len(found)} recordings; name a folder")
+        return {found[0].name: check_output(place, (ending,))}
+    folder = check_folder(place)
+    return {recording.name: folder / f"{number:05d}-{recording.stem}{ending}" for number, recording in enumerate(found, 1)}
 
 
 def check_table(out: str) -> Path:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from pydreaming.cli import command
+from pydreaming.analysis.names import CURVES
+from pydreaming.cli import command, thresholds
 from pydreaming.cli.command import Command
 
 if TYPE_CHECKING:
+    from pydreaming.analysis.events import Event
     from pydreaming.analysis.inputs import Recording
 
 PICTURE_S = 120.0  # seconds of a recording shown in its picture
@@ -17,34 +19,57 @@ PICTURE_S = 120.0  # seconds of a recording shown in its picture
 def _arguments(parser: argparse.ArgumentParser) -> None:
     command.add_inputs(parser)
     parser.add_argument("--out", default=command.STDOUT, help="table to write: .parquet, .npz or .csv; - prints CSV (default)")
+    parser.add_argument("--events", metavar="TABLE", help="also find events and write one row each: .parquet, .npz or .csv")
+    parser.add_argument(
+        "--labels", metavar="PATH", help="also write the events as Audacity labels: a .txt for one recording, a folder for several"
+    )
     parser.add_argument(
         "--picture",
         metavar="PATH",
-        help=f"also draw log-mel and curves: a .png for one recording, a folder for several; at most the first {PICTURE_S:.0f} s",
+        help=f"also draw log-mel, curves and events: a .png for one recording, a folder for several; at most the first {PICTURE_S:.0f} s",
     )
+    thresholds.add_calibration(parser, "adds p-values")
+    thresholds.add_thresholds(parser, relative=True)
     command.add_seed(parser)
     command.add_running(parser)
 
 
 def _run(options: argparse.Namespace) -> int:
     out = command.check_table(options.out)
+    events_out = None if options.events is None else command.check_output(options.events, command.TABLES)
     recordings = command.recordings(options.inputs)
     pictures = command.picture_paths(options.picture, recordings)
+    labels = command.result_paths("--labels", options.labels, recordings, ".txt")
     model = command.load(options)
-    from pydreaming.analysis.surprise import Surprise, draw_surprise, surprise, write_surprise
+    from pydreaming.analysis.events import event_label, write_events, write_labels
+    from pydreaming.analysis.surprise import Surprise, draw_surprise, events_of, surprise, write_surprise
 
+    calibration = thresholds.read_calibration(options, model, options.seed)
+    calibrated, wanted = calibration is not None, bool(events_out or labels or pictures)
+    rule = thresholds.rule_of(options, calibration if wanted else None)
     results: list[tuple[str, Surprise]] = []
+    events: list[tuple[str, list[Event]]] = []
 
     def one(recording: Recording) -> None:
-        result = surprise(model, recording, options.seed, PICTURE_S if pictures else 0.0)
+        name = recording.name
+        result = surprise(model, recording, options.seed, PICTURE_S if pictures else 0.0, calibration)
+        found = events_of(result, model.features, rule, options.by) if wanted else []
         if pictures:
-            draw_surprise(pictures[recording.name], result, model.features, recording.name)
-        results.append((recording.name, result.without_picture()))
+            draw_surprise(pictures[name], result, model.features, name, found)
+        if labels:
+            write_labels(labels[name], ((event.start_s, event.end_s, event_label(event, calibrated)) for event in found))
+        results.append((name, result.without_picture()))
+        events.append((name, found))
 
     failures = command.each(recordings, one)
     if results:
         about = {"model_step": int(model.state.counters["step"])}
         command.deliver(out, lambda path: write_surprise(path, results, about))
+        if wanted:
+            measure = "by p-values" if calibrated else "by each recording's own quantiles, as there is no --calibration"
+            command.say(f"{sum(len(found) for _, found in events)} events {measure}")
+        if events_out:
+            write_events(events_out, events, calibrated, about | {"by": options.by, "onset": rule.onset, "offset": rule.offset})
     return command.finish(failures, len(recordings), f"{sum(len(result) for _, result in results)} rows", out)
 
 
@@ -55,12 +80,21 @@ COMMAND = Command(
     "columns:\n"
     "  source, window        path of the recording, and index of the window in it\n"
     "  start_s, centre_s     s from the start of the recording\n"
-    "  kl_bits               what hearing the window changed about what was expected of it: surprise proper\n"
-    "  prior_entropy_bits    how uncertain the model was before it heard the window\n"
-    "  nll_bits              how improbable the window's code was: -log2 of the probability expected for it\n\n"
-    "The first window of a recording has no past, so its values are high. Compare recordings of one kind; a model says nothing\n"
-    "certain about sounds unlike those it was trained on.\n\n"
-    "example:\n  pydreaming surprise runs/my-run engine.wav --out engine.csv --picture engine.png",
+    f"  kl_bits               {CURVES['kl']}\n"
+    f"  prior_entropy_bits    {CURVES['prior_entropy']}\n"
+    f"  nll_bits              {CURVES['nll']}\n"
+    "  kl_p, prior_entropy_p, nll_p   with --calibration: share of the normal windows that have as many bits or more\n\n"
+    "The first window of a recording has no past, so its values are high; a calibration knows that. Without one, compare\n"
+    "recordings of one kind. A model says nothing certain about sounds unlike those it was trained on.\n\n"
+    "An event has a window with p below --onset and takes in the windows around it below --offset. Without --calibration p is\n"
+    "the share of the recording's own windows that lie higher (its first 8 left out), so the highest window of any recording\n"
+    "lies in an event. columns of --events:\n"
+    "  source, start_s, end_s, peak_s    path, and s from the start; the peak is the centre of the highest window\n"
+    "  peak_bits, min_p                  highest value of the curve, lowest p (with --calibration)\n"
+    "  area_bit_s                        the curve integrated over the event, in bit seconds\n"
+    "Audacity reads --labels with File > Import > Labels.\n\n"
+    "example:\n  pydreaming surprise runs/my-run engine.wav --out engine.csv --picture engine.png\n"
+    "  pydreaming surprise runs/my-run engine.wav --calibration normal.json --out engine.csv --labels engine.txt",
     _arguments,
     _run,
 )

@@ -139,7 +139,7 @@ def boundary_scores(
     scores: dict[str, Scores] = {}
     if objective.trains_latents:
         scores["surprise"] = whole.observed.kl()[0].double().cpu().numpy()
-        scores["restart"] = _restart(model, scores["surprise"], tokens, action)
+        scores["restart"] = restart(model, scores["surprise"], tokens, action)
     ahead = objective.ahead_of(whole.observed)
     if ahead is not None:
         total, count = np.zeros(T), np.zeros(T)
@@ -171,11 +171,17 @@ def f1(found: Indices, true: Indices, tolerance: float = TOLERANCE) -> float:
     return 2 * hits / (len(found) + len(true)) if len(found) + len(true) else 0.0
 
 
-def _restart(model: WorldModelNet, going_on: Scores, tokens: Array, action: Array) -> Scores:
-    """Sum over RESTART windows of the surprise of one who went on, less that of one who begins afresh at each window: (T,) nats."""
-    T = len(tokens)
-    windows = [tokens[t : t + RESTART] for t in range(T)]
-    scores = np.zeros(T)
+def restart(model: WorldModelNet, going_on: Scores, tokens: Array, action: Array, count: int | None = None) -> Scores:
+    """Sum over RESTART windows of the surprise of one who went on, less that of one who begins afresh at each window.
+
+    Args:
+      going_on: (T,) nats of tokens (T, D). action: (A,) of listening on.
+      count: of the windows from the first on that are scored; None: all.
+    Returns:
+      (count,) nats; where fewer than RESTART windows follow, the sum is over those.
+    """
+    windows = [tokens[t : t + RESTART] for t in range(len(tokens) if count is None else count)]
+    scores = np.zeros(len(windows))
     for heard in listen(model, windows, [np.tile(action, (len(window), 1)) for window in windows]):
         for t, afresh in heard.split(heard.observed.kl()):
             scores[t] = going_on[t : t + RESTART].sum() - afresh.sum(dtype=np.float64)

@@ -122,6 +122,12 @@ class Observed:
         tensors = (self.embed[s], self.action[s], self.is_first[s], self.post.at(s), self.prior_logits[s], self.context[s])
         return Observed(*tensors, self.previous[s], self.carry.at(s))
 
+    def steps(self, count: int) -> Observed:
+        """The first `count` steps, where no memory is kept (the core is recurrent): the next chunk then goes on after them."""
+        s = (slice(None), slice(count))
+        tensors = (self.embed[s], self.action[s], self.is_first[s], self.post.at(*s), self.prior_logits[s], self.context[s])
+        return Observed(*tensors, self.previous[s], self.post.at(slice(None), count - 1))
+
     def kl(self) -> Tensor:
         """KL(posterior || prior) at each step: (B, T) nats."""
         return self.post.latents.kl(self.post.logits, self.prior_logits)

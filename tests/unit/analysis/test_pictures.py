@@ -103,3 +103,11 @@ def test_unwritable_place(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(PydreamingError, match="cannot write"):
         save(Figure(), tmp_path / "file/x.png")
+
+
+def test_events_are_marked_above_the_log_mel_and_behind_the_curves() -> None:
+    times = np.arange(20) * 0.04
+    plain, marked = (surprise_picture(noise(80), times, {"kl": times}, FEATURES, spans=spans) for spans in ((), ((0.1, 0.3), (0.5, 0.6))))
+    assert len(marked.axes[0].lines) - len(plain.axes[0].lines) == 2
+    assert len(marked.axes[1].patches) - len(plain.axes[1].patches) == 2
+    assert [text.get_text() for text in marked.axes[0].texts] == ["orange: events"]

@@ -10,7 +10,8 @@ import pytest
 import torch
 from tiny_model import RATE, sweep, tiny_config, write_sweep
 
-from pydreaming.analysis.world_model import NoiseStream, WorldModel, join_observed, neutral_action, rechunk
+from pydreaming.analysis.world_model import NoiseStream, Rechunk, WorldModel, join_observed, neutral_action
+from pydreaming.audio.stages import run
 from pydreaming.errors import CheckpointError, DecodeError, UsageError
 from pydreaming.models.latents import LATENTS
 
@@ -149,7 +150,7 @@ def test_noise_does_not_depend_on_the_chunks() -> None:
 
 def test_rechunk_keeps_rows() -> None:
     rows = np.arange(23, dtype=np.float32)[:, None]
-    chunks = list(rechunk([rows[:1], rows[1:2], rows[2:2], rows[2:20], rows[20:]], 5))
+    chunks = list(run(Rechunk(5), [rows[:1], rows[1:2], rows[2:2], rows[2:20], rows[20:]]))
     assert [len(chunk) for chunk in chunks] == [5, 5, 5, 5, 3]
     np.testing.assert_array_equal(np.concatenate(chunks), rows)
 
