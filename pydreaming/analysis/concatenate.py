@@ -142,9 +142,9 @@ class _Joins:
 
     def between(self, old: Indices, new: Indices) -> Array:
         """(M, M')."""
-        cost = _frames_apart(self._frame(old, -1), self._frame(new, 0)) + BREAK
+        cost = JOIN * (_frames_apart(self._frame(old, -1), self._frame(new, 0)) + BREAK)
         cost[self.bank.follows[old][:, None] == new[None]] = 0.0
-        return JOIN * cost
+        return cost
 
     def after_token(self, token: Frames, new: Indices) -> Array:
         """(M',) from a window outside the bank."""
@@ -153,7 +153,8 @@ class _Joins:
 
     def before_token(self, old: Indices, token: Frames) -> Array:
         """(M,) to a window outside the bank."""
-        return JOIN * _frames_apart(self._frame(old, -1), token[None, : self.features.n_mels])[:, 0]
+        cost: Array = JOIN * _frames_apart(self._frame(old, -1), token[None, : self.features.n_mels])[:, 0]
+        return cost
 
     def _frame(self, windows: Indices, which: int) -> Frames:
         tokens = tokens_of(self.bank.keys[windows], self.features)
