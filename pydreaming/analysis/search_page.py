@@ -22,13 +22,19 @@ SOUNDS = 30  # hits with a player at most: a page of 30 sounds of 5 s has 20 MB
 
 
 def write_search_page(
-    path: Path, index: Index, query: Source, hits: Sequence[Hit], failed: Callable[[DecodeError], None], name: str = ""
+    path: Path,
+    index: Index,
+    query: Source,
+    hits: Sequence[Hit],
+    failed: Callable[[DecodeError], None],
+    name: str = "",
+    library: Sequence[str] = (),
 ) -> Path:
     """Write the page (.html), whole or not at all.
 
     Args:
       query: a path, part of a file or (samples, sample_rate). failed: called for each hit whose sound cannot be read; it then has none.
-      name: what to call the query; empty: its file's name.
+      name: what to call the query; empty: its file's name. library: for the command to go on with, where the index is not kept.
     Raises:
       DecodeError: the query cannot be read. PydreamingError: the page cannot be written.
     """
@@ -50,7 +56,7 @@ def write_search_page(
             audio=sounds,
             notes=_notes(embedder.per, len(hits)),
             tables=[_table(hits)] if hits else [],
-            next_commands=_next(index, hits),
+            next_commands=_next(index, hits, library),
         )
         return write_report(path, report)
 
@@ -100,8 +106,9 @@ def _notes(per: str, found: int) -> list[str]:
     ]
 
 
-def _next(index: Index, hits: Sequence[Hit]) -> list[tuple[str, str]]:
+def _next(index: Index, hits: Sequence[Hit], library: Sequence[str]) -> list[tuple[str, str]]:
     if not hits:
         return []
-    words = ["pydreaming", "search", "MODEL", part_of(hits[0]).name, "--index", str(index.path), "--page", "more.html"]
+    where = library or ["--index", str(index.path)]
+    words = ["pydreaming", "search", "MODEL", part_of(hits[0]).name, *where, "--page", "more.html"]
     return [("More like the first of them:", shlex.join(words))]

@@ -101,7 +101,8 @@ def _find(options: argparse.Namespace, index: Index, out: Path, page: Path | Non
         command.say(f"wrote {out}: {len(hits)} hits")
     if page is not None:
         name = "standard input" if options.query == STDIN else ""
-        write_search_page(page, index, query, hits, lambda error: command.complain(str(error)), name)
+        again = [] if options.index else [*options.library, "--per", index.embedder.per]
+        write_search_page(page, index, query, hits, lambda error: command.complain(str(error)), name, again)
         command.say(f"wrote {page}")
 
 

@@ -66,7 +66,9 @@ def test_moments_from_a_pipe(run: str, sounds: Path) -> None:
     assert done.returncode == 0, done.stderr
     (row,) = rows_of(done.stdout.decode())
     assert float(row["start_s"]) == pytest.approx(3 * 0.48)
-    assert "Sounds like standard input" in Path("p.html").read_text()
+    page = Path("p.html").read_text()
+    assert "Sounds like standard input" in page
+    assert "long.wav --per moment --page more.html" in page  # no index was kept to go on with
 
 
 def test_unreadable_files_and_queries(run: str, sounds: Path, capsys: pytest.CaptureFixture[str]) -> None:
