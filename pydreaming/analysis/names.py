@@ -21,3 +21,4 @@ PER: dict[str, str] = {
     "moment": "one row for each stretch of --moment seconds, hopped by half, each heard by itself like a clip",
     "window": "one row a window of the model (a token, such as 40 ms), with all that was heard before it",
 }
+STEPS_AHEAD = (1, 2, 4, 8, 16)  # windows, of `pydreaming horizon`; as in the evaluation

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 
 from pydreaming import __version__
-from pydreaming.cli import bank, dream, embed, inpaint, search, status, surprise
+from pydreaming.cli import anomaly, bank, dream, embed, horizon, inpaint, search, status, surprise
 from pydreaming.cli.command import complain
 from pydreaming.errors import PydreamingError
 
@@ -25,6 +25,8 @@ COMMANDS = (
     dream.COMMAND,
     inpaint.COMMAND,
     bank.COMMAND,
+    anomaly.COMMAND,
+    horizon.COMMAND,
     status.COMMAND,
 )
 
