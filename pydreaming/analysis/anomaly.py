@@ -162,7 +162,7 @@ class ScoredClip:
 
 @dataclass
 class Scoring:
-    """Scores recordings, one after the other; memory grows by about 250 bytes a piece.
+    """Scores recordings, one after the other; memory grows by about 100 bytes a piece.
 
     Attributes:
       clips: scored so far.
@@ -194,19 +194,18 @@ class Scoring:
 
     def _score(self, recording: Recording, clip: Iterable[Frames], first_window: int, action: npt.NDArray[np.float32]) -> ScoredClip | None:
         condition = condition_of(recording, self.fitted.by)
-        known: int | None = None
+        key = 0
         starts: list[int] = []
         lengths: list[int] = []
         distances: list[npt.NDArray[np.float64]] = []
         for group in grouped(self.fitted.cutting.pieces(clip)):
-            if not starts:
-                known = self.detector.find(key_of(group[0][1]))
+            key = key if starts else key_of(group[0][1])
             starts += [start for start, _ in group]
             lengths += [len(piece) for _, piece in group]
-            distances.append(self.detector.distances(self._ear.hear([piece for _, piece in group], action), condition, known))
+            distances.append(self.detector.distances(self._ear.hear([piece for _, piece in group], action), condition, key))
         if not starts:
             return None
-        score = self.detector.score(np.concatenate(distances, 1), condition, known)
+        score = self.detector.score(np.concatenate(distances), condition, key)
         f = self.model.features
         begin = (first_window + np.array(starts)) * f.token_stride_samples / f.sample_rate
         end = begin + ((np.array(lengths) - 1) * f.token_stride_samples + f.token_span_samples) / f.sample_rate

@@ -61,7 +61,7 @@ def score_picture(
     features: FeatureConfig,
     title: str = "",
 ) -> Figure:
-    """Log-mel above, the score of each piece below it, drawn over the piece's own time; alarms are red and thick.
+    """Log-mel above, the score of each piece below it, drawn at the piece's centre; the time of pieces that are alarms is shaded.
 
     Args:
       log_mel: (F, n_mels) from time 0. begin_s, end_s, score, alarm: (P,), pieces in order.
@@ -77,8 +77,8 @@ def score_picture(
         top.set_title(f"the first {heard_s:.0f} s", fontsize=SMALL, loc="left")
     centre = (begin_s + end_s) / 2
     ax.plot(centre, score, color=BLUE, linewidth=1.2, marker="." if len(score) < 80 else None, zorder=2)
-    if alarm.any():
-        ax.hlines(score[alarm], begin_s[alarm], end_s[alarm], color=VERMILION, linewidth=3, label="alarm", zorder=3)
+    for number, (first, last) in enumerate(_joined(begin_s[alarm], end_s[alarm])):
+        ax.axvspan(first, last, color=VERMILION, alpha=0.25, linewidth=0, label=None if number else "alarm")
     if math.isfinite(threshold):
         ax.axhline(threshold, color=INK, linestyle="--", linewidth=1.2, label="threshold")
     ax.axhline(0, color="#999999", linewidth=0.8)
@@ -86,5 +86,17 @@ def score_picture(
     ax.set_xlabel("time (s)", fontsize=LABEL)
     curve_axes(ax, "score (std)")
     if ax.get_legend_handles_labels()[0]:
-        ax.legend(loc="upper right", fontsize=SMALL, frameon=True, framealpha=0.8, edgecolor="none", ncols=2)
+        ax.set_ylim(top=ax.get_ylim()[1] + 0.3 * float(np.ptp(ax.get_ylim())))  # room for the legend, above every curve
+        ax.legend(loc="upper right", fontsize=SMALL, frameon=False, ncols=2)
     return figure
+
+
+def _joined(begin_s: Array, end_s: Array) -> list[tuple[float, float]]:
+    """Stretches of time in order, those that overlap as one."""
+    result: list[tuple[float, float]] = []
+    for begin, end in zip(begin_s.tolist(), end_s.tolist(), strict=True):
+        if result and begin <= result[-1][1]:
+            result[-1] = (result[-1][0], end)
+        else:
+            result.append((begin, end))
+    return result

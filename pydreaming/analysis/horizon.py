@@ -197,18 +197,24 @@ class Measuring:
     def _steps(self, rows: npt.NDArray[np.intp], owner: npt.NDArray[np.int64]) -> list[Step]:
         """Figures of the sequences at `rows`; without the steps that none of them reaches."""
         units = np.unique(owner[rows], return_inverse=True)[1]
-        count = int(units.max()) + 1 if len(units) else 0
+        count = int(units.max(initial=-1)) + 1
         if count == 1:  # of a single recording, its sequences are what can be resampled
             units, count = np.arange(len(rows)), len(rows)
         found = []
         for k in self.steps:
-            counts = np.bincount(units, self._tallies.of("retrieval", k)[0][rows], count)
+            counts = _by_unit(units, self._tallies.of("retrieval", k)[0][rows], count)
             if not counts.sum():
                 continue
-            sums = {name: np.bincount(units, self._tallies.of(name, k)[1][rows], count) for name in _NAMES}
+            sums = {name: _by_unit(units, self._tallies.of(name, k)[1][rows], count) for name in _NAMES}
             recordings = len(set(owner[rows][self._tallies.of("retrieval", k)[0][rows] > 0].tolist()))
             found.append(_step(k, k * self._token_s, counts, sums, recordings, np.random.default_rng(self.seed)))
         return found
+
+
+def _by_unit(units: npt.NDArray[np.intp], values: Values, count: int) -> Values:
+    """Sums of the values (R,) of each of `count` units."""
+    sums: Values = np.bincount(units, values, count).astype(np.float64)
+    return sums
 
 
 _NAMES = ("retrieval", "retrieval_copy", "chance", "gain", "gain_copy")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pydreaming.analysis.horizon import ALL, Horizon, Step
-from pydreaming.analysis.pictures import GREY, INK, LABEL, STYLES, curve_axes, legend, new_figure, save
+from pydreaming.analysis.pictures import INK, LABEL, STYLES, curve_axes, legend, new_figure, save
 
 MOST = len(STYLES)  # groups drawn: more could not be told apart
 
@@ -46,8 +47,8 @@ def horizon_picture(result: Horizon, title: str = "") -> Figure:
         gained.plot([s.k for s in steps], [s.gain_copy_bits for s in steps], **copied)
     every = result.groups[ALL]
     found.plot([], [], color=INK, linestyle=":", linewidth=1.2, label="copy of the last window")
-    found.plot([s.k for s in every], [100 * s.chance for s in every], color=GREY, linewidth=1.5, label="chance, average code")
-    gained.axhline(0, color=GREY, linewidth=1.5)
+    found.plot([s.k for s in every], [100 * s.chance for s in every], color=INK, linewidth=1.5, label="chance, average code")
+    gained.axhline(0, color=INK, linewidth=1.5)
     found.set_ylim(bottom=0)
     lowest = min(s.gain_bits for name in drawn_groups(result) for s in result.groups[name])
     highest = max(
@@ -68,9 +69,7 @@ def horizon_picture(result: Horizon, title: str = "") -> Figure:
     return figure
 
 
-def _curve(
-    ax: Axes, steps: list[Step], values: list[float], low: list[float], high: list[float], how: dict[str, object], name: str
-) -> None:
+def _curve(ax: Axes, steps: list[Step], values: list[float], low: list[float], high: list[float], how: dict[str, Any], name: str) -> None:
     x = [s.k for s in steps]
     ax.plot(x, values, label=name, **how)
     ax.fill_between(x, low, high, color=how["color"], alpha=0.15, linewidth=0)

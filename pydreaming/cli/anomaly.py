@@ -158,12 +158,11 @@ def _say_figures(scoring: Scoring, label: str, normal: str) -> dict[str, object]
         command.complain(f"no figures: no condition has both clips with {label} '{normal}' and others")
         return {}
     width = max(len(name) for name in row.auc)
-    for name, value in row.auc.items():
+    for name, value in row.auc.items() if len(row.auc) > 1 else ():
         command.say(f"  {name:<{width}}  AUC {value:.3f}  pAUC {row.partial_auc[name]:.3f}")
     low, high = row.auc_interval
-    command.say(
-        f"AUC {row.auc_mean:.3f} (harmonic mean; 95 % interval {low:.3f} to {high:.3f}), pAUC {row.partial_auc_mean:.3f} (mean; p = 0.1)"
-    )
+    interval = f"{'harmonic mean; ' if len(row.auc) > 1 else ''}95 % interval {low:.3f} to {high:.3f}"
+    command.say(f"AUC {row.auc_mean:.3f} ({interval}), pAUC {row.partial_auc_mean:.3f} (p = 0.1, chance 0.05)")
     return {
         "auc": row.auc,
         "pauc_0.1_dcase": row.partial_auc,

@@ -4,10 +4,11 @@ The scores of N normal clips that the scorer was not fitted on are the yardstick
 least as high) / (N + 1): for exchangeable clips, P(p <= a) <= a whatever the scores are. Of pieces of clips, each clip counts as one, its
 pieces sharing its weight: pieces of a clip are alike, and only clips are exchangeable.
 
-What is an approximation: the yardstick comes from K scorers, each fitted without a fold (as in cross-conformal prediction), and a new clip
-is scored by the mean over all K.
+Where the scorers of K folds were each fitted without the clips of theirs, a new clip has to be dealt into a fold as well and scored by
+that fold's scorer alone. A mean over all scorers, or over comparisons with each, varies less than the scores that it is compared with, and
+then fewer alarms come than were asked for (on synthetic clips .15 where .20 was asked).
 
-Source: Vovk, Gammerman and Shafer, "Algorithmic Learning in a Random World" (2005), section 4; Vovk, "Cross-conformal predictors" (2015);
+Source: Vovk, Gammerman and Shafer, "Algorithmic Learning in a Random World" (2005), section 4;
 for pieces, Dunn, Wasserman and Ramdas, "Distribution-free prediction sets for two-layer hierarchical models" (2022).
 """
 
@@ -39,12 +40,12 @@ class Standard:
         counts = np.bincount(rows)
         self._first = np.bincount(rows, values) / counts
         self._second = np.bincount(rows, values**2) / counts
-        self._values, self._rows = values, rows
+        self._values, self._rows, self._clips = values, rows, known
 
-    def of(self, values: npt.ArrayLike) -> Scores:
-        """Values of new clips, in deviations from the mean."""
-        n = len(self._first)
-        return _standardised(np.asarray(values, np.float64), self._first.sum() / n, self._second.sum() / n)
+    def of(self, values: npt.ArrayLike, clip: int | None = None) -> Scores:
+        """Values of a new clip, in deviations from the mean; `clip` says which it is when it is one of those."""
+        others = self._clips != clip if clip is not None else np.ones(len(self._clips), np.bool_)
+        return _standardised(np.asarray(values, np.float64), self._first[others].mean(), self._second[others].mean())
 
     def leave_one_out(self) -> Scores:
         """(M,) the values it was made of, each by the other clips."""
@@ -74,7 +75,7 @@ class Ranks:
         order = np.argsort(scores)
         self._scores, self._owners = scores[order], clips[order]
         self._weights = 1.0 / counts[rows][order]
-        self._above = np.append(np.cumsum(self._weights[::-1])[::-1], 0.0)  # weight of this score and of all above it
+        self._from = np.append(np.cumsum(self._weights[::-1])[::-1], 0.0)  # weight of this score and of all above it
 
     @property
     def least(self) -> float:
@@ -82,20 +83,19 @@ class Ranks:
         return 1.0 / (self.clips + 1)
 
     def p_values(self, scores: npt.ArrayLike, clip: int | None = None) -> Scores:
-        """(P,) of new scores; of a clip that is among the normal ones when `clip` says which: it is then compared with the others."""
-        asked: Scores = np.asarray(scores, np.float64)
-        higher: Scores = self._above[np.searchsorted(self._scores, asked, "left")]
-        if clip is None:
-            return np.clip((1.0 + higher) / (self.clips + 1), 0.0, 1.0)
-        own = self._owners == clip
-        mine = (self._scores[own] >= asked[..., None]) @ self._weights[own]
-        among: Scores = np.clip((1.0 + higher - mine) / self.clips, 0.0, 1.0)
-        return among
+        """(P,) of scores of a new clip, or of one that is among the normal ones, which `clip` says: it is compared with the others."""
+        asked = np.asarray(scores, np.float64)
+        higher, others = self._from[np.searchsorted(self._scores, asked, "left")], self.clips
+        if clip is not None:
+            own = self._owners == clip
+            higher, others = higher - (self._scores[own] >= asked[:, None]) @ self._weights[own], others - 1
+        found: Scores = np.clip((1.0 + higher) / (others + 1), 0.0, 1.0)
+        return found
 
     def threshold(self, rate: float) -> float:
-        """The score above which p-values are at most `rate`; infinity where so few clips can say so of no score."""
+        """The score above which p-values are at most `rate`; infinity where there are too few clips for that."""
         allowed = rate * (self.clips + 1) - 1 + 1e-9
         if allowed < 0:
             return float("inf")
-        refused = np.flatnonzero(self._above[:-1] > allowed)
+        refused = np.flatnonzero(self._from[:-1] > allowed)
         return float(self._scores[refused[-1]]) if len(refused) else float("-inf")

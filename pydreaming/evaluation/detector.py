@@ -5,8 +5,8 @@ A clip is heard in pieces of about a second. Each piece has two distances from t
 distance is the mean over its pieces. Logarithms of distances are standardised over normal clips, and their mean is the score.
 
 Normal clips are dealt into FOLDS folds, and there is a scorer without each fold. What is normal is learnt from the scores of clips by the
-scorer that never saw them (see `conformal`). A clip that the detector was fitted on, met again, is scored by that scorer too, so that no
-score is too low for having been seen.
+scorer that never saw them (see `conformal`). A new clip is dealt into a fold as well, by its key, and scored in the same way. A clip
+that the detector was fitted on is known by its key when it is met again, and scored without its fold: no score is low for having been seen.
 
     condition     clips of one machine or operating state: with LEAST_IN_CONDITION normal clips it has scorers and a standard of its own, so
                   that a loud machine is not unusual for being loud. Others are compared with all clips ("pooled").
@@ -207,22 +207,22 @@ class Detector:
         found = np.flatnonzero(self.normal.keys == key)
         return int(found[0]) if len(found) else None
 
-    def distances(self, pieces: Pieces, condition: str, clip: int | None = None) -> Scores:
-        """(K, P, C) distances of pieces of one clip from K scorers: the one without its fold where it was fitted on, else all."""
-        scorers = self._scorers.get(condition, self._scorers[POOLED])
-        chosen = scorers if clip is None else [scorers[int(self.normal.fold[clip])]]
-        return np.stack([scorer.distances(pieces) for scorer in chosen])
+    def distances(self, pieces: Pieces, condition: str, key: int) -> Scores:
+        """(P, C) distances of pieces of one clip from normal ones."""
+        known = self.find(key)
+        fold = key % FOLDS if known is None else int(self.normal.fold[known])
+        return self._scorers.get(condition, self._scorers[POOLED])[fold].distances(pieces)
 
-    def score(self, distances: Scores, condition: str, clip: int | None = None) -> Score:
-        """Of all pieces of a clip, from their `distances` (K, P, C)."""
-        group = condition if condition in self._scorers else POOLED
-        of_clip = np.log(np.maximum(distances.mean(1), LEAST_DISTANCE))  # (K, C)
-        parts = _standardise(of_clip, self._clip_standard[group]).mean(0)
-        pieces = _standardise(_log(distances), self._piece_standard[group]).mean((0, 2))
+    def score(self, distances: Scores, condition: str, key: int) -> Score:
+        """Of all pieces of a clip, from their `distances` (P, C)."""
+        group, known = condition if condition in self._scorers else POOLED, self.find(key)
+        of_clip = np.log(np.maximum(distances.mean(0, keepdims=True), LEAST_DISTANCE))
+        parts = _standardise(of_clip, self._clip_standard[group], known)[0]
+        pieces = _standardise(_log(distances), self._piece_standard[group], known).mean(-1)
         score = float(parts.mean())
-        p_value = float(self.clip_ranks.p_values([score], clip)[0])
+        p_value = float(self.clip_ranks.p_values([score], known)[0])
         named = dict(zip(self.parts, map(float, parts), strict=True))
-        return Score(score, p_value, named, pieces, self.piece_ranks.p_values(pieces, clip), group, clip is not None)
+        return Score(score, p_value, named, pieces, self.piece_ranks.p_values(pieces, known), group, known is not None)
 
     def _standards(self, log_distance: Scores, clips: Indices, names: npt.NDArray[np.str_]) -> tuple[dict[str, list[Standard]], Scores]:
         """Standards of each condition and column, and the scores of the normal clips: (M, 2, C) of own and pooled -> (M,)."""
@@ -251,6 +251,6 @@ def _log(distances: Scores) -> Scores:
     return logs
 
 
-def _standardise(values: Scores, standards: list[Standard]) -> Scores:
+def _standardise(values: Scores, standards: list[Standard], clip: int | None) -> Scores:
     """(..., C), a standard for each column."""
-    return np.stack([standard.of(values[..., c]) for c, standard in enumerate(standards)], -1)
+    return np.stack([standard.of(values[..., c], clip) for c, standard in enumerate(standards)], -1)
