@@ -222,10 +222,8 @@ class TestControls:
         model = WorldModel(steered.net, steered.objective, replace(steered.state, controls=ControlScale([5.0], [2.0])))
         assert model.action_of(normal[9]).tolist() == [2.0]
         scoring = Scoring(model, fit_detector(model, normal, piece_s=PIECE_S))
-        slow, fast = (
-            scoring.add(replace(normal[3], item=msgspec.structs.replace(normal[3].item, controls=(rpm,))))[0].score.score
-            for rpm in (3.0, 300.0)
-        )
+        told = [replace(normal[3], item=msgspec.structs.replace(normal[3].item, controls=(rpm,))) for rpm in (3.0, 300.0)]
+        slow, fast = (scoring.add(recording)[0].score.score for recording in told)
         assert slow != fast
         with pytest.raises(DecodeError, match=r"no values for the model's control columns \(rpm\)"):
             scoring.add(noise)
