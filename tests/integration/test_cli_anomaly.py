@@ -14,6 +14,7 @@ from quick_training import train
 from tiny_model import RATE, make_checkpoint, write_sweep
 
 from pydreaming import cli
+from pydreaming.analysis.anomaly import Scoring, fit_detector
 from pydreaming.analysis.inputs import find_recordings
 from pydreaming.analysis.world_model import WorldModel
 from pydreaming.audio.sources import Catalogue
@@ -160,3 +161,18 @@ def test_controls_reach_the_model_as_in_training(make_run: Callable[..., RunDir]
     assert run("anomaly", "fit", checkpoint, audio, "--piece", 0.2, "--out", "d.safetensors")[0] == 0
     code, text = run("anomaly", "score", checkpoint, "d.safetensors", audio / "good-000.wav", "--out", "s.csv", "--false-alarms", 0.2)
     assert (code, "no values for the model's control columns (height, weight)" in text) == (1, True)
+
+
+def test_false_alarms_on_spoken_digits_are_as_many_as_asked_for(run_folder: str, data_dir: Path) -> None:
+    """Each half of 200 clips judges the other; that a clip is of another digit or speaker than the last is normal here."""
+    clips = [recording for recording in find_recordings([data_dir / "fsdd"]) if recording.item.held_out]
+    order = np.random.default_rng(0).permutation(len(clips))[:200]
+    halves = [[clips[i] for i in part] for part in (order[:100], order[100:])]
+    model, p_values = WorldModel.load(run_folder, "cpu"), list[float]()
+    for normal, others in (halves, halves[::-1]):
+        scoring = Scoring(model, fit_detector(model, normal))
+        for recording in others:
+            scoring.add(recording)
+        p_values += [clip.score.p_value for clip in scoring.clips]
+    assert np.mean(np.array(p_values) <= 0.1) == pytest.approx(0.1, abs=0.06)
+    assert np.mean(np.array(p_values) <= 0.5) == pytest.approx(0.5, abs=0.12)
