@@ -32,4 +32,4 @@ def train(run: RunDir, steps: int = 3) -> Path:
         batch = sampler.sample()
         arrays = (batch.tokens.astype(np.float32), batch.is_first, batch.action, batch.token_id, batch.mask)
         trainer.train_step(TensorBatch(*map(torch.from_numpy, arrays)), step / steps)
-    return save_checkpoint(run.path / "checkpoints", trainer, meta.stats, sampler.state_dict(), 1.0, keep=3)
+    return save_checkpoint(run.path / "checkpoints", trainer, meta.stats, sampler.state_dict(), 1.0, 3, meta.controls)

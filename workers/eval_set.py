@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 
 from pydreaming.analysis.run_folder import QUARANTINE
+from pydreaming.audio.controls import ControlScale
 from pydreaming.audio.decode import probe, resolve_inside
 from pydreaming.audio.sources import AudioItem, Catalogue, source_root
 from pydreaming.audio.stats import FeatureStats
@@ -23,7 +24,7 @@ from pydreaming.errors import DecodeError
 from pydreaming.replay.index import ReplayIndex
 from workers.collection import Quarantine
 from workers.layout import RunDir, replace_json
-from workers.produce import ControlScale, Producer
+from workers.produce import Producer
 
 MAX_CLIP_S = 30.0  # of a recording; more would add little to a pooled vector and much time
 LEASE = 64

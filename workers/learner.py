@@ -88,7 +88,7 @@ class Learner:
             raise ReplayError(f"{self.index.folder} holds no episodes; collect some first, or set workers.count above 0")
         if found := difference(StoreMeta.of(self.config.features, meta.stats, self.config.action), meta):
             raise ReplayError(f"{self.index.folder} was written with other settings than this run's: {found}")
-        self.stats = meta.stats
+        self.stats, self.controls = meta.stats, meta.controls
         self.trainer = Trainer(self.config, meta.token_dim, meta.action_dim)
         self.sampler = make_sampler(self.index, self.config)
         self._restore_if_asked()
@@ -249,7 +249,8 @@ class Learner:
 
     def _save(self) -> Path:
         keep = self.config.training.keep_checkpoints
-        path = save_checkpoint(self.checkpoints, self.trainer, self.stats, self.sampler.state_dict(), self.train_seconds, keep)
+        sampler = self.sampler.state_dict()
+        path = save_checkpoint(self.checkpoints, self.trainer, self.stats, sampler, self.train_seconds, keep, self.controls)
         self.newest = str(path)
         return path
 

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pydreaming.audio.augment import Augment
+from pydreaming.audio.controls import ControlScale
 from pydreaming.audio.decode import AudioStream, Samples, expand_channels, open_audio, probe, resolve_inside
 from pydreaming.audio.features import FrontEnd
 from pydreaming.audio.sources import AudioItem
@@ -31,14 +32,6 @@ from workers.protocol import Totals, Unreadable
 
 BLOCK_S = 10.0  # s of audio between two calls of `on_block`
 _STRIDES = 7  # marks the random stream of strides among those of an item (augmentation has its own)
-
-
-@dataclass(frozen=True)
-class ControlScale:
-    """Mean and deviation of each control column over the training items."""
-
-    mean: Sequence[float] = ()
-    std: Sequence[float] = ()
 
 
 @dataclass
@@ -92,7 +85,7 @@ class Producer:
           ReplayError: the store cannot be written.
         """
         front = self._front_end(stats)
-        meta = StoreMeta.of(self.config.features, stats, self.config.action, self.config.run.seed)
+        meta = StoreMeta.of(self.config.features, stats, self.config.action, self.config.run.seed, self.controls)
         unreadable: list[Unreadable] = []
         with ShardWriter(self.replay, shard_prefix(epoch, number), meta, self.config.replay.shard_episodes) as writer:
             episodes = _Groups(writer, self.config.replay.episode_tokens)
@@ -176,9 +169,10 @@ class Walk:
         self.seen = 0
         self._row = np.zeros(config.dim, np.float32)
         if config.kind == "controls":
-            if not len(item.controls) == len(controls.mean) == len(controls.std) == config.dim:
-                raise DecodeError(item.path, f"{len(item.controls)} control values, {config.dim} columns")
-            self._row[:] = (np.asarray(item.controls) - controls.mean) / controls.std
+            try:
+                self._row[:] = controls.row(item.controls)
+            except ValueError as e:
+                raise DecodeError(item.path, str(e)) from e
 
     def through(self, count: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
         """Of the clip's next `count` tokens, the (t,) indices in the clip of the kept ones, and the actions (t, A)."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 import itertools
 import time
 
+from pydreaming.audio.controls import ControlScale
 from pydreaming.audio.sources import Catalogue, source_root
 from pydreaming.config import Config
 from workers.collection import Collection
 from workers.layout import RunDir
-from workers.produce import ControlScale, Producer
+from workers.produce import Producer
 from workers.protocol import Done, Lease, StoredFile, Wait
 
 OWNER = "serial"

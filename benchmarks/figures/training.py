@@ -131,7 +131,7 @@ def train(given: Given, folder: Path) -> Path:
         if spent >= due:
             print(f"step {trainer.step}, {spent:.0f} s: loss {float(result.total):.3f}", flush=True)
             due += LINE_S
-    return save_checkpoint(folder, trainer, index.meta.stats, sampler.state_dict(), spent, keep=1)
+    return save_checkpoint(folder, trainer, index.meta.stats, sampler.state_dict(), spent, 1, index.meta.controls)
 
 
 def training_figures(checkpoints: Sequence[Path], stores: Sequence[RunDir]) -> dict[str, float]:

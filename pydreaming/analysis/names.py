@@ -31,3 +31,4 @@ CURVES: dict[str, str] = {
     "prior_entropy": "how uncertain the model was before it heard the window",
     "nll": "how improbable the window's code was: -log2 of the probability expected for it",
 }
+STEPS_AHEAD = (1, 2, 4, 8, 16)  # windows, of `pydreaming horizon`; as in the evaluation

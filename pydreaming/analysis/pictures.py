@@ -29,8 +29,8 @@ BLUE, ORANGE, GREEN, VERMILION, SKY, GREY, INK = "#0072B2", "#E69F00", "#009E73"
 WIDTH = 5.8  # inches; at a phone's 340 pixels the labels are still 8 pixels high
 DPI = 150
 _MAX_COLUMNS = 2000  # of a log-mel image; more would only be thrown away by the renderer
-_STYLES = ((BLUE, "-", "o"), (VERMILION, "--", "s"), (GREY, ":", "^"), (GREEN, "-.", "D"), (ORANGE, (0, (5, 1)), "v"))
-_LABEL, _SMALL = 10, 9  # points
+STYLES = ((BLUE, "-", "o"), (VERMILION, "--", "s"), (GREY, ":", "^"), (GREEN, "-.", "D"), (ORANGE, (0, (5, 1)), "v"))
+LABEL, SMALL = 10, 9  # points
 _SMOOTH_PARTS = 100  # a curve of more values than four times this is smoothed over a hundredth of its length
 
 
@@ -60,18 +60,18 @@ def save(figure: Figure, path: Path) -> Path:
 
 def mel_panels(panels: Sequence[Panel], features: FeatureConfig, title: str = "") -> Figure:
     """Log-mel panels below each other on one colour scale and one time axis (real | one-step predicted | imagined)."""
-    figure = _figure(1.45 * len(panels) + 0.6, title)
+    figure = new_figure(1.45 * len(panels) + 0.6, title)
     axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
-    low, high = _range([panel.log_mel for panel in panels])
+    low, high = colour_range([panel.log_mel for panel in panels])
     image = None
     for ax, panel in zip(axes, panels, strict=True):
         image = draw_mel(ax, panel.log_mel, features, 0.0, low, high)
-        ax.set_title(panel.title, fontsize=_LABEL, loc="left", parse_math=False)
+        ax.set_title(panel.title, fontsize=LABEL, loc="left", parse_math=False)
         if panel.mark_s is not None:
             _mark(ax, panel.mark_s)
-    axes[-1].set_xlabel("time (s)", fontsize=_LABEL)
+    axes[-1].set_xlabel("time (s)", fontsize=LABEL)
     if image is not None:
-        _colour_bar(figure, image, list(axes), "log-mel power (nats)")
+        colour_bar(figure, image, list(axes), "log-mel power (nats)")
     return figure
 
 
@@ -91,26 +91,26 @@ def dream_picture(context: Array, imagined: Array, features: FeatureConfig, begi
     K = len(imagined)
     if K > 1:
         rows.append(Panel(f"heard | mean of {K} continuations", np.concatenate([context, mean]), begins_s))
-    figure = _figure(1.45 * len(rows) + (1.2 if K > 1 else 0.0) + 0.4, "")
+    figure = new_figure(1.45 * len(rows) + (1.2 if K > 1 else 0.0) + 0.4, "")
     heights = [1.0] * len(rows) + ([0.7] if K > 1 else [])
     axes = figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
-    low, high = _range([row.log_mel for row in rows])
+    low, high = colour_range([row.log_mel for row in rows])
     image = None
     for ax, row in zip(axes, rows, strict=False):
         image = draw_mel(ax, row.log_mel, features, start_s, low, high)
-        ax.set_title(row.title, fontsize=_LABEL, loc="left")
+        ax.set_title(row.title, fontsize=LABEL, loc="left")
         _mark(ax, begins_s)
     if image is not None:
-        _colour_bar(figure, image, list(axes[: len(rows)]), "log-mel power (nats)")
+        colour_bar(figure, image, list(axes[: len(rows)]), "log-mel power (nats)")
     if K > 1:
         times = begins_s + (np.arange(len(spread)) + 0.5) * hop_s
         axes[-1].plot(times, spread, color=BLUE, linewidth=1.5)
         axes[-1].fill_between(times, 0, spread, color=BLUE, alpha=0.2, linewidth=0)
         axes[-1].set_ylim(bottom=0)
-        axes[-1].set_title(f"disagreement of the {K} continuations (std, mean over bands)", fontsize=_LABEL, loc="left")
-        _curve_axes(axes[-1], "nats")
+        axes[-1].set_title(f"disagreement of the {K} continuations (std, mean over bands)", fontsize=LABEL, loc="left")
+        curve_axes(axes[-1], "nats")
         _mark(axes[-1], begins_s)
-    axes[-1].set_xlabel("time (s)", fontsize=_LABEL)
+    axes[-1].set_xlabel("time (s)", fontsize=LABEL)
     return figure
 
 
@@ -130,23 +130,23 @@ def surprise_picture(
     """
     end_s = len(log_mel) * features.hop_length / features.sample_rate
     shown = times_s <= max(end_s, float(times_s[0]))
-    figure = _figure(1.9 + 1.1 * len(curves), title)
+    figure = new_figure(1.9 + 1.1 * len(curves), title)
     axes = figure.subplots(1 + len(curves), 1, sharex=True, squeeze=False, height_ratios=[1.5] + [1.0] * len(curves))[:, 0]
-    low, high = _range([log_mel])
+    low, high = colour_range([log_mel])
     image = draw_mel(axes[0], log_mel, features, 0.0, low, high)
-    _colour_bar(figure, image, [axes[0]], "nats")
+    colour_bar(figure, image, [axes[0]], "nats")
     for ax, (name, values), colour in zip(axes[1:], curves.items(), (BLUE, VERMILION, GREEN, ORANGE), strict=False):
         _curve(ax, times_s[shown], values[shown], colour)
-        ax.set_title(name, fontsize=_LABEL, loc="left")
+        ax.set_title(name, fontsize=LABEL, loc="left")
         ax.set_ylim(bottom=min(0.0, float(values[shown].min())))  # differential entropies may lie below zero
-        _curve_axes(ax, "bits")
+        curve_axes(ax, "bits")
         for start_s, stop_s in spans:
             ax.axvspan(start_s, stop_s, color=ORANGE, alpha=0.3, linewidth=0)
     for span in spans:
         axes[0].plot(span, (1.04, 1.04), transform=axes[0].get_xaxis_transform(), color=ORANGE, linewidth=5, clip_on=False)
     if spans:
-        axes[0].annotate("orange: events", (0.0, 1.07), xycoords="axes fraction", fontsize=_SMALL - 1, color=INK)
-    axes[-1].set_xlabel("time (s)", fontsize=_LABEL)
+        axes[0].annotate("orange: events", (0.0, 1.07), xycoords="axes fraction", fontsize=SMALL - 1, color=INK)
+    axes[-1].set_xlabel("time (s)", fontsize=LABEL)
     axes[-1].set_xlim(0, end_s)
     return figure
 
@@ -160,20 +160,20 @@ def code_usage(marginal: Array, title: str = "Code usage") -> Figure:
     S, K = marginal.shape
     ordered = -np.sort(-marginal, axis=1)  # classes have no order of their own; sorted, the shape of the usage shows
     perplexity = np.exp(-(marginal * np.log(np.maximum(marginal, 1e-12))).sum(1))
-    figure = _figure(max(2.4, 0.15 * S + 1.2), title)
+    figure = new_figure(max(2.4, 0.15 * S + 1.2), title)
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=[2.2, 1.0])
     image = left.imshow(ordered * 100, aspect="auto", cmap="cividis", vmin=0, interpolation="nearest")
-    left.set_xlabel("class, most used first", fontsize=_LABEL)
-    left.set_ylabel("group", fontsize=_LABEL)
+    left.set_xlabel("class, most used first", fontsize=LABEL)
+    left.set_ylabel("group", fontsize=LABEL)
     left.set_yticks(np.arange(0, S, max(1, S // 8)))
     left.set_xticks(np.arange(0, K, max(1, K // 8)))
-    left.tick_params(labelsize=_SMALL)
-    figure.colorbar(image, ax=left, pad=0.02).set_label("share of windows (%)", fontsize=_SMALL)
+    left.tick_params(labelsize=SMALL)
+    figure.colorbar(image, ax=left, pad=0.02).set_label("share of windows (%)", fontsize=SMALL)
     right.barh(np.arange(S), perplexity, color=BLUE, height=0.7)
     right.axvline(K, color=GREY, linestyle=":", linewidth=1.5)
     right.set_xlim(0, K * 1.04)
-    right.set_xlabel(f"perplexity (of {K})", fontsize=_LABEL)
-    _curve_axes(right, "")
+    right.set_xlabel(f"perplexity (of {K})", fontsize=LABEL)
+    curve_axes(right, "")
     return figure
 
 
@@ -187,7 +187,7 @@ def probe_bars(scores: Mapping[str, Mapping[str, float | tuple[float, float, flo
     methods = list(dict.fromkeys(method for values in scores.values() for method in values))
     colours = (BLUE, ORANGE, GREY, GREEN, SKY)
     hatches = ("", "//", "..", "xx", "--")
-    figure = _figure(3.0, "")
+    figure = new_figure(3.0, "")
     ax = figure.subplots()
     width = 0.8 / max(1, len(methods))
     for m, method in enumerate(methods):
@@ -199,12 +199,12 @@ def probe_bars(scores: Mapping[str, Mapping[str, float | tuple[float, float, flo
             label = method if not any(method in scores[earlier] for earlier in tasks[:t]) else None
             fill: dict[str, Any] = {"color": colours[m % 5], "hatch": hatches[m % 5], "edgecolor": "white", "label": label}
             ax.bar(x, value, width * 0.94, yerr=[[value - low], [high - value]], error_kw={"ecolor": INK, "elinewidth": 1.2}, **fill)
-            ax.text(x, high + 1.2, f"{value:.0f}", ha="center", va="bottom", fontsize=_SMALL, color=INK)
+            ax.text(x, high + 1.2, f"{value:.0f}", ha="center", va="bottom", fontsize=SMALL, color=INK)
     ax.set_xticks(range(len(tasks)), [_wrap(task, max(10, 64 // max(1, len(tasks)))) for task in tasks])
     ax.set_ylim(0, 112)
     ax.set_yticks(range(0, 101, 20))
-    _curve_axes(ax, ylabel)
-    _legend(figure, ax)
+    curve_axes(ax, ylabel)
+    legend(figure, ax)
     return figure
 
 
@@ -215,21 +215,21 @@ def open_loop_curves(steps: Sequence[int], curves: Sequence[Curve], token_s: flo
       steps: common values of k. token_s: length of a window in seconds.
       zero: what the value 0 means, for the legend of its line; empty: no such line.
     """
-    figure = _figure(3.0, "")
+    figure = new_figure(3.0, "")
     ax = figure.subplots()
     x = np.asarray(steps, dtype=float)
-    for curve, (colour, dash, marker) in zip(curves, _STYLES, strict=False):
+    for curve, (colour, dash, marker) in zip(curves, STYLES, strict=False):
         y = np.asarray(curve.values, dtype=float)
         ax.plot(x, y, color=colour, linestyle=dash, marker=marker, markersize=5, linewidth=1.8, label=curve.name)
     if zero:
         ax.axhline(0, color=INK, linewidth=1.0, label=zero)
-    ax.set_xlabel(f"windows ahead, k (of {1000 * token_s:g} ms)", fontsize=_LABEL)
+    ax.set_xlabel(f"windows ahead, k (of {1000 * token_s:g} ms)", fontsize=LABEL)
     if x.min() >= 1 and x.max() >= 8 * x.min():
         ax.set_xscale("log", base=2)
     if len(x) <= 12:
         ax.set_xticks(x, [f"{value:g}" for value in x])
-    _curve_axes(ax, ylabel)
-    _legend(figure, ax)
+    curve_axes(ax, ylabel)
+    legend(figure, ax)
     return figure
 
 
@@ -243,8 +243,8 @@ def draw_mel(ax: Axes, log_mel: Array, features: FeatureConfig, start_s: float, 
     )
     bands, labels = hz_ticks(features)
     ax.set_yticks(bands, labels)
-    ax.set_ylabel("Hz", fontsize=_LABEL)
-    ax.tick_params(labelsize=_SMALL)
+    ax.set_ylabel("Hz", fontsize=LABEL)
+    ax.tick_params(labelsize=SMALL)
     return image
 
 
@@ -265,14 +265,15 @@ def hz_ticks(features: FeatureConfig) -> tuple[list[float], list[str]]:
     return [band(hz) for hz in wanted], [f"{hz // 1000}k" if hz >= 1000 else str(hz) for hz in wanted]
 
 
-def _figure(height: float, title: str) -> Figure:
+def new_figure(height: float, title: str) -> Figure:
+    """An empty figure of the common width, `height` inches high."""
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     if title:
-        figure.suptitle(title, fontsize=_LABEL + 1, fontweight="bold", x=0.01, ha="left", parse_math=False)
+        figure.suptitle(title, fontsize=LABEL + 1, fontweight="bold", x=0.01, ha="left", parse_math=False)
     return figure
 
 
-def _range(images: Sequence[Array]) -> tuple[float, float]:
+def colour_range(images: Sequence[Array]) -> tuple[float, float]:
     """Colour limits that a few extreme values do not stretch."""
     values = np.concatenate([image.reshape(-1) for image in images])
     low, high = (float(v) for v in np.percentile(values, (1, 99.8)))
@@ -305,7 +306,7 @@ def _curve(ax: Axes, times_s: Array, values: Array, colour: str) -> None:
     smooth = np.convolve(values, np.ones(width) / width, mode="valid")
     first = (width - 1) // 2
     ax.plot(times_s[first : first + len(smooth)], smooth, color=INK, linewidth=1.2)
-    ax.annotate(f"black: mean of {width} windows", (1.0, 1.02), xycoords="axes fraction", ha="right", fontsize=_SMALL - 1, color=INK)
+    ax.annotate(f"black: mean of {width} windows", (1.0, 1.02), xycoords="axes fraction", ha="right", fontsize=SMALL - 1, color=INK)
 
 
 def _mark(ax: Axes, at_s: float) -> None:
@@ -314,22 +315,25 @@ def _mark(ax: Axes, at_s: float) -> None:
     ax.axvline(at_s, color="white", linewidth=1.2)
 
 
-def _colour_bar(figure: Figure, image: AxesImage, axes: list[Axes], label: str) -> None:
+def colour_bar(figure: Figure, image: AxesImage, axes: list[Axes], label: str) -> None:
+    """The colours of an image, right of the axes that share them."""
     bar = figure.colorbar(image, ax=axes, pad=0.01, aspect=18 * max(1, len(axes)))
-    bar.set_label(label, fontsize=_SMALL)
-    bar.ax.tick_params(labelsize=_SMALL)
+    bar.set_label(label, fontsize=SMALL)
+    bar.ax.tick_params(labelsize=SMALL)
 
 
-def _curve_axes(ax: Axes, ylabel: str) -> None:
-    ax.set_ylabel(ylabel, fontsize=_LABEL)
-    ax.tick_params(labelsize=_SMALL)
+def curve_axes(ax: Axes, ylabel: str) -> None:
+    """Label, grid and frame of axes for curves."""
+    ax.set_ylabel(ylabel, fontsize=LABEL)
+    ax.tick_params(labelsize=SMALL)
     ax.grid(axis="both", color="#dddddd", linewidth=0.6)
     ax.set_axisbelow(True)
     ax.spines[["top", "right"]].set_visible(False)
 
 
-def _legend(figure: Figure, ax: Axes) -> None:
-    figure.legend(*ax.get_legend_handles_labels(), loc="outside upper left", ncols=2, fontsize=_SMALL, frameon=False)
+def legend(figure: Figure, ax: Axes) -> None:
+    """The legend of one axes above the figure, where it covers nothing."""
+    figure.legend(*ax.get_legend_handles_labels(), loc="outside upper left", ncols=2, fontsize=SMALL, frameon=False)
 
 
 def _wrap(text: str, width: int) -> str:

@@ -19,14 +19,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from pydreaming.analysis.inputs import Source, open_source
+from pydreaming.analysis.inputs import Recording, Source, name_of, open_source
 from pydreaming.analysis.locate import REMOTE, checkpoint_folder
 from pydreaming.audio.decode import Samples
 from pydreaming.audio.features import FrontEnd
 from pydreaming.audio.stages import run
 from pydreaming.audio.tokens import Frames, token_start_samples
 from pydreaming.config import ActionConfig, FeatureConfig
-from pydreaming.errors import CheckpointError, UsageError
+from pydreaming.errors import CheckpointError, DecodeError, UsageError
 from pydreaming.evaluation.listening import Heard, listen
 from pydreaming.models.latents import CATEGORICAL, Latents
 from pydreaming.models.state import Observed, State, join_states
@@ -176,7 +176,7 @@ class WorldModel:
 
         Args:
           tokens: (T, token_dim). seed: of the latents' samples; None takes modes.
-          action: (T, A); default: no action, or a stride of one window.
+          action: (T, A); default: no action, a stride of one window, or the mean of the controls (see `action_of`).
         Returns:
           Observed with B = 1, on the model's device.
         Raises:
@@ -211,6 +211,23 @@ class WorldModel:
         noise = None if seed is None else lambda steps: self.noise(seed).draw(1, steps)
         actions = self.neutral_actions(max(map(len, clips), default=0))[0].cpu().numpy()
         return listen(self.net, clips, [actions[: len(clip)] for clip in clips], noise)
+
+    def action_of(self, source: Source) -> npt.NDArray[np.float32]:
+        """What leads from window to window of a source: (A,) no action, a stride of one window, or its controls, scaled as in training.
+
+        Raises:
+          DecodeError: the model was trained with controls, and the source has no values for them.
+          UsageError: its checkpoint is from before the scale of its controls was kept.
+        """
+        action, scale = self.config.action, self.state.controls
+        if action.kind != "controls":
+            return np.array(neutral_action(action), np.float32)
+        if not scale.mean:
+            raise UsageError(f"the checkpoint does not say how its controls ({', '.join(action.columns)}) were scaled: train it anew")
+        values = source.item.controls if isinstance(source, Recording) else ()
+        if len(values) != action.dim:
+            raise DecodeError(name_of(source), f"no values for the model's control columns ({', '.join(action.columns)}); name a manifest")
+        return scale.row(values)
 
     @torch.inference_mode()
     def imagine(self, state: State, steps: int, samples: int, temperature: float = 1.0, seed: int | None = 0) -> State:

@@ -14,7 +14,23 @@ import sys
 from collections.abc import Sequence
 
 from pydreaming import __version__
-from pydreaming.cli import bank, calibrate, dream, embed, export, inpaint, publish, report, search, segment, status, stream, surprise
+from pydreaming.cli import (
+    anomaly,
+    bank,
+    calibrate,
+    dream,
+    embed,
+    export,
+    horizon,
+    inpaint,
+    publish,
+    report,
+    search,
+    segment,
+    status,
+    stream,
+    surprise,
+)
 from pydreaming.cli.command import complain
 from pydreaming.errors import PydreamingError
 
@@ -31,6 +47,8 @@ COMMANDS = (
     report.COMMAND,
     export.COMMAND,
     publish.COMMAND,
+    anomaly.COMMAND,
+    horizon.COMMAND,
     status.COMMAND,
 )
 

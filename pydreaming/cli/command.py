@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -80,9 +80,25 @@ def add_running(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def control_columns(model: WorldModel) -> list[str]:
+    """The columns of the metadata that a model trained with controls must be told; for `recordings`."""
+    return model.config.action.columns if model.config.action.kind == "controls" else []
+
+
 def choices(meanings: dict[str, str]) -> str:
     """Names and what they mean, as lines for a help text."""
     return "\n".join(f"  {name:<14}{meaning}" for name, meaning in meanings.items())
+
+
+def positive(text: str) -> float:
+    """Type of an argument: a number above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number above 0")
+    return value
 
 
 def natural(text: str) -> int:
@@ -102,11 +118,14 @@ def load(options: argparse.Namespace) -> WorldModel:
     return WorldModel.load(options.model, options.device, options.tracking)
 
 
-def recordings(inputs: list[str]) -> list[Recording]:
-    """The recordings of all inputs, each once, in order. Raises UsageError when there is none, SourceError for a broken manifest."""
+def recordings(inputs: list[str], columns: Sequence[str] = ()) -> list[Recording]:
+    """The recordings of all inputs, each once, in order, with those columns of their metadata as controls.
+
+    Raises UsageError when there is none, SourceError for a broken manifest or one without the columns.
+    """
     from pydreaming.analysis.inputs import find_recordings
 
-    found = list({recording.name: recording for recording in find_recordings(inputs)}.values())
+    found = list({recording.name: recording for recording in find_recordings(inputs, columns)}.values())
     if not found:
         raise UsageError(f"no audio files in {', '.join(inputs)}")
     return found

@@ -113,7 +113,7 @@ def anomalies(
     rows = {}
     for name, fit in fits.items():
         scores = {m: _cross_validated(fit, np.flatnonzero((machines == m) & long_enough), folds) for m in chosen}
-        rows[name] = _row(scores, np.random.default_rng(seed))
+        rows[name] = row_of(scores, np.random.default_rng(seed))
     used = np.isin(machines, chosen) & long_enough
     return Anomalies(rows, int((used & normal).sum()), int((used & ~normal).sum()), notes)
 
@@ -185,7 +185,8 @@ def _piece_windows(features: FeatureConfig) -> int:
     return max(1, round(PIECE_S * features.sample_rate / features.token_stride_samples))
 
 
-def _row(scores: dict[str, tuple[Scores, Scores]], random: np.random.Generator) -> AnomalyRow:
+def row_of(scores: dict[str, tuple[Scores, Scores]], random: np.random.Generator) -> AnomalyRow:
+    """Figures of the scores of (normal, anomalous) clips of each machine. Raises ValueError where a machine lacks either."""
     by_machine = {machine: auc(*pair) for machine, pair in scores.items()}
     partial = {machine: partial_auc(*pair) for machine, pair in scores.items()}
     resampled = [

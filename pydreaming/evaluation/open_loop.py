@@ -7,10 +7,11 @@ whose gain is 0 by definition), and *n-grams* of the model's own codes (see `ngr
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -23,6 +24,9 @@ from pydreaming.training.open_loop import Rollouts, rollouts
 CANDIDATES = 256
 STEPS = (1, 2, 4, 8, 16)
 START_EVERY = 3  # tokens between starting points
+
+Values = npt.NDArray[np.float64]
+Counted = tuple[Values, Values]  # how many values of each sequence there are, and their sums
 
 
 @dataclass(frozen=True)
@@ -54,26 +58,45 @@ class OpenLoop:
     gain_trigram: dict[int, float] = field(default_factory=dict)
 
 
-class _Means:
-    """Running means by name and steps ahead."""
+class Tallies:
+    """Sums and counts of each figure by steps ahead, kept apart for each sequence, so that sequences can be put together afterwards."""
 
     def __init__(self) -> None:
-        self._sums: defaultdict[tuple[str, int], list[float]] = defaultdict(lambda: [0.0, 0.0])
+        self._done: list[dict[tuple[str, int], Counted]] = []
+        self._lengths: list[int] = []
+        self._open: dict[tuple[str, int], Counted] = {}
 
-    def add(self, name: str, k: int, values: Tensor) -> None:
-        entry = self._sums[name, k]
-        entry[0] += float(values.sum())
-        entry[1] += values.numel()
+    def add(self, name: str, k: int, values: Tensor, valid: Tensor) -> None:
+        """Add a value for each of the batch's sequences where `valid`: (B,) twice."""
+        count, total = valid.double().cpu().numpy(), values.double().where(valid, 0.0).cpu().numpy()
+        before = self._open.get((name, k))
+        self._open[name, k] = (count, total) if before is None else (before[0] + count, before[1] + total)
+
+    def end_batch(self, sequences: int) -> None:
+        """What is added from now on is of other sequences."""
+        self._done.append(self._open)
+        self._lengths.append(sequences)
+        self._open = {}
+
+    def of(self, name: str, k: int) -> tuple[Values, Values]:
+        """Count and sum of a figure for each of the N sequences so far: (N,) twice, zeros where there is none."""
+        parts = [batch.get((name, k), (np.zeros(size), np.zeros(size))) for batch, size in zip(self._done, self._lengths, strict=True)]
+        counts, sums = (np.concatenate([np.empty(0), *(part[i] for part in parts)]) for i in (0, 1))
+        return counts, sums
 
     def by_step(self, name: str) -> dict[int, float]:
-        return {k: total / count for (n, k), (total, count) in sorted(self._sums.items()) if n == name and count}
-
-    def over_all_steps(self, name: str) -> float:
-        total, count = (sum(entry[i] for (n, _), entry in self._sums.items() if n == name) for i in (0, 1))
-        return total / count
+        """Mean over all sequences, by steps ahead; without the steps that nobody reached."""
+        found = {k: self.of(name, k) for k in sorted({k for batch in self._done for n, k in batch if n == name})}
+        return {k: float(sums.sum() / counts.sum()) for k, (counts, sums) in found.items() if counts.sum()}
 
     def counts(self, name: str) -> dict[int, int]:
-        return {k: int(count) for (n, k), (_, count) in sorted(self._sums.items()) if n == name and count}
+        """Values behind each mean."""
+        return {k: int(self.of(name, k)[0].sum()) for k in self.by_step(name)}
+
+    def over_all_steps(self, name: str) -> float:
+        """Mean over all sequences and steps."""
+        of_steps = [self.of(name, k) for k in self.by_step(name)]
+        return float(sum(sums.sum() for _, sums in of_steps) / sum(counts.sum() for counts, _ in of_steps))
 
 
 @torch.no_grad()
@@ -92,16 +115,9 @@ def open_loop(
       samples: imagined futures for each start. context: tokens of a sequence observed before the first start.
       ngrams: counted on training clips for STEPS.
     """
-    means = _Means()
+    means = Tallies()
     for batch in batches:
-        B, T = batch.mask.shape
-        observed = model.observe(batch.tokens, batch.action, batch.is_first, noise=model.noise(B, T, generator))
-        for start in range(min(context, T - 2), T - 1, START_EVERY):
-            steps = min(max(STEPS), T - 1 - start)
-            futures = rollouts(model, observed, batch.mask, start, steps, samples, generator)
-            _score(model, objective, batch, observed, futures, means)
-            if ngrams is not None:
-                _score_ngrams(ngrams, batch, observed, futures, means)
+        tally(model, objective, batch, samples, context, generator, means, ngrams)
     if not means.counts("retrieval"):
         return None
     return OpenLoop(
@@ -121,7 +137,42 @@ def open_loop(
     )
 
 
-def _score(model: WorldModelNet, objective: Objective, batch: TensorBatch, observed: Observed, futures: Rollouts, means: _Means) -> None:
+@torch.no_grad()
+def tally(
+    model: WorldModelNet,
+    objective: Objective,
+    batch: TensorBatch,
+    samples: int,
+    context: int,
+    generator: torch.Generator,
+    tallies: Tallies,
+    ngrams: CodeNgrams | None = None,
+    steps_ahead: Sequence[int] = STEPS,
+) -> None:
+    """Add the figures of one batch of sequences; arguments as for `open_loop`.
+
+    Figures are those of `OpenLoop` by name, and `chance`, one by the number of candidates.
+    """
+    B, T = batch.mask.shape
+    observed = model.observe(batch.tokens, batch.action, batch.is_first, noise=model.noise(B, T, generator))
+    for start in range(min(context, T - 2), T - 1, START_EVERY):
+        steps = min(max(steps_ahead), T - 1 - start)
+        futures = rollouts(model, observed, batch.mask, start, steps, samples, generator)
+        _score(model, objective, batch, observed, futures, tallies, steps_ahead)
+        if ngrams is not None:
+            _score_ngrams(ngrams, batch, observed, futures, tallies)
+    tallies.end_batch(B)
+
+
+def _score(
+    model: WorldModelNet,
+    objective: Objective,
+    batch: TensorBatch,
+    observed: Observed,
+    futures: Rollouts,
+    means: Tallies,
+    steps_ahead: Sequence[int],
+) -> None:
     """Add the figures of all rollouts from one start."""
     start, steps, temperature = futures.start, futures.valid.shape[1], objective.config.temperature
     target = objective.target(observed.embed)
@@ -130,29 +181,30 @@ def _score(model: WorldModelNet, objective: Objective, batch: TensorBatch, obser
     unigram = latents.marginal(observed.post.logits, batch.mask)
     last = observed.post.logits[:, start]
     imagined = latents.mixture(futures.states.logits)
-    for k in (k for k in STEPS if k <= steps):
+    for k in (k for k in steps_ahead if k <= steps):
         valid = futures.valid[:, k - 1]
         if not bool(valid.any()):
             continue
         choice, positive = _candidates(batch, start + k)
-        means.add("candidates", k, choice.sum(1)[valid])
-        means.add("retrieval", k, _found(predicted[:, :, k - 1], target, choice, positive, temperature)[valid])
+        means.add("candidates", k, choice.sum(1), valid)
+        means.add("chance", k, 1 / choice.sum(1), valid)
+        means.add("retrieval", k, _found(predicted[:, :, k - 1], target, choice, positive, temperature), valid)
         # The last token is its own best match; only without it among the candidates does a copy have a chance.
         others = choice.scatter(1, (positive - k).unsqueeze(1), False)
-        means.add("retrieval_copy", k, _found(target[:, None, start], target, others, positive, temperature)[valid])
+        means.add("retrieval_copy", k, _found(target[:, None, start], target, others, positive, temperature), valid)
         post = observed.post.logits[:, start + k]
         floor = latents.kl(post, unigram.expand_as(post))
-        means.add("gain", k, (floor - latents.kl(post, imagined[:, k - 1]))[valid])
-        means.add("gain_copy", k, (floor - latents.kl(post, last))[valid])
+        means.add("gain", k, (floor - latents.kl(post, imagined[:, k - 1])), valid)
+        means.add("gain_copy", k, (floor - latents.kl(post, last)), valid)
     valid = futures.valid[:, 0]
     if bool(valid.any()):
         window = batch.tokens[:, start + 1]
         decoded = model.decoder(futures.states.feat[:, :, 0]).mean(1)
         for name, guess in (("error", decoded), ("error_copy", batch.tokens[:, start]), ("error_mean", torch.zeros_like(window))):
-            means.add(name, 1, (guess - window).square().mean(-1)[valid])
+            means.add(name, 1, (guess - window).square().mean(-1), valid)
 
 
-def _score_ngrams(ngrams: CodeNgrams, batch: TensorBatch, observed: Observed, futures: Rollouts, means: _Means) -> None:
+def _score_ngrams(ngrams: CodeNgrams, batch: TensorBatch, observed: Observed, futures: Rollouts, means: Tallies) -> None:
     """Add the figures of the n-grams from one start. A trigram whose older code lies in another clip backs off to the bigram."""
     start, log_post, latents = futures.start, observed.post.logits, observed.post.latents
     unigram, mode = latents.marginal(log_post, batch.mask), log_post.argmax(-1)
@@ -169,8 +221,8 @@ def _score_ngrams(ngrams: CodeNgrams, batch: TensorBatch, observed: Observed, fu
         floor = latents.kl(post, unigram.expand_as(post))
         for name, guess in (("bigram", bigram), ("trigram", trigram.where(inside[:, None, None], bigram))):
             # The expected log-likelihood of each candidate's code; the softmax over candidates changes no order.
-            means.add(f"retrieval_{name}", k, _found(guess.flatten(-2).unsqueeze(1), codes, choice, positive, 1.0)[valid])
-            means.add(f"gain_{name}", k, (floor - latents.kl(post, guess))[valid])
+            means.add(f"retrieval_{name}", k, _found(guess.flatten(-2).unsqueeze(1), codes, choice, positive, 1.0), valid)
+            means.add(f"gain_{name}", k, (floor - latents.kl(post, guess)), valid)
 
 
 def _candidates(batch: TensorBatch, at: int) -> tuple[Tensor, Tensor]:

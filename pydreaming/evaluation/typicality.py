@@ -4,7 +4,8 @@ A mean surprise has two defects as an alarm. It is one-sided: a steady tone surp
 calibrated: which value is normal depends on the model, and an under-trained one is least surprised by noise. So several curves of a clip
 are summarised (log of the mean and of the deviation over its windows), and compared with those of *normal* clips that the model was
 trained on, by the Mahalanobis distance under a Gaussian with shrunk covariance. The statistics' dependence on the clip's length is taken
-out first (linear in log T and its square, fitted on the normal clips), so that length alone makes no clip unusual.
+out first (linear in log T and its square, fitted on the normal clips), so that length alone makes no clip unusual. Beyond the lengths of
+the normal clips nothing is extrapolated: a shorter clip is treated as the shortest of them, a longer one as the longest.
 
 The Gaussian is an approximation. Nothing but normal clips is ever fitted.
 
@@ -96,6 +97,7 @@ class Typicality:
             raise ValueError(f"{len(normal.values)} normal clips are too few to say what is typical (at least {LEAST_CLIPS})")
         # A statistic that no normal clip has (all are too short) says nothing of others.
         self._used = np.isfinite(normal.values).any(0)
+        self._shortest, self._longest = normal.lengths.min(), normal.lengths.max()
         self._length_effect = self._regress(normal)
         residuals = self._residuals(normal)
         self._scale = np.maximum(residuals.std(0), FLOOR)
@@ -115,7 +117,8 @@ class Typicality:
         return np.stack([np.linalg.lstsq(design[p], values[p, f], rcond=None)[0] for f, p in enumerate(present.T)], 1)
 
     def _residuals(self, clips: SurpriseStatistics) -> Scores:
-        return np.nan_to_num(clips.values[:, self._used] - _design(clips.lengths) @ self._length_effect)
+        lengths = clips.lengths.clip(self._shortest, self._longest)
+        return np.nan_to_num(clips.values[:, self._used] - _design(lengths) @ self._length_effect)
 
 
 def _design(lengths: npt.NDArray[np.int64]) -> Scores:

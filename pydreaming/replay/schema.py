@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from pydreaming.audio.controls import NO_CONTROLS, ControlScale
 from pydreaming.audio.stats import FeatureStats
 from pydreaming.config import ActionConfig, FeatureConfig
 from pydreaming.errors import ReplayError
@@ -64,18 +65,24 @@ class Episode:
 
 
 class StoreMeta(msgspec.Struct, frozen=True):
-    """Settings that every file of a store shares, and that a learner must share too. `seed` is a record, and not compared."""
+    """Settings that every file of a store shares, and that a learner must share too.
+
+    `seed` and `controls` (what the actions were normalised with; stores from before it was kept have none) are records, and not compared.
+    """
 
     schema_version: int
     features: dict[str, Any]
     stats: FeatureStats
     action: dict[str, Any]
     seed: int = 0
+    controls: ControlScale = NO_CONTROLS
 
     @staticmethod
-    def of(features: FeatureConfig, stats: FeatureStats, action: ActionConfig, seed: int = 0) -> StoreMeta:
+    def of(
+        features: FeatureConfig, stats: FeatureStats, action: ActionConfig, seed: int = 0, controls: ControlScale = NO_CONTROLS
+    ) -> StoreMeta:
         """Metadata of a run's store."""
-        return StoreMeta(SCHEMA_VERSION, asdict(features), stats, asdict(action), seed)
+        return StoreMeta(SCHEMA_VERSION, asdict(features), stats, asdict(action), seed, controls)
 
     @property
     def token_dim(self) -> int:

@@ -30,6 +30,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from pydreaming.audio.controls import NO_CONTROLS, ControlScale
 from pydreaming.audio.features import FeatureStats
 from pydreaming.config import Config, Natural, NonNegative, Positive, config_from_dict
 from pydreaming.errors import CheckpointError, ConfigError
@@ -52,6 +53,7 @@ class CheckpointState:
       config: resolved configuration of the run. stats: statistics the tokens were normalised with.
       token_dim, action_dim: widths of the data. counters: step, trained_tokens, seconds, non_finite_steps.
       sampler: state of the replay sampler, for an identical next batch.
+      controls: what control columns were normalised with; empty for other actions, and in checkpoints from before it was kept.
     """
 
     config: Config
@@ -60,6 +62,7 @@ class CheckpointState:
     action_dim: int
     counters: dict[str, float]
     sampler: dict[str, Any]
+    controls: ControlScale = NO_CONTROLS
 
 
 class _Counters(msgspec.Struct):
@@ -79,9 +82,18 @@ class _StateFile(msgspec.Struct):
     action_dim: Positive
     counters: _Counters
     sampler: dict[str, Any] = {}
+    controls: ControlScale = NO_CONTROLS
 
 
-def save_checkpoint(folder: Path, trainer: Trainer, stats: FeatureStats, sampler: dict[str, Any], seconds: float, keep: int) -> Path:
+def save_checkpoint(
+    folder: Path,
+    trainer: Trainer,
+    stats: FeatureStats,
+    sampler: dict[str, Any],
+    seconds: float,
+    keep: int,
+    controls: ControlScale = NO_CONTROLS,
+) -> Path:
     """Write `folder/step-XXXXXXXX` atomically and remove all but the `keep` newest. Returns the checkpoint's path."""
     final = folder / f"step-{trainer.step:08d}"
     temporary = folder / f".{final.name}.{os.getpid()}.tmp"
@@ -103,6 +115,7 @@ def save_checkpoint(folder: Path, trainer: Trainer, stats: FeatureStats, sampler
             "seconds": seconds,
         },
         "sampler": sampler,
+        "controls": msgspec.to_builtins(controls),
     }
     (temporary / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
     sums = "".join(f"{_sha256(temporary / name)}  {name}\n" for name in _FILES)
@@ -165,7 +178,11 @@ def read_state(path: Path) -> CheckpointState:
         raise CheckpointError(f"{path} has format {raw.format}, this version reads {FORMAT}: use the version that wrote it")
     if not len(raw.stats.mean) == len(raw.stats.std) == config.features.n_mels:
         raise CheckpointError(f"{file} has statistics of {len(raw.stats.mean)} bands for features.n_mels={config.features.n_mels}")
-    return CheckpointState(config, raw.stats, raw.token_dim, raw.action_dim, msgspec.to_builtins(raw.counters), raw.sampler)
+    columns = config.action.dim if config.action.kind == "controls" else 0
+    if not len(raw.controls.mean) == len(raw.controls.std) or len(raw.controls.mean) not in (0, columns):
+        raise CheckpointError(f"{file} has control scales of {len(raw.controls.mean)} columns for {columns} action.columns")
+    counters = msgspec.to_builtins(raw.counters)
+    return CheckpointState(config, raw.stats, raw.token_dim, raw.action_dim, counters, raw.sampler, raw.controls)
 
 
 def state_name(path: Path) -> str:
@@ -189,6 +206,7 @@ def export_networks(folder: Path, model: WorldModelNet, objective: Objective, st
         "counters": state.counters,
         "config": _without_host(state.config),
         "stats": msgspec.to_builtins(state.stats),
+        "controls": msgspec.to_builtins(state.controls),
     }
     # Hugging Face's loaders want to know the framework.
     weights = safetensors.torch.save(_weights(model, objective), {"format": "pt"})

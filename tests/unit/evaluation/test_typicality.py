@@ -45,6 +45,15 @@ def test_length_alone_is_not_unusual() -> None:
         assert scores.max() < 1
 
 
+def test_lengths_beyond_those_of_normal_clips_are_not_extrapolated() -> None:
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(20, 30, 300)
+    typicality = Typicality(statistics(rng.standard_normal((300, 2)), lengths))
+    assert typicality.score(statistics(np.zeros((2, 2)), np.array([1, 5000]))).max() < 2
+    same = Typicality(statistics(rng.standard_normal((300, 2)), np.full(300, 25)))  # nothing to say of lengths at all
+    assert same.score(statistics(np.zeros((2, 2)), np.array([1, 5000]))).max() < 2
+
+
 def test_missing_statistics_count_as_typical() -> None:
     rng = np.random.default_rng(0)
     values = rng.standard_normal((100, 3))

@@ -14,6 +14,7 @@ import safetensors.torch
 import torch
 from tiny_models import STRIDES, TOKEN_DIM, tiny_batch, tiny_config
 
+from pydreaming.audio.controls import ControlScale
 from pydreaming.audio.features import FeatureStats
 from pydreaming.errors import CheckpointError
 from pydreaming.training.checkpoint import (
@@ -94,6 +95,21 @@ def test_networks_load_for_inference(saved: Path) -> None:
     restore(saved, t)
     assert all(torch.equal(v, t.model.state_dict()[k]) for k, v in model.state_dict().items())
     assert (state.token_dim, state.action_dim) == (TOKEN_DIM, STRIDES)
+
+
+def test_the_scale_of_controls_travels_and_older_checkpoints_do_without(tmp_path: Path) -> None:
+    config = {"action__kind": "controls", "action__columns": "[rpm,load]"}
+    scale = ControlScale([1.0, 2.0], [3.0, 4.0])
+    path = save_checkpoint(tmp_path, Trainer(tiny_config(**config), TOKEN_DIM, 2), STATS, SAMPLER, 1.5, 3, scale)
+    assert read_state(path).controls == scale
+    state = json.loads((path / "state.json").read_text())
+    state["controls"]["mean"] = [1.0]
+    (path / "state.json").write_text(json.dumps(state))
+    with pytest.raises(CheckpointError, match="control scales of 1 columns for 2"):
+        read_state(path)
+    del state["controls"]
+    (path / "state.json").write_text(json.dumps(state))
+    assert read_state(path).controls == ControlScale()
 
 
 def test_only_the_newest_are_kept_and_nothing_half_written_remains(tmp_path: Path) -> None:

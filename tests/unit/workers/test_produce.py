@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from pydreaming.audio.controls import ControlScale
 from pydreaming.audio.features import FrontEnd
 from pydreaming.audio.sources import AudioItem
 from pydreaming.audio.stats import merge_stats
@@ -15,7 +16,7 @@ from pydreaming.errors import DecodeError, ReplayError
 from pydreaming.replay.index import ReplayIndex
 from pydreaming.replay.schema import Episode
 from workers.layout import RunDir
-from workers.produce import ControlScale, Producer, Walk
+from workers.produce import Producer, Walk
 
 MakeRun = Callable[..., RunDir]
 Recordings = Callable[..., Path]
