@@ -26,3 +26,9 @@ OUTPUTS: dict[str, str] = {
     "windows": "a vector a window: row, window, start_s, centre_s, embedding",
     "surprise": "bits a window: row, window, start_s, centre_s, kl_bits, prior_entropy_bits, nll_bits",
 }
+UNIT_PARTS: dict[str, str] = {
+    "deter": "what was heard up to the window: one sound may be several units, by what led to it",
+    "embed": "the window alone",
+    "stoch": "the latents' probabilities",
+    "feat": "deter and stoch side by side",
+}
