@@ -227,12 +227,13 @@ class Transcriber:
             parts["distance"].append(distance.astype(np.float32))
             parts["baseline"].append(self.inventory.baseline.nearest(tokens)[0])
             if self.counter is not None:
-                codes, nats = _codes(observed)
-                parts["codes"].append(codes)
+                modes, nats = _codes(observed)
+                parts["codes"].append(modes)
                 parts["nats"].append(nats)
         units, baseline = np.concatenate(parts["units"]), np.concatenate(parts["baseline"])
-        codes = np.concatenate(parts["codes"]) if self.counter is not None else None
-        if self.counter is not None and codes is not None:
+        codes = None
+        if self.counter is not None:
+            codes = np.concatenate(parts["codes"])
             self.counter.add(codes.astype(np.int64), np.concatenate(parts["nats"]), begins=True)
         if recording.name != STDIN:  # it cannot be heard again
             self._keep_nearest(units, np.concatenate(parts["distance"]), len(self.transcripts))

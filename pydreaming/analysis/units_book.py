@@ -38,7 +38,7 @@ class Excerpt:
     window_s: float
 
 
-def write_book(path: Path, transcriber: Transcriber, result: UnitFigures, most: int = MOST) -> Path:
+def write_book(path: Path, transcriber: Transcriber, result: UnitFigures, most: int = MOST) -> None:
     """Write the page, whole or not at all.
 
     Args:
@@ -62,7 +62,7 @@ def write_book(path: Path, transcriber: Transcriber, result: UnitFigures, most: 
             for unit in chosen
         ]
         pictures = _pictures(Path(scratch), excerpts, share, transcriber.model.features) if chosen else []
-        return write_report(path, _report(transcriber, result, sounds, pictures))
+        write_report(path, _report(transcriber, result, sounds, pictures))
 
 
 def excerpt(transcriber: Transcriber, exemplar: Exemplar) -> Excerpt:
@@ -155,7 +155,7 @@ def _report(transcriber: Transcriber, result: UnitFigures, sounds: list[Attachme
         "What repeats",
         "The most frequent sequences of runs, repetitions of a unit taken together.",
         ("units", "times", "recordings", "first in", "at (s)"),
-        [(r.units, r.count, r.recordings, r.source, r.start_s) for r in result.repeats],
+        [(r.units, r.times, r.recordings, r.source, r.start_s) for r in result.repeats],
     )
     notes = [
         f"{len(inventory)} units by k-means of '{inventory.part}', {windows} windows of {1000 * transcriber.token_s:g} ms"

@@ -36,7 +36,7 @@ class Repeat(NamedTuple):
 
     units: str
     runs: int
-    count: int
+    times: int
     recordings: int
     source: str
     start_s: float
@@ -90,7 +90,7 @@ def figure_lines(result: UnitFigures) -> list[str]:
         return lines
     lines += ["", "what repeats (runs: times, in how many recordings, first at)"]
     wide = max(len(r.units) for r in result.repeats)
-    return lines + [f"  {r.units:<{wide}}  {r.count:>7} {r.recordings:>7}  {r.source} {r.start_s:.2f} s" for r in result.repeats]
+    return lines + [f"  {r.units:<{wide}}  {r.times:>7} {r.recordings:>7}  {r.source} {r.start_s:.2f} s" for r in result.repeats]
 
 
 def _sequences(ours: SequenceStatistics, theirs: SequenceStatistics, count: int, token_s: float) -> list[Figure]:

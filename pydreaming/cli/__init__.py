@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 
 from pydreaming import __version__
-from pydreaming.cli import bank, dream, embed, export, inpaint, publish, report, search, status, surprise, units
+from pydreaming.cli import bank, dream, embed, export, inpaint, inspect_command, publish, report, search, status, surprise, units
 from pydreaming.cli.command import complain
 from pydreaming.errors import PydreamingError
 
@@ -30,6 +30,7 @@ COMMANDS = (
     publish.COMMAND,
     status.COMMAND,
     units.COMMAND,
+    inspect_command.COMMAND,
 )
 
 

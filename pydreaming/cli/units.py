@@ -63,7 +63,7 @@ def _run(options: argparse.Namespace) -> int:
     if failures == len(found):
         return command.finish(failures, len(found), "", Path(command.STDOUT))
     result = unit_figures(transcriber, options.seed)
-    tell = command.say if command.STDOUT in tables else print
+    tell = command.say if command.STDOUT in tables else command.show
     tell("\n".join(figure_lines(result)))
     wishes: list[tuple[Path | None, Callable[[Path], None]]] = [
         (out, lambda path: write_units(path, transcriber)),

@@ -150,7 +150,9 @@ def _grams(units: list[int], length: int) -> Iterator[Gram]:
 
 def _table(rows: npt.NDArray[np.int64], columns: npt.NDArray[np.int64], weights: Ids, shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
     """Sums of weights by row and column: (rows, columns)."""
-    return np.bincount(rows * shape[1] + columns, weights, shape[0] * shape[1]).reshape(shape)
+    sums = np.zeros(shape)
+    np.add.at(sums, (rows, columns), weights)
+    return sums
 
 
 def _nmi(table: npt.NDArray[np.float64]) -> float:
@@ -169,9 +171,11 @@ def _vote(
     """Share of recordings that their windows' vote names rightly; see `Agreement`. A unit not counted in the other half does not vote."""
     votes = np.zeros((len(ids), shape[1]))
     for judged in (0, 1):
-        other, here = half[recording] != judged, half[recording] == judged
+        here: npt.NDArray[np.bool_] = np.asarray(half[recording] == judged)
+        other = ~here
         counted = _table(unit[other], ids[recording[other]], windows[other], shape)
-        voting = here & counted.any(1)[unit]
+        known = np.asarray(counted.any(1))
+        voting = here & known[unit]
         np.add.at(votes, (recording[voting], counted.argmax(1)[unit[voting]]), windows[voting])
     return float(np.mean(votes.any(1) & (votes.argmax(1) == ids)))
 
@@ -182,7 +186,7 @@ def _next_bits(sequences: Sequence[Runs], seed: int) -> tuple[float, float, floa
     nats, count = np.zeros(3), 0
     for judged in (0, 1):
         ngrams = UnitNgrams([runs.units.tolist() for i, runs in enumerate(sequences) if half[i] != judged])
-        for i in np.flatnonzero(half == judged):
+        for i in np.flatnonzero(half == judged).tolist():
             units = sequences[i].units.tolist()
             nats += ngrams.cost(units)
             count += len(units)
