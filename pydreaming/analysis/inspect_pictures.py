@@ -23,7 +23,7 @@ from pydreaming.errors import UsageError
 
 SHOWN = 10
 LONGEST_S = 5.0  # s of a recording that are shown
-_TITLE = 30  # characters
+_TITLE = 27  # characters; of longer names the end tells more
 _SMALL = 9  # points
 
 
@@ -63,7 +63,7 @@ def log_mel_grid(looks: Sequence[Look], features: FeatureConfig) -> Figure:
     bands, names = hz_ticks(features)
     images = [draw_mel(ax, look.log_mel, features, 0.0, low, max(high, low + 1e-3)) for ax, look in zip(axes.flat, looks, strict=False)]
     for number, (ax, look) in enumerate(zip(axes.flat, looks, strict=False)):
-        ax.set_title(look.title[-_TITLE:], fontsize=_SMALL, loc="left", parse_math=False)
+        ax.set_title(look.title if len(look.title) <= _TITLE else f"…{look.title[-_TITLE:]}", fontsize=_SMALL, loc="left", parse_math=False)
         ax.set_yticks(bands[::2], names[::2])
         ax.set_ylabel("Hz" if number % 2 == 0 else "", fontsize=_SMALL)
     for ax in axes.flat[len(looks) :]:

@@ -52,7 +52,8 @@ def _audio(report: AudioReport) -> list[str]:
 
 def _levels(levels: Levels, of: int, partly: bool) -> list[Row]:
     def spread(values: tuple[float, float, float]) -> str:
-        return f"{values[1]:.1f} dBFS (5 % below {values[0]:.1f}, 5 % above {values[2]:.1f})"
+        low, middle, high = (round(value, 1) + 0.0 for value in values)  # -0.0 becomes 0.0
+        return f"{middle} dBFS (5 % below {low}, 5 % above {high})"
 
     measured = "all recordings" if levels.recordings >= of else f"{levels.recordings} of {of} recordings, drawn at random"
     part = f" (the first {_span(MEASURED_S)} of each)" if partly else ""

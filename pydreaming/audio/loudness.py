@@ -52,13 +52,11 @@ class LoudnessMeter:
     def add(self, samples: Samples) -> None:
         """Add successive samples (n,), finite."""
         self._count += len(samples)
-        self._square += float(np.square(samples, dtype=np.float64).sum())
-        self._peak = max(self._peak, float(np.abs(samples).max(initial=0.0)))
-        full = (samples >= FULL_SCALE).astype(np.int8) - (samples <= -FULL_SCALE).astype(np.int8)
-        lengths, signs = _runs(np.concatenate([self._tail, full]))
-        at_end = len(signs) > 0 and signs[-1] != 0
-        self._tail = np.full(lengths[-1], signs[-1], np.int8) if at_end else np.zeros(0, np.int8)
-        self._clipped += _clipped(lengths[:-1], signs[:-1]) if at_end else _clipped(lengths, signs)
+        self._square += float(np.dot(samples, samples))
+        peak = max(float(samples.max(initial=0.0)), -float(samples.min(initial=0.0)))
+        self._peak = max(self._peak, peak)
+        if peak >= FULL_SCALE or len(self._tail):
+            self._count_clipped(samples)
 
     def finish(self) -> Loudness:
         """Of all that was added. Raises ValueError when no sample was."""
@@ -66,6 +64,13 @@ class LoudnessMeter:
             raise ValueError("no samples were added")
         clipped = self._clipped + (len(self._tail) if len(self._tail) >= CLIPPED_RUN else 0)
         return Loudness(_dbfs(math.sqrt(self._square / self._count)), _dbfs(self._peak), clipped)
+
+    def _count_clipped(self, samples: Samples) -> None:
+        full = (samples >= FULL_SCALE).astype(np.int8) - (samples <= -FULL_SCALE).astype(np.int8)
+        lengths, signs = _runs(np.concatenate([self._tail, full]))
+        at_end = len(signs) > 0 and signs[-1] != 0
+        self._tail = np.full(lengths[-1], signs[-1], np.int8) if at_end else np.zeros(0, np.int8)
+        self._clipped += _clipped(lengths[:-1], signs[:-1]) if at_end else _clipped(lengths, signs)
 
 
 def _runs(values: Signs) -> tuple[Lengths, Signs]:
