@@ -70,7 +70,8 @@ def _sound(report: AudioReport) -> list[str]:
     if report.levels is not None:
         for kind, count in (("silent", report.levels.silent), ("clipped", report.levels.clipped)):
             if count:
-                found.append(f"{count} of {report.levels.recordings} measured recordings {'is' if count == 1 else 'are'} {kind}: {report.levels.of[kind][0]}.")
+                which = f"{count} of {report.levels.recordings} measured recordings"
+                found.append(f"{which} {'is' if count == 1 else 'are'} {kind}, such as {report.levels.of[kind][0]}.")
     return found
 
 

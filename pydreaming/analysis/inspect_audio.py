@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import random
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -124,13 +123,13 @@ class _Sample:
 
     def __init__(self, most: int | None, seed: int) -> None:
         self.kept: list[Recording] = []
-        self._most, self._seen, self._random = most, 0, random.Random(seed)
+        self._most, self._seen, self._random = most, 0, np.random.default_rng(seed)
 
     def offer(self, recording: Recording) -> None:
         self._seen += 1
         if self._most is None or len(self.kept) < self._most:
             self.kept.append(recording)
-        elif (place := self._random.randrange(self._seen)) < self._most:
+        elif (place := int(self._random.integers(self._seen))) < self._most:
             self.kept[place] = recording
 
 
