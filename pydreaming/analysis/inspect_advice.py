@@ -65,7 +65,8 @@ def _sound(report: AudioReport) -> list[str]:
         spare = sum(len(group) - 1 for group in report.duplicates)
         first, second = (Path(name).name for name in report.duplicates[0][:2])
         found.append(
-            f"{_are(spare, 'file')} a copy of another, such as {second} of {first}: copies on both sides of a split make figures too good."
+            f"{_count(spare, 'file')} {'is a copy of another' if spare == 1 else 'are copies of others'}, such as {second} of {first}:"
+            " copies on both sides of a split make figures too good."
         )
     if report.levels is not None:
         for kind, count in (("silent", report.levels.silent), ("clipped", report.levels.clipped)):

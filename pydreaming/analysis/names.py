@@ -28,7 +28,7 @@ OUTPUTS: dict[str, str] = {
 }
 }
 MEASURED = 300  # recordings whose level `pydreaming inspect` measures, unless all are asked for
-MEASURED_S = 600.0  # s from the beginning of each that are then decoded
+MEASURED_S = 300.0  # s from the beginning of each that are then decoded
 UNIT_PARTS: dict[str, str] = {
     "deter": "what was heard up to the window: one sound may be several units, by what led to it",
     "embed": "the window alone",

@@ -13,7 +13,7 @@ from pydreaming.evaluation.pooling import Array
 
 BATCH = 4096  # windows in one step of k-means
 RESTARTS = 3  # of k-means, of which the best beginning is taken
-LEAST_STD = 1e-6  # of a feature: one that is constant counts for nothing
+LEAST_STD = 1e-6  # of a feature; one below is constant
 
 Ids = npt.NDArray[np.int32]
 
@@ -64,7 +64,7 @@ class Clusters:
     """Clusters of standardised features.
 
     Attributes:
-      mean, std: (D,) float32 that features are standardised with.
+      mean, std: (D,) float32 that features are standardised with; std is infinite where a feature was constant: it counts for nothing.
       centres: (N, D) float32, standardised; cluster 0 holds the most rows of those that they were fitted on.
     """
 
@@ -88,7 +88,8 @@ def fit_clusters(rows: Array, count: int, seed: int) -> Clusters:
     """
     if len(rows) < count:
         raise ValueError(f"{len(rows)} rows for {count} clusters")
-    mean, std = rows.mean(0), np.maximum(rows.std(0), LEAST_STD)
+    mean, std = rows.mean(0), rows.std(0)
+    std = np.where(std < LEAST_STD, np.inf, std)  # or it would outweigh all others in a window in which it does vary
     scaled = ((rows - mean) / std).astype(np.float32)
     means = MiniBatchKMeans(count, batch_size=BATCH, n_init=RESTARTS, random_state=seed).fit(scaled)
     order = np.argsort(-np.bincount(means.labels_, minlength=count), kind="stable")

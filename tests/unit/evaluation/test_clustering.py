@@ -46,3 +46,12 @@ def test_clusters_are_found_and_numbered_by_size() -> None:
 def test_more_clusters_than_rows_are_refused() -> None:
     with pytest.raises(ValueError, match="2 rows for 3 clusters"):
         fit_clusters(np.zeros((2, 2), np.float32), 3, 0)
+
+
+def test_a_feature_that_was_constant_counts_for_nothing() -> None:
+    rows = np.zeros((40, 2), np.float32)
+    rows[20:, 0] = 1.0
+    clusters = fit_clusters(rows, 2, seed=0)
+    strange = np.array([[0.0, 5.0], [1.0, 5.0]], np.float32)  # the second feature moves for the first time
+    assert np.array_equal(clusters.nearest(strange)[0], clusters.nearest(rows[[0, -1]])[0])
+    assert np.isfinite(clusters.nearest(strange)[1]).all()
