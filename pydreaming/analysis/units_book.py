@@ -174,14 +174,26 @@ def _report(transcriber: Transcriber, result: UnitFigures, sounds: list[Attachme
 def _verdicts(result: UnitFigures) -> list[Verdict]:
     found = []
     for key, (ours, theirs) in result.agreements.items():
-        better = ours.nmi - theirs.nmi
-        side = "more" if better > WORTH else "less" if better < -WORTH else "about as much"
-        good = True if better > WORTH else False if better < -WORTH else None
+        good, words = _compared(ours.nmi, theirs.nmi)
         found.append(
             Verdict(
                 good,
-                f"A unit says {side} about the {key} {'than' if good is not None else 'as'} a cluster of the log-mel: normalised mutual"
+                f"A unit says {words} about the {key} {'as' if good is None else 'than'} a cluster of the log-mel: normalised mutual"
                 f" information {ours.nmi:.2f} against {theirs.nmi:.2f} ({ours.nmi_shuffled:.2f} with {key}s dealt at random).",
             )
         )
+        good, words = _compared(ours.vote, theirs.vote)
+        found.append(
+            Verdict(
+                good,
+                f"A vote of its units tells the {key} of {ours.vote:.0%} of the recordings, {words} {'as' if good is None else 'than'}"
+                f" a vote of log-mel clusters ({theirs.vote:.0%}; the commonest {key}: {ours.vote_least:.0%}).",
+            )
+        )
     return found
+
+
+def _compared(ours: float, theirs: float) -> tuple[bool | None, str]:
+    if abs(ours - theirs) <= WORTH:
+        return None, "about as much"
+    return (True, "more") if ours > theirs else (False, "less")
