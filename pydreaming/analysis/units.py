@@ -192,7 +192,7 @@ class Transcript:
 class Transcriber:
     """Writes recordings down in the units of an inventory, one after the other.
 
-    Memory grows by 8 bytes a run (and by 2 S bytes a window with `codes`), whatever the lengths.
+    Memory grows by 16 bytes a run, 12 bytes a window of the recording at hand, and 2 S bytes a window with `codes`.
 
     Attributes:
       transcripts: of the recordings so far. exemplars: of each unit the windows nearest to its centre, each of another recording.
@@ -210,7 +210,7 @@ class Transcriber:
         if self.codes:
             require_codes(self.model)
         coded = self.model.net.dynamics.latents.discrete and self.model.objective.trains_latents
-        self.counter = CodeCounter(self.model.config.model.groups, self.model.config.model.classes) if coded else None
+        self.counter = self._new_counter() if coded else None
         self.exemplars: list[list[Exemplar]] = [[] for _ in range(len(self.inventory))]
 
     @property
@@ -220,24 +220,27 @@ class Transcriber:
 
     def add(self, recording: Recording) -> None:
         """Write one recording down. Nothing is added when it fails (DecodeError)."""
-        parts: dict[str, list[Any]] = {"units": [], "distance": [], "baseline": [], "codes": [], "nats": []}
+        parts: dict[str, list[Any]] = {"units": [], "distance": [], "baseline": [], "codes": []}
+        counter = None if self.counter is None else self._new_counter()
         for tokens, observed in self.model.observe_stream(self.model.stream_tokens(recording)):
             ids, distance = self.inventory.units.nearest(_vectors(observed, self.inventory.part))
             parts["units"].append(ids)
             parts["distance"].append(distance.astype(np.float32))
             parts["baseline"].append(self.inventory.baseline.nearest(tokens)[0])
-            if self.counter is not None:
+            if counter is not None:
                 modes, nats = _codes(observed)
-                parts["codes"].append(modes)
-                parts["nats"].append(nats)
+                counter.add(modes.astype(np.int64), nats, begins=not counter.windows)
+                parts["codes"] += [modes] if self.codes else []
         units, baseline = np.concatenate(parts["units"]), np.concatenate(parts["baseline"])
-        codes = None
-        if self.counter is not None:
-            codes = np.concatenate(parts["codes"])
-            self.counter.add(codes.astype(np.int64), np.concatenate(parts["nats"]), begins=True)
+        if self.counter is not None and counter is not None:
+            self.counter.merge(counter)
+        codes = np.concatenate(parts["codes"]) if self.codes else None
         if recording.name != STDIN:  # it cannot be heard again
             self._keep_nearest(units, np.concatenate(parts["distance"]), len(self.transcripts))
-        self.transcripts.append(Transcript(recording, Runs.of(units), Runs.of(baseline), codes if self.codes else None))
+        self.transcripts.append(Transcript(recording, Runs.of(units), Runs.of(baseline), codes))
+
+    def _new_counter(self) -> CodeCounter:
+        return CodeCounter(self.model.config.model.groups, self.model.config.model.classes)
 
     def _keep_nearest(self, units: Ids, distance: Vectors, recording: int) -> None:
         order = np.lexsort((distance, units))

@@ -85,6 +85,13 @@ class CodeCounter:
         self._nats += float(nats.astype(np.float64).sum())
         self.windows += len(symbols)
 
+    def merge(self, other: CodeCounter) -> None:
+        """Add what another counted."""
+        self.used += other.used
+        self._changed += other._changed
+        self._nats += other._nats
+        self.windows += other.windows
+
     def statistics(self, token_s: float) -> CodeStatistics:
         """Of all that was counted. Raises ValueError when nothing was."""
         if not self.windows:

@@ -16,6 +16,7 @@ from pydreaming.analysis.units_figures import figure_lines, unit_figures, write_
 from pydreaming.analysis.world_model import WorldModel
 from pydreaming.audio.decode import decode
 from pydreaming.errors import DecodeError, PydreamingError, UsageError
+from pydreaming.evaluation.codes import CodeStatistics, code_statistics
 
 
 @pytest.fixture(scope="session")
@@ -82,6 +83,17 @@ def test_text_and_codes(written: Transcriber, model: WorldModel, sounds: list[Re
         rows = table["codes"][table["source"] == sounds[2].name]
     wanted = model.observe(model.tokens(sounds[2])).post.logits[0].argmax(-1)
     assert np.array_equal(rows, wanted)
+
+
+def test_codes_cost_what_the_evaluation_says(written: Transcriber, model: WorldModel, sounds: list[Recording]) -> None:
+    tokens = [model.tokens(sound).values for sound in sounds]
+    actions = [np.zeros((len(clip), 1), np.float32) for clip in tokens]
+    wanted = code_statistics(model.net, tokens, actions, written.token_s)
+    assert isinstance(wanted, CodeStatistics)
+    assert written.counter is not None
+    found = written.counter.statistics(written.token_s)
+    for key in ("bitrate", "bitrate_deduplicated", "bitrate_predicted", "perplexity", "windows"):
+        assert getattr(found, key) == pytest.approx(getattr(wanted, key), rel=1e-4), key
 
 
 def test_kept_inventories(model: WorldModel, rssm: WorldModel, inventory: Inventory, tmp_path: Path) -> None:
