@@ -26,7 +26,7 @@ import numpy.typing as npt
 import safetensors
 from safetensors.numpy import save_file
 
-from pydreaming.analysis.embed import take_part
+from pydreaming.analysis.embedder import take_part
 from pydreaming.analysis.files import replacing
 from pydreaming.analysis.inputs import STDIN, Recording
 from pydreaming.analysis.names import UNIT_PARTS
