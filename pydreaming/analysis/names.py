@@ -26,7 +26,6 @@ OUTPUTS: dict[str, str] = {
     "windows": "a vector a window: row, window, start_s, centre_s, embedding",
     "surprise": "bits a window: row, window, start_s, centre_s, kl_bits, prior_entropy_bits, nll_bits",
 }
-}
 MEASURED = 300  # recordings whose level `pydreaming inspect` measures, unless all are asked for
 MEASURED_S = 300.0  # s from the beginning of each that are then decoded
 UNIT_PARTS: dict[str, str] = {
