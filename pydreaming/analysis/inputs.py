@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pydreaming.audio.decode import Samples, open_audio, read_stdin, resolve_inside
-from pydreaming.audio.sources import LAYOUTS, AudioItem, iter_source, source_root
+from pydreaming.audio.sources import LAYOUTS, AudioItem, iter_source, layout_of, source_root
 from pydreaming.audio.sources.walk import is_audio
 from pydreaming.config import SourceConfig
 from pydreaming.errors import UsageError
@@ -74,6 +74,12 @@ def find_recordings(inputs: Sequence[str | Path], columns: Sequence[str] = ()) -
             yield from (Recording(_name(root, item), item, root) for item in iter_source(config, columns))
         else:
             yield named_file(entry)
+
+
+def layout_name(path: str | Path) -> str:
+    """The layout that a folder, data set or manifest is read as, see `audio.sources`; "file" for an audio file. Raises SourceError."""
+    path = Path(path)
+    return layout_of(_source_config(path)) if path.is_dir() or _is_manifest(path) else "file"
 
 
 def named_file(path: str | Path) -> Recording:

@@ -32,3 +32,11 @@ CURVES: dict[str, str] = {
     "nll": "how improbable the window's code was: -log2 of the probability expected for it",
 }
 STEPS_AHEAD = (1, 2, 4, 8, 16)  # windows, of `pydreaming horizon`; as in the evaluation
+MEASURED = 300  # recordings whose level `pydreaming inspect` measures, unless all are asked for
+MEASURED_S = 300.0  # s from the beginning of each that are then decoded
+UNIT_PARTS: dict[str, str] = {
+    "deter": "what was heard up to the window: one sound may be several units, by what led to it",
+    "embed": "the window alone",
+    "stoch": "the latents' probabilities",
+    "feat": "deter and stoch side by side",
+}

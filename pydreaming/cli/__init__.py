@@ -23,6 +23,7 @@ from pydreaming.cli import (
     export,
     horizon,
     inpaint,
+    inspect_command,
     publish,
     report,
     search,
@@ -30,26 +31,29 @@ from pydreaming.cli import (
     status,
     stream,
     surprise,
+    units,
 )
 from pydreaming.cli.command import complain
 from pydreaming.errors import PydreamingError
 
 COMMANDS = (
+    inspect_command.COMMAND,
+    status.COMMAND,
     embed.COMMAND,
     search.COMMAND,
+    units.COMMAND,
     surprise.COMMAND,
     calibrate.COMMAND,
     segment.COMMAND,
     stream.COMMAND,
+    anomaly.COMMAND,
+    horizon.COMMAND,
     dream.COMMAND,
-    inpaint.COMMAND,
     bank.COMMAND,
+    inpaint.COMMAND,
     report.COMMAND,
     export.COMMAND,
     publish.COMMAND,
-    anomaly.COMMAND,
-    horizon.COMMAND,
-    status.COMMAND,
 )
 
 

@@ -230,6 +230,11 @@ def say(text: str) -> None:
     print(text, file=sys.stderr)
 
 
+def show(text: str) -> None:
+    """Lines that a user asked for, on standard output."""
+    sys.stdout.write(f"{text}\n")
+
+
 def complain(text: str) -> None:
     """A line on what went wrong; a progress bar stays whole."""
     from tqdm import tqdm

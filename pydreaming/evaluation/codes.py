@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -49,31 +50,65 @@ def code_statistics(model: WorldModelNet, tokens: Sequence[Array], actions: Sequ
     windows = sum(len(clip) for clip in tokens)
     if windows < LEAST_WINDOWS:
         return f"No bitrate of the code: {windows} windows are too few (at least {LEAST_WINDOWS})."
-    every: list[Symbols] = []
-    kept: list[list[Symbols]] = []
-    nats = 0.0
+    counter = CodeCounter(model.config.groups, model.config.classes)
     for heard in listen(model, tokens, actions):
         modes = heard.observed.post.logits.argmax(-1)
         cost = -heard.observed.prior_logits.gather(-1, modes.unsqueeze(-1)).squeeze(-1).sum(-1)
-        nats += float(cost[heard.mask].double().sum())
-        for _, values in heard.split(modes):
-            symbols = values.astype(np.int64)
-            every.append(symbols)
-            kept.append([group[np.diff(group, prepend=-1) != 0] for group in symbols.T])
-    entropies = np.array([_entropy(group) for group in np.concatenate(every).T])
-    changes = [np.concatenate(group) for group in zip(*kept, strict=True)]
-    seconds = windows * token_s
-    return CodeStatistics(
-        bitrate=float(entropies.sum()) / token_s,
-        bitrate_deduplicated=sum(len(group) * _entropy(group) for group in changes) / seconds,
-        bitrate_predicted=nats / math.log(2) / seconds,
-        perplexity=(2.0**entropies).tolist(),
-        classes=model.config.classes,
-        windows=windows,
-    )
+        for (_, symbols), (_, nats) in zip(heard.split(modes), heard.split(cost), strict=True):
+            counter.add(symbols.astype(np.int64), nats, begins=True)
+    return counter.statistics(token_s)
 
 
-def _entropy(symbols: Symbols) -> float:
-    """Bits per symbol."""
-    share = np.unique(symbols, return_counts=True)[1] / len(symbols)
+class CodeCounter:
+    """Counts the codes of clips, as they are heard. `used` (S, K): how often each of the K classes of each of the S groups was."""
+
+    def __init__(self, groups: int, classes: int) -> None:
+        self.windows = 0
+        self.used = np.zeros((groups, classes), dtype=np.int64)
+        self._changed = np.zeros((groups, classes), dtype=np.int64)
+        self._nats = 0.0
+        self._last = np.full((1, groups), -1, dtype=np.int64)
+
+    def add(self, symbols: Symbols, nats: Array, begins: bool) -> None:
+        """Count windows.
+
+        Args:
+          symbols: (T, S) of successive windows. nats: (T,) -log prior(symbols), summed over the groups.
+          begins: whether a clip begins here; else the windows follow those of the last call.
+        """
+        before = np.concatenate([np.full_like(self._last, -1) if begins else self._last, symbols[:-1]])
+        self._last = symbols[-1:]
+        group = np.broadcast_to(np.arange(len(self.used)), symbols.shape)
+        changed = symbols != before
+        np.add.at(self.used, (group, symbols), 1)
+        np.add.at(self._changed, (group[changed], symbols[changed]), 1)
+        self._nats += float(nats.astype(np.float64).sum())
+        self.windows += len(symbols)
+
+    def merge(self, other: CodeCounter) -> None:
+        """Add what another counted."""
+        self.used += other.used
+        self._changed += other._changed
+        self._nats += other._nats
+        self.windows += other.windows
+
+    def statistics(self, token_s: float) -> CodeStatistics:
+        """Of all that was counted. Raises ValueError when nothing was."""
+        if not self.windows:
+            raise ValueError("no window was counted")
+        entropies = [entropy(group) for group in self.used]
+        seconds = self.windows * token_s
+        return CodeStatistics(
+            bitrate=sum(entropies) / token_s,
+            bitrate_deduplicated=sum(int(group.sum()) * entropy(group) for group in self._changed) / seconds,
+            bitrate_predicted=self._nats / math.log(2) / seconds,
+            perplexity=[2.0**bits for bits in entropies],
+            classes=self.used.shape[1],
+            windows=self.windows,
+        )
+
+
+def entropy(counts: npt.NDArray[Any]) -> float:
+    """Bits per symbol of (K,) counts or weights, at least one of them above zero."""
+    share = counts[counts > 0] / counts.sum()
     return float(-(share * np.log2(share)).sum())

@@ -21,7 +21,7 @@ class Coder:
     dynamics = SimpleNamespace(latents=CATEGORICAL)
     token_dim, action_dim, device = 2, 1, torch.device("cpu")
 
-    def observe(self, tokens: torch.Tensor, action: torch.Tensor, is_first: torch.Tensor) -> Observed:
+    def observe(self, tokens: torch.Tensor, action: torch.Tensor, is_first: torch.Tensor, carry: object, noise: object) -> Observed:
         post = torch.nn.functional.one_hot(tokens.long(), 4).float()
         prior = torch.full_like(post, 0.25).log()
         state = State(tokens, post, (post + 1e-9).log())
