@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pydreaming.analysis.bank import Bank, origin_of, require_imagination
+from pydreaming.analysis.bank import Bank, origin_of
 from pydreaming.analysis.concatenate import imagine_sound, provenance
 from pydreaming.analysis.files import numbered
 from pydreaming.analysis.inputs import Source, open_source
 from pydreaming.analysis.pictures import dream_picture, save
+from pydreaming.analysis.requirements import require_latents
 from pydreaming.analysis.world_model import WorldModel
 from pydreaming.audio.crossfade import overlap_add
 from pydreaming.audio.decode import Samples, seconds_to_samples, write_wav
@@ -79,7 +80,7 @@ def dream(
     Raises:
       UsageError: lengths, samples or temperature that make no sense; a model that cannot imagine. DecodeError: see `inputs.open_source`.
     """
-    require_imagination(model)
+    require_latents(model, "it has nothing to imagine with")
     _check(seconds, samples, temperature, context_s, at_s)
     f = model.features
     keep = math.ceil(context_s * f.sample_rate / f.token_stride_samples)  # windows

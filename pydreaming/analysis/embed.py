@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pydreaming.analysis.embedder import Embedder
-from pydreaming.analysis.inputs import STDIN, Recording, Source, named_file
+from pydreaming.analysis.inputs import STDIN, Failed, Recording, Source, named_file
 from pydreaming.analysis.pooling import Vectors
 from pydreaming.analysis.world_model import CHUNK_TOKENS, WorldModel, token_times
 from pydreaming.audio.decode import read_stdin
@@ -29,7 +29,6 @@ LABELS = ("label", "speaker")  # columns of every table; for the rest of what is
 TAKEN = ("source", "windows", "covered_s", "window", "start_s", "centre_s", "end_s", "embedding", "metadata", "file", "allow_pickle")
 
 Columns = dict[str, Any]
-Failed = Callable[[DecodeError], None]
 Progress = Callable[[list[Recording]], Iterable[Recording]]
 
 

@@ -36,8 +36,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pydreaming.analysis.bank import require_imagination
 from pydreaming.analysis.inputs import Source, name_of, open_source
+from pydreaming.analysis.requirements import require_latents
 from pydreaming.analysis.world_model import CHUNK_TOKENS, NoiseStream, Rechunk, WorldModel
 from pydreaming.audio.decode import Samples, seconds_to_samples
 from pydreaming.audio.stages import run
@@ -151,7 +151,7 @@ def inpaint(
       UsageError: gaps that overlap, lie outside the recording, or leave no window before them; numbers that make no sense; a model that
         cannot imagine. DecodeError: see `inputs.open_source`.
     """
-    require_imagination(model)
+    require_latents(model, "it has nothing to imagine with")
     _check(particles, look, samples, gaps)
     sound, rate = _read(model, source)
     tokens = np.concatenate(list(model.tokenise([sound], rate)))

@@ -20,9 +20,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pydreaming.analysis.bank import require_imagination
 from pydreaming.analysis.inpaint import Fill, Gap, fill_gaps, find_gaps
 from pydreaming.analysis.inputs import Recording, Source, name_of
+from pydreaming.analysis.requirements import require_latents
 from pydreaming.analysis.world_model import WorldModel
 from pydreaming.audio.tokens import Frames
 from pydreaming.config import FeatureConfig
@@ -66,7 +66,7 @@ class InpaintingTest:
     _rows: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        require_imagination(self.model)
+        require_latents(self.model, "it has nothing to imagine with")
         for holds, message in (
             (0 < self.gap_s < 60, f"the gap must be above 0 s and below 60 s, got {self.gap_s}"),
             (self.particles >= 2, f"particles must be at least 2, got {self.particles}"),

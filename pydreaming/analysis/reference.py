@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
 from pydreaming.analysis.embedder import Embedder
-from pydreaming.analysis.inputs import Recording, Source
+from pydreaming.analysis.inputs import Failed, Recording, Source, attempt
 from pydreaming.analysis.run_folder import RunFolder
 from pydreaming.analysis.world_model import Rechunk, Tokens, WorldModel, neutral_action
 from pydreaming.audio.stages import run
@@ -80,16 +81,23 @@ def evaluation_recordings(model: WorldModel) -> Reference | None:
     )
 
 
-def recordings_reference(model: WorldModel, recordings: Iterable[Recording], what: str) -> Reference:
+def recordings_reference(model: WorldModel, recordings: Iterable[Recording], what: str, failed: Failed | None = None) -> Reference:
     """A reference of recordings that a user named, of each its first COMPARED_S seconds.
 
+    Args:
+      failed: told of each unreadable file, which is then left out; None raises its DecodeError.
     Raises:
-      DecodeError: one cannot be read. UsageError: there is none.
+      UsageError: there is none that can be read.
     """
-    chosen = list(recordings)
+    chosen: list[Recording] = []
+    tokens: list[Frames] = []
+    for recording in recordings:
+        found = attempt(partial(first_tokens, model, recording, COMPARED_S), failed)
+        if found is not None:
+            chosen.append(recording)
+            tokens.append(found.values)
     if not chosen:
-        raise UsageError(f"no recordings to compare with in {what}")
-    tokens = [first_tokens(model, recording, COMPARED_S).values for recording in chosen]
+        raise UsageError(f"no recordings to compare with {what}")
     labels = [recording.labels.get("label", "") for recording in chosen]
     return Reference(what, [recording.name for recording in chosen], labels, tokens, None)
 
