@@ -265,7 +265,7 @@ def _stretches(model: WorldModel, source: Source, index: int) -> Iterator[_Stret
     sound, first = SampleBuffer(), 0
     with open_source(source, model.channels) as (chunks, sample_rate):
         samples = _noted(Resampler(sample_rate, f.sample_rate).stream(chunks), sound)
-        for tokens, observed in model.observe_stream(model.tokenise(samples, f.sample_rate)):
+        for tokens, observed in model.observe_stream(model.tokenise(samples, f.sample_rate), action=model.told(source)):
             keys = keys_of(observed.post.at(0), tokens).astype(np.float16)
             for at in range(0, len(keys), STRETCH):
                 part = keys[at : at + STRETCH]

@@ -92,13 +92,13 @@ def dream(
     with open_source(source, model.channels) as (chunks, sample_rate):
         tee = _Tee(Resampler(sample_rate, f.sample_rate).stream(chunks), keep, hear, f)
         parts = _until(model.tokenise(tee, f.sample_rate), hear, steps, real)
-        for tokens, observed in model.observe_stream(parts):
+        for tokens, observed in model.observe_stream(parts, action=model.told(source)):
             tail = _last(tail, tokens, keep)
             carry, heard = observed.carry, heard + len(tokens)
     if carry is None:
         raise UsageError(f"{source}: there is nothing to continue")
     begin = heard * f.token_stride_samples  # the first imagined window starts here; what follows of the recording filled no window
-    states = model.imagine(carry, steps, samples, temperature, seed)
+    states = model.imagine(carry, steps, samples, temperature, seed, model.told(source))
     return Dream(
         context=tee.between(begin - keep * f.token_stride_samples, begin),
         context_mel=model.log_mel(np.concatenate(tail)[-keep:]),

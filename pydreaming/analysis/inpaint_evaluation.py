@@ -88,7 +88,10 @@ class InpaintingTest:
             self.skipped += 1
             return
         seed = int(self._random.integers(1 << 31))
-        fill, prior = (fill_gaps(self.model, heard, [gap], self.particles, self.look, 2, seed)[0] for heard in (tokens, tokens[: gap.stop]))
+        fill, prior = (
+            fill_gaps(self.model, heard, [gap], self.particles, self.look, 2, seed, self.model.told(source))[0]
+            for heard in (tokens, tokens[: gap.stop])
+        )
         truth = tokens[gap.first : gap.stop]
         for method, values in _fills(fill, prior, self.model.features).items():
             error = float(np.square(values - truth).mean())

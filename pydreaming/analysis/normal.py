@@ -42,7 +42,7 @@ def _readable(
 
 
 def _curves(model: WorldModel, source: Source, seed: int | None) -> dict[str, npt.NDArray[Any]]:
-    restarts = Restarts(model)
+    restarts = Restarts(model, model.told(source))
     parts: list[dict[str, npt.NDArray[np.float32]]] = []
     restart: list[Values] = []
     for part in surprise_stream(model, source, seed):

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from pydreaming.analysis.embedder import Embedder
 from pydreaming.analysis.inputs import Failed, Recording, Source, attempt
 from pydreaming.analysis.run_folder import RunFolder
-from pydreaming.analysis.world_model import Rechunk, Tokens, WorldModel, neutral_action
+from pydreaming.analysis.world_model import Rechunk, Tokens, WorldModel
 from pydreaming.audio.stages import run
 from pydreaming.audio.tokens import Frames, token_start_samples
 from pydreaming.errors import CheckpointError, ReplayError, SourceError, UsageError
@@ -119,7 +119,7 @@ def standing(model: WorldModel, tokens: Tokens, reference: Reference) -> Standin
     fitted, others = _halves(reference)
     lengths = [len(clip) for clip in reference.tokens]
     clips = [*reference.tokens, tokens.values[: max(lengths)]]
-    action = np.array(neutral_action(model.config.action), dtype=np.float32)
+    action = model.listening_on
     actions = [np.tile(action, (len(clip), 1)) for clip in clips]
     unigram = code_marginal(model.net, [clips[i] for i in fitted], [actions[i] for i in fitted])
     everything = surprise_statistics(model.net, model.objective, unigram, clips, actions)

@@ -133,7 +133,7 @@ def query_vectors(embedder: Embedder, query: Source) -> tuple[Vectors, npt.NDArr
             raise UsageError(f"{name_of(query)}: a query for moments has at most {MAX_QUERY_S:g} s; name a part of it: FILE#t=10,12")
         moments.append((first, tokens))
     starts = np.array([first for first, _ in moments]) * model.features.token_stride_samples / model.features.sample_rate
-    return embedder.vectors([tokens for _, tokens in moments]), starts
+    return embedder.vectors([tokens for _, tokens in moments], [model.told(query)] * len(moments)), starts
 
 
 def write_hits(path: Path, hits: Sequence[Hit], about: dict[str, Any] | None = None) -> None:

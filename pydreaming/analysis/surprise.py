@@ -117,7 +117,7 @@ def surprise(
 def surprise_stream(model: WorldModel, source: Source, seed: int | None = None) -> Iterator[tuple[Values, dict[str, Values]]]:
     """Tokens (t, token_dim) and curves (t,) bits by name, chunk by chunk. Raises UsageError for a model without latents."""
     check_latents(model)
-    for tokens, observed in model.observe_stream(model.stream_tokens(source), seed):
+    for tokens, observed in model.hear(source, seed):
         yield tokens, numbers_of(observed)
 
 

@@ -116,7 +116,7 @@ class Fitter:
         """Listen to a recording. Raises DecodeError; what was heard before the damage stays in the sample."""
         if recording.name == STDIN:
             raise UsageError("standard input can be heard once only: fit an inventory on files, and use it for -")
-        for tokens, observed in self._model.observe_stream(self._model.stream_tokens(recording)):
+        for tokens, observed in self._model.hear(recording):
             self._sample.add(np.concatenate([_vectors(observed, self._part), tokens], 1))
 
     def fit(self) -> Inventory:
@@ -222,7 +222,7 @@ class Transcriber:
         """Write one recording down. Nothing is added when it fails (DecodeError)."""
         parts: dict[str, list[Any]] = {"units": [], "distance": [], "baseline": [], "codes": []}
         counter = None if self.counter is None else self._new_counter()
-        for tokens, observed in self.model.observe_stream(self.model.stream_tokens(recording)):
+        for tokens, observed in self.model.hear(recording):
             ids, distance = self.inventory.units.nearest(_vectors(observed, self.inventory.part))
             parts["units"].append(ids)
             parts["distance"].append(distance.astype(np.float32))

@@ -24,8 +24,8 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     out = command.check_output(options.out, (".json",))
-    recordings = command.recordings(options.inputs)
     model = command.load(options)
+    recordings = command.recordings(options.inputs, command.control_columns(model))
     from pydreaming.analysis.normal import calibrate
 
     failed = command.Failures()

@@ -25,8 +25,8 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     out = command.check_table(options.out)
-    recordings = command.recordings(options.inputs)
     model = command.load(options)
+    recordings = command.recordings(options.inputs, command.control_columns(model))
     from pydreaming.analysis.embed import write_embeddings
     from pydreaming.analysis.embedder import Embedder
 

@@ -108,8 +108,8 @@ def _evaluate(options: argparse.Namespace) -> int:
     if options.gap or options.picture or options.bank or options.provenance or options.evaluate < 1:
         raise UsageError("--evaluate N makes its own gaps in N >= 1 recordings and writes a table; it takes no --gap, --picture or --bank")
     out = command.check_table(options.out)
-    found = command.recordings(options.inputs)
     model = command.load(options)
+    found = command.recordings(options.inputs, command.control_columns(model))
     from pydreaming.analysis.inpaint_evaluation import InpaintingTest, shuffled
 
     test = InpaintingTest(model, options.gap_s, options.particles, options.look, options.seed)

@@ -62,8 +62,8 @@ def _in_new_index(options: argparse.Namespace, kept: Path | None, out: Path, pag
         command.check_output(str(kept), (".parquet",))
         if not options.library:
             raise UsageError(f"there is no index at {kept}; name a LIBRARY to make it of")
-    recordings = command.recordings(options.library)
     model = command.load(options)
+    recordings = command.recordings(options.library, command.control_columns(model))
     from pydreaming.analysis import search
 
     failed = command.Failures()

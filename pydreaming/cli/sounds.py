@@ -75,5 +75,5 @@ def open_bank(model: WorldModel, words: list[str] | None) -> tuple[Bank | None, 
 
 def fill(builder: BankBuilder, inputs: list[str]) -> tuple[int, int]:
     """Put recordings into a bank, with a progress bar; returns how many could not be read, and how many there are."""
-    found = command.recordings(inputs)
+    found = command.recordings(inputs, command.control_columns(builder.model))
     return command.each(found, builder.add), len(found)
