@@ -17,12 +17,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 import msgspec
-import numpy as np
 import torch
 
 from pydreaming.analysis.exhibits import beginnings, make_exhibits
 from pydreaming.analysis.run_report import write_run_report
-from pydreaming.analysis.world_model import WorldModel, neutral_action
+from pydreaming.analysis.world_model import WorldModel
 from pydreaming.audio.sources import Catalogue
 from pydreaming.audio.stats import FeatureStats
 from pydreaming.config import Config
@@ -146,7 +145,7 @@ def _probe(run: RunDir, config: Config, model: WorldModelNet, clips: Clips, resu
 def _ask_world(run: RunDir, model: WorldModel, clips: Clips, result: Evaluation) -> None:
     """Add what surprise and codes are worth, on clips and on the beginnings of held-out recordings."""
     try:
-        action = np.array(neutral_action(model.config.action), dtype=np.float32)
+        action = model.listening_on
     except UsageError as e:
         result.notes.append(f"Not asked what its surprise is worth: {e}.")
         return

@@ -16,8 +16,9 @@ you can: those it was trained on surprise it less than new normal ones do, so th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ import torch
 from torch import Tensor
 
 from pydreaming.analysis.detector_file import FittedDetector
-from pydreaming.analysis.inputs import Recording
+from pydreaming.analysis.inputs import Failed, Recording, attempt
 from pydreaming.analysis.pieces import Cutting, Ear, grouped, key_of, thinned
 from pydreaming.analysis.world_model import WorldModel
 from pydreaming.audio.tokens import Frames
@@ -134,16 +135,16 @@ def fit_detector(
     piece_s: float = 1.0,
     clip_s: float = 0.0,
     seed: int = 0,
-    failed: Callable[[str, str], None] | None = None,
+    failed: Failed | None = None,
 ) -> FittedDetector:
     """A detector from normal recordings; arguments as for `Fitting`.
 
     Args:
-      failed: called with path and cause of each unreadable file, which is then left out; None raises its DecodeError.
+      failed: told of each unreadable file, which is then left out; None raises its DecodeError.
     """
     fitting = Fitting(model, normal, by, piece_s, clip_s, seed)
     for recording in normal:
-        _try(fitting.add, recording, failed)
+        attempt(partial(fitting.add, recording), failed)
     return fitting.finish()
 
 
@@ -175,8 +176,7 @@ class Scoring:
     clips: list[ScoredClip] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        if self.fitted.model != self.model.fingerprint:
-            raise UsageError(f"the detector was fitted with another model ({self.fitted.model}, not {self.model.fingerprint}): fit it anew")
+        self.fitted.check(self.model)
         self.detector = Detector(self.fitted.normal)
         unigram = None if self.fitted.unigram is None else torch.from_numpy(self.fitted.unigram).to(self.model.device)
         self._ear = Ear(self.model, unigram)
@@ -290,12 +290,3 @@ def _folds(files: list[str], seed: int) -> npt.NDArray[np.int64]:
         return np.arange(len(files)) * FOLDS // len(files)
     dealt = dict(zip(np.random.default_rng(seed).permutation(names).tolist(), np.arange(len(names)) % FOLDS, strict=True))
     return np.array([dealt[name] for name in files], np.int64)
-
-
-def _try(add: Callable[[Recording], object], recording: Recording, failed: Callable[[str, str], None] | None) -> None:
-    try:
-        add(recording)
-    except DecodeError as e:
-        if failed is None:
-            raise
-        failed(e.path, e.cause)

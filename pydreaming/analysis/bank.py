@@ -15,22 +15,21 @@ normalised value. Of a heard window they are the posterior's and its own log-mel
 from __future__ import annotations
 
 import heapq
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
-import safetensors
-import safetensors.numpy
 import torch
 from torch.nn import functional
 
-from pydreaming.analysis.files import replacing
 from pydreaming.analysis.inputs import STDIN, Recording, Source, name_of, named_file, open_source
+from pydreaming.analysis.requirements import require_latents, require_same_model
+from pydreaming.analysis.tensor_file import Tensors, read_tensors, write_tensors
 from pydreaming.analysis.world_model import WorldModel
 from pydreaming.audio.buffer import SampleBuffer, Samples
 from pydreaming.audio.resample import Resampler
@@ -39,7 +38,7 @@ from pydreaming.config import FeatureConfig
 from pydreaming.errors import PydreamingError, UsageError
 from pydreaming.models.state import State
 
-FORMAT = 1
+WHAT, FORMAT = "bank", 2
 STRETCH = 128  # windows that are kept or dropped together, and within which sound goes on
 WINDOWS = 100_000  # of a bank by default: over an hour at 40 ms, and about 200 MB
 MARGIN = 1  # frames by which a join may be shifted
@@ -110,37 +109,27 @@ class Bank:
         begin, lead, count = (int(v) for v in self.stretches[stretch, [_AUDIO, _LEAD, _SAMPLES]])
         return self.audio[begin : begin + count].astype(np.float32) / np.float32(_INT16), lead
 
-    def check(self, model: WorldModel) -> Bank:
+    def check(self, model: WorldModel, where: str = "the bank") -> Bank:
         """Itself. Raises UsageError when another model made it."""
-        if self.fingerprint != model.fingerprint:
-            raise UsageError(f"the bank was made by another model ({self.fingerprint}, not {model.fingerprint}): make it anew")
+        require_same_model(model, self.fingerprint, where)
         return self
 
     def save(self, path: Path) -> None:
         """Write one .safetensors file, whole or not at all. Raises UsageError, PydreamingError."""
-        if path.suffix != ".safetensors":
-            raise UsageError(f"a bank is a .safetensors file, and {path} is none")
-        about = {"format": FORMAT, "what": "pydreaming bank", "fingerprint": self.fingerprint, "sources": self.sources}
-        tensors = {name: np.ascontiguousarray(getattr(self, name)) for name in _SCHEMA}
-        with replacing(path) as temporary:
-            try:
-                # Not save_file, whose files only their owner may read.
-                temporary.write_bytes(safetensors.numpy.save(tensors, {"bank": json.dumps(about, ensure_ascii=False)}))
-            except safetensors.SafetensorError as e:
-                raise PydreamingError(f"cannot write {path}: {e}") from e
+        tensors = {name: getattr(self, name) for name in _SCHEMA}
+        write_tensors(path, WHAT, FORMAT, _About(self.fingerprint, self.sources), tensors)
 
     @classmethod
     def load(cls, path: str | Path) -> Bank:
-        """Read a bank. Nothing is unpickled. Raises PydreamingError when it is none, or damaged."""
-        try:
-            with safetensors.safe_open(path, "np") as file:
-                about = json.loads((file.metadata() or {}).get("bank", "null"))
-                tensors = {name: file.get_tensor(name) for name in _SCHEMA}
-        except (OSError, ValueError, RecursionError, safetensors.SafetensorError) as e:
-            raise PydreamingError(f"{path} cannot be read as a bank (of pydreaming bank): {e}") from e
-        if not isinstance(about, dict) or about.get("format") != FORMAT or not _sound(about, tensors):
-            raise PydreamingError(f"{path} is no bank that this version reads: make it anew with pydreaming bank")
-        return cls(**tensors, sources=about["sources"], fingerprint=about["fingerprint"])
+        """Read a bank. Raises PydreamingError when it is missing, none, damaged or of another format."""
+        return read_tensors(path, WHAT, FORMAT, _About, _bank)
+
+
+class _About(msgspec.Struct, forbid_unknown_fields=True):
+    """What is no array."""
+
+    fingerprint: str
+    sources: list[str]
 
 
 @dataclass
@@ -162,7 +151,7 @@ class BankBuilder:
     _total: int = 0  # windows that are kept
 
     def __post_init__(self) -> None:
-        require_imagination(self.model)
+        require_latents(self.model, "it has nothing to imagine with")
         if self.windows < 1:
             raise UsageError(f"a bank needs room for windows, got {self.windows}")
         self._random = np.random.default_rng(self.seed)
@@ -258,14 +247,6 @@ def unit_samples(features: FeatureConfig) -> int:
     return max(features.token_span_samples, features.token_stride_samples + fade_samples(features))
 
 
-def require_imagination(model: WorldModel) -> None:
-    """Raises UsageError for a model whose training leaves out the latents: what it imagines means nothing."""
-    if not model.objective.trains_latents:
-        raise UsageError(
-            f"the model was trained with objective.name '{model.config.objective.name}', which trains no latents to imagine with"
-        )
-
-
 @dataclass(frozen=True)
 class _Stretch:
     """Successive windows of recording number `source`: keys (w, D) float16 and sound, which begins `lead` samples before them."""
@@ -284,7 +265,7 @@ def _stretches(model: WorldModel, source: Source, index: int) -> Iterator[_Stret
     sound, first = SampleBuffer(), 0
     with open_source(source, model.channels) as (chunks, sample_rate):
         samples = _noted(Resampler(sample_rate, f.sample_rate).stream(chunks), sound)
-        for tokens, observed in model.observe_stream(model.tokenise(samples, f.sample_rate)):
+        for tokens, observed in model.observe_stream(model.tokenise(samples, f.sample_rate), action=model.told(source)):
             keys = keys_of(observed.post.at(0), tokens).astype(np.float16)
             for at in range(0, len(keys), STRETCH):
                 part = keys[at : at + STRETCH]
@@ -304,17 +285,20 @@ def _noted(chunks: Iterable[Samples], buffer: SampleBuffer) -> Iterator[Samples]
         yield chunk
 
 
-def _sound(about: dict[str, Any], tensors: dict[str, Array]) -> bool:
-    """Whether the parts of a file fit each other, so that no index leads out of them."""
-    if any(tensors[name].dtype != kind or tensors[name].ndim != ndim for name, (kind, ndim) in _SCHEMA.items()):
-        return False
-    rows, sources = tensors["stretches"], about.get("sources")
-    if not isinstance(sources, list) or not isinstance(about.get("fingerprint"), str) or rows.shape[1] != 6 or not len(rows):
-        return False
-    return bool(
-        (rows >= 0).all()
-        and rows[:, _SOURCE].max() < len(sources)
+def _bank(about: _About, tensors: Tensors) -> Bank:
+    """Raises ValueError, KeyError for parts that do not fit each other, so that no index leads out of them."""
+    for name, (kind, ndim) in _SCHEMA.items():
+        if tensors[name].dtype != kind or tensors[name].ndim != ndim:
+            raise ValueError(f"{name} must be {kind} with {ndim} axes, and is {tensors[name].dtype} of shape {tensors[name].shape}")
+    rows = tensors["stretches"]
+    whole = (
+        rows.shape[1] == 6
+        and len(rows) > 0
+        and (rows >= 0).all()
+        and rows[:, _SOURCE].max() < len(about.sources)
         and rows[:, _COUNT].sum() == len(tensors["keys"])
         and (rows[:, _AUDIO] + rows[:, _SAMPLES]).max() <= len(tensors["audio"])
-        and all(isinstance(source, str) for source in sources)
     )
+    if not whole:
+        raise ValueError("its parts do not fit together")
+    return Bank(**{name: tensors[name] for name in _SCHEMA}, sources=about.sources, fingerprint=about.fingerprint)

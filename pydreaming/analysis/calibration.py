@@ -126,10 +126,8 @@ class Calibration(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_on
             p[band == number] = self.curves[curve][number](wide[band == number])
         return p
 
-    def check(self, fingerprint: str, seed: int | None, where: str) -> None:
-        """Refuse another model's calibration, or one of samples for modes. Raises UsageError, which names `where` it came from."""
-        if self.fingerprint != fingerprint:
-            raise UsageError(f"{where} was made with another model (of step {self.step}); make one for this with pydreaming calibrate")
+    def check_seed(self, seed: int | None, where: str) -> None:
+        """Refuse a calibration of samples for modes. Raises UsageError, which names `where` it came from."""
         if self.seed != seed:
             raise UsageError(f"{where} was made with {_seed(self.seed)}, and this is to be heard with {_seed(seed)}")
 

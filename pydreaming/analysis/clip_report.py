@@ -23,6 +23,7 @@ from pydreaming.analysis.verdicts import Verdict
 from pydreaming.analysis.world_model import Tokens, WorldModel
 from pydreaming.audio.decode import Samples, read_stdin, write_wav
 from pydreaming.audio.resample import Resampler
+from pydreaming.audio.tokens import Frames
 
 SHOWN_S = 30.0  # of a recording that are drawn, played and compared
 PLAYER_RATE = 48_000  # Hz at most; a page of 192 kHz sounds would be too large for a browser
@@ -80,9 +81,9 @@ def clip_report(model: WorldModel, source: Source, out: Path, reference: Referen
         _play(page, beginning, found.sample_rate)
         if model.objective.trains_latents:
             _surprise(page, model, source, name, tokens, reference)
-            _prediction(page, model, tokens)
+            _prediction(page, model, tokens, model.told(source))
             _dream(page, model, source, tokens, seed)
-            _codes(page, model, tokens)
+            _codes(page, model, tokens, model.told(source))
         else:
             picture = mel_panels([Panel("log-mel", log_mel)], model.features)
             save(picture, page.show("What the model hears", "mel.png", "Log-mel power over time."))
@@ -186,19 +187,19 @@ def _moments(curves: Surprise) -> Table:
     return Table("Its most surprising moments", caption, ["from", "bits", "of the median"], rows)
 
 
-def _prediction(page: _Page, model: WorldModel, tokens: Tokens) -> None:
+def _prediction(page: _Page, model: WorldModel, tokens: Tokens, action: Frames) -> None:
     T = len(tokens)
     if T < LEAST_WINDOWS:
         page.notes.append(f"{T} windows are too few to judge predictions by.")
         return
     values = tokens.values
-    ours = _error(one_step(model, values)[1:], values[1:])
+    ours = _error(one_step(model, values, action=action)[1:], values[1:])
     copy, mean = _error(values[:-1], values[1:]), _error(np.zeros_like(values[1:]), values[1:])
     said = "is closer than the baselines" if ours < min(copy, mean) else "does not beat the baselines"
     baselines = f"repeating the last window {copy:.3f}, the corpus mean {mean:.3f}"
     text = f"The model's picture of each next window {said}: squared error {ours:.3f} ({baselines})."
     page.verdicts.append(Verdict(ours < min(copy, mean), text))
-    picture = mel_panels(prediction_panels(model, tokens, _heard(tokens)), model.features)
+    picture = mel_panels(prediction_panels(model, tokens, _heard(tokens), action=action), model.features)
     save(picture, page.show("Real, predicted, imagined", "prediction.png", "Log-mel power; imagining begins at the line."))
 
 
@@ -214,10 +215,10 @@ def _dream(page: _Page, model: WorldModel, source: Source, tokens: Tokens, seed:
         page.play(f"Dream {k + 1}", f"dream-{k}.wav", caption, dream_audio(model, dreamed, k), dreamed.sample_rate)
 
 
-def _codes(page: _Page, model: WorldModel, tokens: Tokens) -> None:
+def _codes(page: _Page, model: WorldModel, tokens: Tokens, action: Frames) -> None:
     if not model.net.dynamics.latents.discrete:
         return
-    observed = model.observe(tokens)
+    observed = model.observe(tokens, action=action)
     codes = observed.post.stoch[0].argmax(-1).cpu().numpy()  # (T, S)
     changes = float((codes[1:] != codes[:-1]).mean()) if len(codes) > 1 else 0.0
     caption = f"A row a group of the code, a colour a class; from one window to the next {changes:.0%} of the groups change."

@@ -1,25 +1,24 @@
-"""A fitted detector as one file: safetensors, with what is no number as JSON in its header. Nothing in it is ever unpickled."""
+"""A fitted detector, and the file it is kept in (see `tensor_file`)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
-import safetensors
-import safetensors.numpy
 
-from pydreaming.analysis.files import replacing
 from pydreaming.analysis.pieces import Cutting
-from pydreaming.errors import UsageError
+from pydreaming.analysis.requirements import require_same_model
+from pydreaming.analysis.tensor_file import Tensors, read_tensors, write_tensors
 from pydreaming.evaluation.detector import FOLDS, LEAST_NORMAL, Normal, Pieces
 
-FORMAT = 1
-ENDING = ".safetensors"
-_KEY = "pydreaming.detector"
+if TYPE_CHECKING:
+    from pydreaming.analysis.world_model import WorldModel
+
+WHAT, FORMAT = "detector", 1
 # name -> kind of number, number of axes
 _TENSORS = {
     "fitted.statistics": ("f8", 2), "fitted.lengths": ("i8", 1), "fitted.vectors": ("f2", 2), "fitted_clip": ("i8", 1),
@@ -44,26 +43,24 @@ class FittedDetector:
     model: str
     unigram: npt.NDArray[np.float32] | None
 
+    def check(self, model: WorldModel, where: str = "the detector") -> FittedDetector:
+        """Itself. Raises UsageError when another model made it."""
+        require_same_model(model, self.model, where)
+        return self
+
     def save(self, path: Path) -> None:
         """Write the file, whole or not at all. Raises UsageError: another ending. PydreamingError: it cannot be written."""
-        if path.suffix != ENDING:
-            raise UsageError(f"{path}: a detector ends in {ENDING}")
         n = self.normal
-        arrays: dict[str, npt.NDArray[Any]] = {f"fitted.{name}": getattr(n.fitted, name) for name in ("statistics", "lengths", "vectors")}
+        arrays: Tensors = {f"fitted.{name}": getattr(n.fitted, name) for name in ("statistics", "lengths", "vectors")}
         arrays |= {name: getattr(n, name) for name in ("fitted_clip", "fold", "keys", "yardstick", "yardstick_clip")}
         if self.unigram is not None:
             arrays["unigram"] = self.unigram
-        about = _About(FORMAT, self.model, self.by, n.condition, self.cutting.size, self.cutting.clip)
-        contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-        data = safetensors.numpy.save(contiguous, {_KEY: msgspec.json.encode(about).decode()})
-        with replacing(path) as temporary:
-            temporary.write_bytes(data)
+        write_tensors(path, WHAT, FORMAT, _About(self.model, self.by, n.condition, self.cutting.size, self.cutting.clip), arrays)
 
 
 class _About(msgspec.Struct, forbid_unknown_fields=True):
-    """The JSON in the header."""
+    """What is no array."""
 
-    format: int
     model: str
     by: str
     condition: list[str]
@@ -72,28 +69,17 @@ class _About(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def load_detector(path: str | Path) -> FittedDetector:
-    """Read a detector's file. Raises UsageError: it is missing, none, damaged or of another version."""
-    try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            header = (file.metadata() or {}).get(_KEY)
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dictionary)
-    except FileNotFoundError as e:
-        raise UsageError(f"no detector at {path}: make one with pydreaming anomaly fit") from e
-    except (OSError, ValueError, safetensors.SafetensorError) as e:
-        raise UsageError(f"{path} is no detector, or damaged: {' '.join(str(e).split())}") from e
-    if header is None:
-        raise UsageError(f"{path} is no detector: its header says nothing of one")
-    try:
-        about = msgspec.json.decode(header, type=_About)
-        if about.format != FORMAT:
-            raise UsageError(f"{path} has format {about.format}, this version reads {FORMAT}: fit it anew")
-        normal = _normal(arrays, about.condition)
-    except (msgspec.MsgspecError, ValueError) as e:
-        raise UsageError(f"{path} is no whole detector: {e}") from e
-    return FittedDetector(normal, Cutting(about.piece_windows, about.clip_windows), about.by, about.model, arrays.get("unigram"))
+    """Read a detector's file. Raises PydreamingError: it is missing, none, damaged or of another format."""
+    return read_tensors(path, WHAT, FORMAT, _About, _fitted)
 
 
-def _normal(arrays: dict[str, npt.NDArray[Any]], condition: list[str]) -> Normal:
+def _fitted(about: _About, arrays: Tensors) -> FittedDetector:
+    """Raises ValueError for arrays that do not fit together."""
+    cutting = Cutting(about.piece_windows, about.clip_windows)
+    return FittedDetector(_normal(arrays, about.condition), cutting, about.by, about.model, arrays.get("unigram"))
+
+
+def _normal(arrays: Tensors, condition: list[str]) -> Normal:
     """Raises ValueError for arrays that do not fit together."""
     for name, (kind, axes) in _TENSORS.items():
         array = arrays.get(name)

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pydreaming.analysis.bank import Bank, origin_of, require_imagination
+from pydreaming.analysis.bank import Bank, origin_of
 from pydreaming.analysis.concatenate import imagine_sound, provenance
 from pydreaming.analysis.files import numbered
 from pydreaming.analysis.inputs import Source, open_source
 from pydreaming.analysis.pictures import dream_picture, save
+from pydreaming.analysis.requirements import require_latents
 from pydreaming.analysis.world_model import WorldModel
 from pydreaming.audio.crossfade import overlap_add
 from pydreaming.audio.decode import Samples, seconds_to_samples, write_wav
@@ -79,7 +80,7 @@ def dream(
     Raises:
       UsageError: lengths, samples or temperature that make no sense; a model that cannot imagine. DecodeError: see `inputs.open_source`.
     """
-    require_imagination(model)
+    require_latents(model, "it has nothing to imagine with")
     _check(seconds, samples, temperature, context_s, at_s)
     f = model.features
     keep = math.ceil(context_s * f.sample_rate / f.token_stride_samples)  # windows
@@ -91,13 +92,13 @@ def dream(
     with open_source(source, model.channels) as (chunks, sample_rate):
         tee = _Tee(Resampler(sample_rate, f.sample_rate).stream(chunks), keep, hear, f)
         parts = _until(model.tokenise(tee, f.sample_rate), hear, steps, real)
-        for tokens, observed in model.observe_stream(parts):
+        for tokens, observed in model.observe_stream(parts, action=model.told(source)):
             tail = _last(tail, tokens, keep)
             carry, heard = observed.carry, heard + len(tokens)
     if carry is None:
         raise UsageError(f"{source}: there is nothing to continue")
     begin = heard * f.token_stride_samples  # the first imagined window starts here; what follows of the recording filled no window
-    states = model.imagine(carry, steps, samples, temperature, seed)
+    states = model.imagine(carry, steps, samples, temperature, seed, model.told(source))
     return Dream(
         context=tee.between(begin - keep * f.token_stride_samples, begin),
         context_mel=model.log_mel(np.concatenate(tail)[-keep:]),

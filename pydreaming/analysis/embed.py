@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pydreaming.analysis.embedder import Embedder
-from pydreaming.analysis.inputs import STDIN, Recording, Source, named_file
+from pydreaming.analysis.inputs import STDIN, Failed, Recording, Source, named_file
 from pydreaming.analysis.pooling import Vectors
 from pydreaming.analysis.world_model import CHUNK_TOKENS, WorldModel, token_times
 from pydreaming.audio.decode import read_stdin
@@ -29,7 +29,6 @@ LABELS = ("label", "speaker")  # columns of every table; for the rest of what is
 TAKEN = ("source", "windows", "covered_s", "window", "start_s", "centre_s", "end_s", "embedding", "metadata", "file", "allow_pickle")
 
 Columns = dict[str, Any]
-Failed = Callable[[DecodeError], None]
 Progress = Callable[[list[Recording]], Iterable[Recording]]
 
 
@@ -49,7 +48,7 @@ def embed_windows(model: WorldModel, source: Source, part: str = "feat", seed: i
       source: path, "-" or (samples, sample_rate). part: see PARTS. seed: of the latents' samples; None takes modes.
     """
     embedder = Embedder(model, "window", part, seed=seed)
-    values = np.concatenate(list(embedder.windows(model.stream_tokens(source))))
+    values = np.concatenate(list(embedder.windows(model.stream_tokens(source), model.told(source))))
     return WindowEmbeddings(values, *token_times(len(values), model.features))
 
 
@@ -190,11 +189,12 @@ class _Rows(NamedTuple):
     def of(self, pieces: Sequence[_Piece]) -> Columns:
         """Rows of pieces that are run side by side."""
         clips = [piece.tokens for piece in pieces]
+        told = [self.embedder.model.told(piece.recording) for piece in pieces]
         if self.embedder.per == "window":
-            found = dict(self.embedder.windows_of(clips))
+            found = dict(self.embedder.windows_of(clips, told))
             blocks = [self._windows(piece.recording, 0, found[i]) for i, piece in enumerate(pieces)]
             return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
-        counts, vectors = np.array([len(clip) for clip in clips]), self.embedder.vectors(clips)
+        counts, vectors = np.array([len(clip) for clip in clips]), self.embedder.vectors(clips, told)
         recordings = [piece.recording for piece in pieces]
         if self.embedder.per == "clip":
             return self._clips(recordings, counts, vectors)
@@ -208,7 +208,7 @@ class _Rows(NamedTuple):
             yield self._clips([long.recording], np.array([count]), vector[None])
             return
         first = 0
-        for values in self.embedder.windows(long.parts):
+        for values in self.embedder.windows(long.parts, self.embedder.model.told(long.recording)):
             yield self._windows(long.recording, first, values)
             first += len(values)
 

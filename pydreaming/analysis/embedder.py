@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -18,6 +19,8 @@ from pydreaming.audio.tokens import Frames
 from pydreaming.errors import UsageError
 from pydreaming.evaluation.features import centred_bands, centred_clip
 from pydreaming.models.state import Observed
+
+Action = npt.NDArray[np.float32]
 
 
 def take_part(observed: Observed, part: str) -> Tensor:
@@ -78,14 +81,14 @@ class Embedder:
             "fingerprint": self.model.fingerprint,
         }
 
-    def windows(self, parts: Iterable[Frames]) -> Iterator[Vectors]:
-        """One vector for each window of a recording's tokens, chunk by chunk: (t, D)."""
-        for _, observed in self.model.observe_stream(parts, self.seed):
+    def windows(self, parts: Iterable[Frames], action: Action | None = None) -> Iterator[Vectors]:
+        """One vector for each window of a recording's tokens, chunk by chunk: (t, D). `action` (A,): see `WorldModel.told`."""
+        for _, observed in self.model.observe_stream(parts, self.seed, action):
             yield cast(Vectors, take_part(observed, self.part)[0].float().cpu().numpy())
 
-    def windows_of(self, clips: Sequence[Frames]) -> Iterator[tuple[int, Vectors]]:
+    def windows_of(self, clips: Sequence[Frames], actions: Sequence[Action] | None = None) -> Iterator[tuple[int, Vectors]]:
         """The same for short clips (T_i, token_dim) that are run side by side: index of the clip and (T_i, D), in any order."""
-        for heard in self.model.observe_clips(clips, self.seed):
+        for heard in self.model.observe_clips(clips, self.seed, actions):
             yield from heard.split(take_part(heard.observed, self.part))
 
     def vector(self, source: Source, parts: Iterable[Frames] | None = None) -> tuple[Vectors, int]:
@@ -96,21 +99,21 @@ class Embedder:
         Args:
           parts: tokens of the source, where they are at hand.
         """
-        parts = self.model.stream_tokens(source) if parts is None else parts
+        parts, told = self.model.stream_tokens(source) if parts is None else parts, self.model.told(source)
         if self.pooling not in IN_THIRDS:
-            return pool(self.windows(parts), self.pooling)
+            return pool(self.windows(parts, told), self.pooling)
         windows, level = self._measure(parts)
         views: list[Iterable[Frames]] = [self.model.stream_tokens(source)]
         if self._bands:
             views.append(part - np.tile(level, part.shape[1] // self._bands) for part in self.model.stream_tokens(source))
-        return np.concatenate([self._one(self.windows(view), windows) for view in views]), windows
+        return np.concatenate([self._one(self.windows(view, told), windows) for view in views]), windows
 
-    def vectors(self, clips: Sequence[Frames]) -> Vectors:
-        """One vector for each of some short clips (T_i, token_dim): (N, width of the pooling)."""
+    def vectors(self, clips: Sequence[Frames], actions: Sequence[Action] | None = None) -> Vectors:
+        """One vector for each of some short clips (T_i, token_dim): (N, width of the pooling). `actions`: (A,) of each."""
         views = [clips]
         if self._bands:
             views.append([centred_clip(clip, self._bands) for clip in clips])
-        return np.concatenate([self._side_by_side(view) for view in views], 1)
+        return np.concatenate([self._side_by_side(view, actions) for view in views], 1)
 
     def cut(self, parts: Iterable[Frames]) -> Iterator[tuple[int, Frames]]:
         """Moments of a recording's tokens: first window, and tokens (t, token_dim). They begin half a moment apart; the last one ends
@@ -141,8 +144,8 @@ class Embedder:
             bands.add(part.reshape(-1, self.model.features.n_mels))
         return windows, bands.mean.astype(np.float32)
 
-    def _side_by_side(self, clips: Sequence[Frames]) -> Vectors:
-        found = {i: self._one([values], len(values)) for i, values in self.windows_of(clips)}
+    def _side_by_side(self, clips: Sequence[Frames], actions: Sequence[Action] | None) -> Vectors:
+        found = {i: self._one([values], len(values)) for i, values in self.windows_of(clips, actions)}
         return np.stack([found[i] for i in range(len(clips))])
 
     def _one(self, chunks: Iterable[Vectors], windows: int) -> Vectors:

@@ -11,8 +11,9 @@ the average come from the sequences heard together, BATCH at a time in a seeded 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pydreaming.analysis.inputs import Recording
+from pydreaming.analysis.inputs import Failed, Recording, attempt
 from pydreaming.analysis.names import STEPS_AHEAD
 from pydreaming.analysis.pieces import thinned
+from pydreaming.analysis.requirements import require_latents
 from pydreaming.analysis.world_model import Rechunk, WorldModel
 from pydreaming.audio.stages import run
 from pydreaming.audio.tokens import Frames
-from pydreaming.errors import DecodeError, UsageError
+from pydreaming.errors import UsageError
 from pydreaming.evaluation.open_loop import Tallies, tally
 from pydreaming.objectives import TensorBatch
 from pydreaming.replay.tables import write_table
@@ -123,8 +125,7 @@ class Measuring:
     _groups: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        if not self.model.objective.trains_latents:
-            raise UsageError(f"objective '{self.model.config.objective.name}' trains no latents: the model imagines nothing to be judged")
+        require_latents(self.model, "it has nothing to imagine with")
         self.steps = sorted(set(self.steps))
         if not self.steps or self.steps[0] < 1 or self.samples < 1:
             raise UsageError("steps ahead and samples must be whole numbers from 1 on")
@@ -267,21 +268,16 @@ def horizon(
     steps: Sequence[int] = STEPS_AHEAD,
     samples: int = 8,
     seed: int = 0,
-    failed: Callable[[str, str], None] | None = None,
+    failed: Failed | None = None,
 ) -> Horizon:
     """How far ahead the model foresees recordings; arguments as for `Measuring`.
 
     Args:
-      failed: called with path and cause of each unreadable file, which is then left out; None raises its DecodeError.
+      failed: told of each unreadable file, which is then left out; None raises its DecodeError.
     """
     measuring = Measuring(model, by, context, steps, samples, seed)
     for recording in mixed(recordings, seed):
-        try:
-            measuring.add(recording)
-        except DecodeError as e:
-            if failed is None:
-                raise
-            failed(e.path, e.cause)
+        attempt(partial(measuring.add, recording), failed)
     return measuring.finish()
 
 

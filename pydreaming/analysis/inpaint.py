@@ -36,8 +36,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pydreaming.analysis.bank import require_imagination
 from pydreaming.analysis.inputs import Source, name_of, open_source
+from pydreaming.analysis.requirements import require_latents
 from pydreaming.analysis.world_model import CHUNK_TOKENS, NoiseStream, Rechunk, WorldModel
 from pydreaming.audio.decode import Samples, seconds_to_samples
 from pydreaming.audio.stages import run
@@ -51,6 +51,7 @@ MAX_SECONDS = 3600.0  # of a recording: it is held in memory
 MAX_STATES = 1 << 17  # particles times windows of a gap: half a gigabyte for a model of the default size
 MAX_SAMPLES = 64
 
+Action = npt.NDArray[np.float32]
 Weights = npt.NDArray[np.float64]
 
 
@@ -151,13 +152,15 @@ def inpaint(
       UsageError: gaps that overlap, lie outside the recording, or leave no window before them; numbers that make no sense; a model that
         cannot imagine. DecodeError: see `inputs.open_source`.
     """
-    require_imagination(model)
+    require_latents(model, "it has nothing to imagine with")
     _check(particles, look, samples, gaps)
     sound, rate = _read(model, source)
     tokens = np.concatenate(list(model.tokenise([sound], rate)))
     found = find_gaps(gaps, len(sound) / rate, model.features, name_of(source))
     _check_size(found, particles)
-    return Inpainting(name_of(source), sound, rate, tokens, fill_gaps(model, tokens, found, particles, look, samples, seed))
+    return Inpainting(
+        name_of(source), sound, rate, tokens, fill_gaps(model, tokens, found, particles, look, samples, seed, model.told(source))
+    )
 
 
 def find_gaps(gaps: Sequence[tuple[float, float]], duration_s: float, features: FeatureConfig, name: str) -> list[Gap]:
@@ -186,16 +189,18 @@ def find_gaps(gaps: Sequence[tuple[float, float]], duration_s: float, features: 
     return result
 
 
-def fill_gaps(model: WorldModel, tokens: Frames, gaps: Sequence[Gap], particles: int, look: int, samples: int, seed: int) -> list[Fill]:
-    """Fill windows of a recording: (T, token_dim) of which those in gaps are not read."""
+def fill_gaps(
+    model: WorldModel, tokens: Frames, gaps: Sequence[Gap], particles: int, look: int, samples: int, seed: int, action: Action | None = None
+) -> list[Fill]:
+    """Fill windows of a recording: (T, token_dim) of which those in gaps are not read. `action` (A,): see `WorldModel.told`."""
     noise, random = model.noise(seed), np.random.default_rng(seed)
     carry: State | None = None
     fills, heard = [], 0
     for number, gap in enumerate(gaps):
         following = gaps[number + 1].first if number + 1 < len(gaps) else len(tokens)
         ahead = tokens[gap.stop : min(following, gap.stop + look)]
-        carry = _hear(model, tokens[heard : gap.first], carry)
-        cloud = roll(model, carry, len(gap), ahead, particles, noise, random)
+        carry = _hear(model, tokens[heard : gap.first], carry, action)
+        cloud = roll(model, carry, len(gap), ahead, particles, noise, random, action)
         chosen = [cloud.best, *random.choice(particles, samples - 1, p=cloud.weights)]
         states = cloud.states.at(torch.tensor(chosen, device=model.device))
         fills.append(
@@ -216,32 +221,39 @@ def fill_gaps(model: WorldModel, tokens: Frames, gaps: Sequence[Gap], particles:
 
 @torch.inference_mode()
 def roll(
-    model: WorldModel, carry: State, steps: int, ahead: Frames, particles: int, noise: NoiseStream, random: np.random.Generator
+    model: WorldModel,
+    carry: State,
+    steps: int,
+    ahead: Frames,
+    particles: int,
+    noise: NoiseStream,
+    random: np.random.Generator,
+    action: Action | None = None,
 ) -> Particles:
     """Prior rollouts from `carry` (1, ...), guided and weighed by the windows `ahead` (look, token_dim) that follow; see the module."""
     state = carry.repeat(particles)
-    actions = model.neutral_actions(1).expand(particles, -1, -1)
-    following = model.observe(ahead) if len(ahead) else None  # for its embeddings
+    actions = model.actions(1, action).expand(particles, -1, -1)
+    following = model.observe(ahead, action=action) if len(ahead) else None  # for its embeddings
     path: list[State] = []
     log_weight = torch.zeros(particles, dtype=torch.float64, device=model.device)
     twist = torch.zeros_like(log_weight)
     for left in range(steps, 0, -1):
         state = model.net.imagine(state, actions, noise.draw(particles, 1).to(model.device)).at(slice(None), -1)
         path.append(replace(state, memory=None))
-        guide = _look_ahead(model, state, following, left)
+        guide = _look_ahead(model, state, following, left, action)
         log_weight, twist = log_weight + guide - twist, guide
         weights = log_weight.softmax(0)
         if left > 1 and float(1 / weights.square().sum()) < RESAMPLE * particles:
             kept = torch.from_numpy(systematic(weights.cpu().numpy(), random)).to(model.device)
             state, path, twist = state.at(kept), [past.at(kept) for past in path], twist[kept]
             log_weight = torch.zeros_like(log_weight)
-    evidence = log_evidence(model, state, ahead)
+    evidence = log_evidence(model, state, ahead, action)
     weights = (log_weight - twist + evidence).softmax(0)
     return Particles(stack_states(path), weights.cpu().numpy(), evidence.cpu().numpy())
 
 
 @torch.inference_mode()
-def log_evidence(model: WorldModel, states: State, ahead: Frames) -> Tensor:
+def log_evidence(model: WorldModel, states: State, ahead: Frames, action: Action | None = None) -> Tensor:
     """How well states (N, ...) explain the windows `ahead` (look, token_dim) after them: (N,) float64 nats, up to a constant.
 
     -sum KL(posterior || prior), the filter going on from each state.
@@ -251,7 +263,7 @@ def log_evidence(model: WorldModel, states: State, ahead: Frames) -> Tensor:
         return torch.zeros(N, dtype=torch.float64, device=model.device)
     tokens = torch.from_numpy(ahead).to(model.device).expand(N, -1, -1)
     is_first = torch.zeros(N, H, dtype=torch.bool, device=model.device)
-    actions = model.neutral_actions(H).expand(N, -1, -1)
+    actions = model.actions(H, action).expand(N, -1, -1)
     return -model.net.observe(tokens, actions, is_first, _goes_on(model, states)).kl().double().sum(1)
 
 
@@ -268,13 +280,13 @@ def edge_samples(features: FeatureConfig, sample_rate: int | None = None) -> int
     return seconds_to_samples(max(0.0, min(0.01, shared_s / 2)), sample_rate or features.sample_rate)
 
 
-def _look_ahead(model: WorldModel, states: State, following: Observed | None, k: int) -> Tensor:
+def _look_ahead(model: WorldModel, states: State, following: Observed | None, k: int, action: Action | None) -> Tensor:
     """log psi_k of states (N, ...) for the first window that follows: (N,) float64; zeros where no head looks so far ahead."""
     N = len(states.deter)
     if following is not None and k <= model.config.objective.horizon:
         # The heads read rollouts: here one of k steps whose contexts are all the particle's own, of which the first is looked at.
         context = model.objective.context(states).unsqueeze(1).expand(-1, k + 1, -1)
-        actions = model.neutral_actions(k + 1).expand(N, -1, -1)
+        actions = model.actions(k + 1, action).expand(N, -1, -1)
         ahead = model.objective.ahead_of(replace(following, context=context, action=actions))
         if ahead is not None and k in ahead.expected:
             return (ahead.expected[k][:, 0] @ ahead.target[0, 0]).double() / model.config.objective.temperature
@@ -282,13 +294,13 @@ def _look_ahead(model: WorldModel, states: State, following: Observed | None, k:
 
 
 @torch.inference_mode()
-def _hear(model: WorldModel, tokens: Frames, carry: State | None) -> State:
+def _hear(model: WorldModel, tokens: Frames, carry: State | None, action: Action | None) -> State:
     """The state after hearing windows (t, token_dim), t >= 1, from `carry` (1, ...) or from the beginning."""
     for values in run(Rechunk(CHUNK_TOKENS), [tokens]):
         is_first = torch.zeros(1, len(values), dtype=torch.bool, device=model.device)
         is_first[0, 0] = carry is None
         batch = torch.from_numpy(values).to(model.device)[None]
-        carry = model.net.observe(batch, model.neutral_actions(len(values)), is_first, carry).carry
+        carry = model.net.observe(batch, model.actions(len(values), action), is_first, carry).carry
     assert carry is not None  # find_gaps leaves at least a window before a gap
     return carry
 

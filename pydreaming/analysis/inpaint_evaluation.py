@@ -20,9 +20,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pydreaming.analysis.bank import require_imagination
 from pydreaming.analysis.inpaint import Fill, Gap, fill_gaps, find_gaps
 from pydreaming.analysis.inputs import Recording, Source, name_of
+from pydreaming.analysis.requirements import require_latents
 from pydreaming.analysis.world_model import WorldModel
 from pydreaming.audio.tokens import Frames
 from pydreaming.config import FeatureConfig
@@ -66,7 +66,7 @@ class InpaintingTest:
     _rows: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        require_imagination(self.model)
+        require_latents(self.model, "it has nothing to imagine with")
         for holds, message in (
             (0 < self.gap_s < 60, f"the gap must be above 0 s and below 60 s, got {self.gap_s}"),
             (self.particles >= 2, f"particles must be at least 2, got {self.particles}"),
@@ -88,7 +88,10 @@ class InpaintingTest:
             self.skipped += 1
             return
         seed = int(self._random.integers(1 << 31))
-        fill, prior = (fill_gaps(self.model, heard, [gap], self.particles, self.look, 2, seed)[0] for heard in (tokens, tokens[: gap.stop]))
+        fill, prior = (
+            fill_gaps(self.model, heard, [gap], self.particles, self.look, 2, seed, self.model.told(source))[0]
+            for heard in (tokens, tokens[: gap.stop])
+        )
         truth = tokens[gap.first : gap.stop]
         for method, values in _fills(fill, prior, self.model.features).items():
             error = float(np.square(values - truth).mean())

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,7 @@ from pydreaming.audio.decode import Samples, open_audio, read_stdin, resolve_ins
 from pydreaming.audio.sources import LAYOUTS, AudioItem, iter_source, layout_of, source_root
 from pydreaming.audio.sources.walk import is_audio
 from pydreaming.config import SourceConfig
-from pydreaming.errors import UsageError
+from pydreaming.errors import DecodeError, UsageError
 
 STDIN = "-"
 _FRAGMENT = re.compile(r"(.+)#t=(\d+(?:\.\d+)?)(?:,(\d+(?:\.\d+)?))?")
@@ -53,6 +53,8 @@ class Recording:
 
 
 Source = str | Path | Recording | tuple[npt.NDArray[Any], int]
+Failed = Callable[[DecodeError], None]  # told of each recording that cannot be read, which is then left out
+Result = TypeVar("Result")
 
 
 def find_recordings(inputs: Sequence[str | Path], columns: Sequence[str] = ()) -> Iterator[Recording]:
@@ -74,6 +76,17 @@ def find_recordings(inputs: Sequence[str | Path], columns: Sequence[str] = ()) -
             yield from (Recording(_name(root, item), item, root) for item in iter_source(config, columns))
         else:
             yield named_file(entry)
+
+
+def attempt(work: Callable[[], Result], failed: Failed | None) -> Result | None:
+    """What `work` on a recording gives; of one that cannot be read None, once `failed` was told. Without it, raises its DecodeError."""
+    try:
+        return work()
+    except DecodeError as e:
+        if failed is None:
+            raise
+        failed(e)
+        return None
 
 
 def layout_name(path: str | Path) -> str:

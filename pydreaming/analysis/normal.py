@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from pydreaming.analysis.calibration import Calibration, ModelMark, Values, fit_calibration
-from pydreaming.analysis.inputs import Source
+from pydreaming.analysis.inputs import Failed, Source, attempt
 from pydreaming.analysis.names import CURVES
 from pydreaming.analysis.segment import RESTART_CURVE, Restarts
 from pydreaming.analysis.surprise import check_latents, surprise_stream
 from pydreaming.analysis.world_model import WorldModel
-from pydreaming.errors import DecodeError
 
 
-def calibrate(
-    model: WorldModel, sources: Iterable[Source], seed: int | None = None, failed: Callable[[DecodeError], None] | None = None
-) -> Calibration:
+def calibrate(model: WorldModel, sources: Iterable[Source], seed: int | None = None, failed: Failed | None = None) -> Calibration:
     """What the curves of normal recordings are, for p-values of this model: those of `surprise`, and the one that `segment` goes by.
 
     Args:
@@ -35,19 +33,16 @@ def calibrate(
 
 
 def _readable(
-    model: WorldModel, sources: Iterable[Source], seed: int | None, failed: Callable[[DecodeError], None] | None
+    model: WorldModel, sources: Iterable[Source], seed: int | None, failed: Failed | None
 ) -> Iterator[dict[str, npt.NDArray[Any]]]:
     for source in sources:
-        try:
-            yield _curves(model, source, seed)
-        except DecodeError as e:
-            if failed is None:
-                raise
-            failed(e)
+        curves = attempt(partial(_curves, model, source, seed), failed)
+        if curves is not None:
+            yield curves
 
 
 def _curves(model: WorldModel, source: Source, seed: int | None) -> dict[str, npt.NDArray[Any]]:
-    restarts = Restarts(model)
+    restarts = Restarts(model, model.told(source))
     parts: list[dict[str, npt.NDArray[np.float32]]] = []
     restart: list[Values] = []
     for part in surprise_stream(model, source, seed):

@@ -16,11 +16,14 @@ from pydreaming.audio.tokens import Frames
 from pydreaming.errors import UsageError
 
 
-def prediction_panels(model: WorldModel, tokens: Tokens | Frames, context: int, samples: int = 8, seed: int = 0) -> list[Panel]:
+def prediction_panels(
+    model: WorldModel, tokens: Tokens | Frames, context: int, samples: int = 8, seed: int = 0, action: Frames | None = None
+) -> list[Panel]:
     """Panels for `pictures.mel_panels`: what was real, predicted one window ahead all along, and imagined from one moment on.
 
     Args:
       tokens: (T, token_dim) of one clip, T > context. context: windows heard before imagining.
+      action: (A,) see `WorldModel.told`.
       samples: of each one-step prediction, of which the mean is shown; the imagined panel is a single continuation.
     Raises:
       UsageError: fewer than context + 1 windows, or no context.
@@ -30,21 +33,21 @@ def prediction_panels(model: WorldModel, tokens: Tokens | Frames, context: int, 
         raise UsageError(f"{len(values)} windows are too few to imagine from window {context}")
     mark_s = context * model.features.token_stride_samples / model.features.sample_rate
     heard = values[:context]
-    state = model.observe(heard, seed).carry
-    imagined = model.decode(model.imagine(state, len(values) - context, 1, seed=seed))[0]
+    state = model.observe(heard, seed, action).carry
+    imagined = model.decode(model.imagine(state, len(values) - context, 1, seed=seed, action=action))[0]
     return [
         Panel("real", model.log_mel(values)),
-        Panel("predicted, each window from all before it", model.log_mel(one_step(model, values, samples, seed))),
+        Panel("predicted, each window from all before it", model.log_mel(one_step(model, values, samples, seed, action))),
         Panel("heard up to the line, imagined after it", model.log_mel(np.concatenate([heard, imagined])), mark_s),
     ]
 
 
 @torch.inference_mode()
-def one_step(model: WorldModel, tokens: Frames, samples: int = 8, seed: int = 0) -> Frames:
+def one_step(model: WorldModel, tokens: Frames, samples: int = 8, seed: int = 0, action: Frames | None = None) -> Frames:
     """The decoder's picture of each window before it was heard: (T, token_dim), mean over `samples`; the first window is itself."""
     if len(tokens) == 1:
         return tokens
-    observed = model.observe(tokens, seed)
+    observed = model.observe(tokens, seed, action)
     before = observed.post.at(0, slice(0, -1)).repeat(samples)  # (T - 1) * samples states
     actions = observed.action[0, 1:].repeat_interleave(samples, 0)[:, None]
     generator = torch.Generator(model.device).manual_seed(seed)
@@ -63,7 +66,7 @@ def code_marginal(model: WorldModel, sources: Iterable[Source]) -> npt.NDArray[n
     total: torch.Tensor | None = None
     count = 0
     for source in sources:
-        for values, observed in model.observe_stream(model.stream_tokens(source)):
+        for values, observed in model.hear(source):
             part = observed.post.logits[0].double().exp().sum(0)
             total = part if total is None else total + part
             count += len(values)

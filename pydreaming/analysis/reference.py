@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
 from pydreaming.analysis.embedder import Embedder
-from pydreaming.analysis.inputs import Recording, Source
+from pydreaming.analysis.inputs import Failed, Recording, Source, attempt
 from pydreaming.analysis.run_folder import RunFolder
-from pydreaming.analysis.world_model import Rechunk, Tokens, WorldModel, neutral_action
+from pydreaming.analysis.world_model import Rechunk, Tokens, WorldModel
 from pydreaming.audio.stages import run
 from pydreaming.audio.tokens import Frames, token_start_samples
 from pydreaming.errors import CheckpointError, ReplayError, SourceError, UsageError
@@ -80,16 +81,23 @@ def evaluation_recordings(model: WorldModel) -> Reference | None:
     )
 
 
-def recordings_reference(model: WorldModel, recordings: Iterable[Recording], what: str) -> Reference:
+def recordings_reference(model: WorldModel, recordings: Iterable[Recording], what: str, failed: Failed | None = None) -> Reference:
     """A reference of recordings that a user named, of each its first COMPARED_S seconds.
 
+    Args:
+      failed: told of each unreadable file, which is then left out; None raises its DecodeError.
     Raises:
-      DecodeError: one cannot be read. UsageError: there is none.
+      UsageError: there is none that can be read.
     """
-    chosen = list(recordings)
+    chosen: list[Recording] = []
+    tokens: list[Frames] = []
+    for recording in recordings:
+        found = attempt(partial(first_tokens, model, recording, COMPARED_S), failed)
+        if found is not None:
+            chosen.append(recording)
+            tokens.append(found.values)
     if not chosen:
-        raise UsageError(f"no recordings to compare with in {what}")
-    tokens = [first_tokens(model, recording, COMPARED_S).values for recording in chosen]
+        raise UsageError(f"no recordings to compare with {what}")
     labels = [recording.labels.get("label", "") for recording in chosen]
     return Reference(what, [recording.name for recording in chosen], labels, tokens, None)
 
@@ -111,7 +119,7 @@ def standing(model: WorldModel, tokens: Tokens, reference: Reference) -> Standin
     fitted, others = _halves(reference)
     lengths = [len(clip) for clip in reference.tokens]
     clips = [*reference.tokens, tokens.values[: max(lengths)]]
-    action = np.array(neutral_action(model.config.action), dtype=np.float32)
+    action = model.listening_on
     actions = [np.tile(action, (len(clip), 1)) for clip in clips]
     unigram = code_marginal(model.net, [clips[i] for i in fitted], [actions[i] for i in fitted])
     everything = surprise_statistics(model.net, model.objective, unigram, clips, actions)

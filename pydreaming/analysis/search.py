@@ -18,10 +18,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pydreaming.analysis.embed import Failed, Progress, write_embeddings
+from pydreaming.analysis.embed import Progress, write_embeddings
 from pydreaming.analysis.embedder import Embedder
-from pydreaming.analysis.inputs import STDIN, Recording, Source, find_recordings, name_of, named_file
+from pydreaming.analysis.inputs import STDIN, Failed, Recording, Source, find_recordings, name_of, named_file
 from pydreaming.analysis.pooling import Vectors
+from pydreaming.analysis.requirements import require_same_model
 from pydreaming.analysis.world_model import WorldModel
 from pydreaming.errors import UsageError
 from pydreaming.replay.tables import read_about, read_blocks, write_table
@@ -95,10 +96,7 @@ def open_index(model: WorldModel, path: Path) -> Index:
     if not {"fingerprint", "per", "part", "pooling", "moment_s"} <= about.keys():
         raise UsageError(f"{path} is no index; pydreaming embed and search --index write one")
     embedder = Embedder(model, about["per"], about["part"], *_pooling_of(path, about), seed=about.get("seed"))
-    ours = embedder.about
-    if about["fingerprint"] != ours["fingerprint"]:
-        theirs, these = (f"{a.get('model')} ({a['fingerprint']})" for a in (about, ours))
-        raise UsageError(f"{path} was made by another model: {theirs}, not {these}; make it anew")
+    require_same_model(model, about["fingerprint"], f"{path}")
     return Index(path, embedder)
 
 
@@ -135,7 +133,7 @@ def query_vectors(embedder: Embedder, query: Source) -> tuple[Vectors, npt.NDArr
             raise UsageError(f"{name_of(query)}: a query for moments has at most {MAX_QUERY_S:g} s; name a part of it: FILE#t=10,12")
         moments.append((first, tokens))
     starts = np.array([first for first, _ in moments]) * model.features.token_stride_samples / model.features.sample_rate
-    return embedder.vectors([tokens for _, tokens in moments]), starts
+    return embedder.vectors([tokens for _, tokens in moments], [model.told(query)] * len(moments)), starts
 
 
 def write_hits(path: Path, hits: Sequence[Hit], about: dict[str, Any] | None = None) -> None:

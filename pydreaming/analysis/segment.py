@@ -22,7 +22,7 @@ import numpy.typing as npt
 from pydreaming.analysis.calibration import Calibration
 from pydreaming.analysis.inputs import Source
 from pydreaming.analysis.surprise import Values, check_calibration, surprise_stream
-from pydreaming.analysis.world_model import WorldModel, neutral_action, token_times
+from pydreaming.analysis.world_model import WorldModel, token_times
 from pydreaming.audio.stages import run
 from pydreaming.errors import UsageError
 from pydreaming.evaluation.boundaries import RESTART, Picker, restart
@@ -59,11 +59,14 @@ class Segments:
 
 
 class Restarts:
-    """The curve of one recording as a stage: push tokens (t, token_dim) with their curves, get scores in bits, RESTART - 1 windows late."""
+    """The curve of one recording as a stage: push tokens (t, token_dim) with their curves, get scores in bits, RESTART - 1 windows late.
 
-    def __init__(self, model: WorldModel) -> None:
+    `action` (A,): that the curves were heard under, see `WorldModel.told`.
+    """
+
+    def __init__(self, model: WorldModel, action: npt.NDArray[np.float32] | None = None) -> None:
         self._model = model
-        self._action = np.array(neutral_action(model.config.action), dtype=np.float32)
+        self._action = model.listening_on if action is None else action
         self._tokens: Values = np.empty((0, model.features.token_dim), dtype=np.float32)
         self._going_on: Scores = np.empty(0)
 
@@ -106,7 +109,7 @@ def segment(
     if not 0 <= minimum_s < 3600:
         raise UsageError(f"the least length of a segment must be 0 to 3600 s, not {minimum_s:g}")
     check_calibration(model, calibration, None)
-    scores = np.concatenate(list(run(Restarts(model), surprise_stream(model, source))))
+    scores = np.concatenate(list(run(Restarts(model, model.told(source)), surprise_stream(model, source))))
     peaks = Picker(max(1, math.floor(minimum_s / stride_s + 1e-9)), 1.0)(scores)
     p_values = None if calibration is None else calibration.p_values(RESTART_CURVE, scores)
     kept = scores[peaks] > (1 - 2 * sensitivity) * FULL_SCALE if p_values is None else p_values[peaks] <= p

@@ -56,6 +56,7 @@ class SurpriseStream:
       calibration: of this model and `seed`; without one there are neither p-values nor events, since what is unusual is not known yet.
       rule, curve: what counts as an event, and in which of CURVES.
       chunk: windows that are computed together: more of them take less time each, and come later (see `latency_s`).
+      action: (A,) all along, see `WorldModel.told`: a stream has no metadata, but who opens it may know the state of the machine.
     Raises:
       UsageError: settings out of range, a model without latents, another model's calibration.
     """
@@ -69,6 +70,7 @@ class SurpriseStream:
         curve: str = "kl",
         chunk: int = 1,
         seed: int | None = None,
+        action: npt.NDArray[np.float32] | None = None,
     ) -> None:
         if not MIN_RATE <= sample_rate <= MAX_RATE:
             raise UsageError(f"a sample rate of {sample_rate} Hz is outside {MIN_RATE}..{MAX_RATE} Hz")
@@ -79,7 +81,7 @@ class SurpriseStream:
         check_calibration(model, calibration, seed)
         self._model, self._calibration, self._curve = model, calibration, curve
         self._tokens: Chain[Values, Frames] = Chain(model.front_end.stages(sample_rate, chunk), Rechunk(chunk))
-        self._listening = Listening(model, seed)
+        self._listening, self._action = Listening(model, seed), action
         self._finder = EventFinder(model.features, rule or Hysteresis())
         self._delay_s = model.front_end.delay_s(sample_rate, chunk)
         self.windows = 0
@@ -104,7 +106,7 @@ class SurpriseStream:
         return StreamRows(rows.surprise, rows.event, rows.events + self._finder.finish())
 
     def _rows(self, chunks: Iterable[Frames]) -> StreamRows:
-        heard = [numbers_of(self._listening.hear(values)) for values in chunks]
+        heard = [numbers_of(self._listening.hear(values, self._action)) for values in chunks]
         curves = {name: np.concatenate([np.empty(0, np.float32), *(part[name] for part in heard)]) for name in CURVES}
         result = surprise_of(curves, self._model.features, self._calibration, self.windows)
         self.windows += len(result)

@@ -30,9 +30,9 @@ from pydreaming.analysis.events import Event, Hysteresis, find_events
 from pydreaming.analysis.inputs import Source
 from pydreaming.analysis.names import CURVES
 from pydreaming.analysis.pictures import save, surprise_picture
+from pydreaming.analysis.requirements import require_latents, require_same_model
 from pydreaming.analysis.world_model import WorldModel, token_times
 from pydreaming.config import FeatureConfig
-from pydreaming.errors import UsageError
 from pydreaming.models.state import Observed
 from pydreaming.replay.tables import write_table
 
@@ -117,7 +117,7 @@ def surprise(
 def surprise_stream(model: WorldModel, source: Source, seed: int | None = None) -> Iterator[tuple[Values, dict[str, Values]]]:
     """Tokens (t, token_dim) and curves (t,) bits by name, chunk by chunk. Raises UsageError for a model without latents."""
     check_latents(model)
-    for tokens, observed in model.observe_stream(model.stream_tokens(source), seed):
+    for tokens, observed in model.hear(source, seed):
         yield tokens, numbers_of(observed)
 
 
@@ -128,15 +128,15 @@ def numbers_of(observed: Observed) -> dict[str, Values]:
 
 def check_latents(model: WorldModel) -> None:
     """Raises UsageError for a model that learnt no expectation of its own code."""
-    if not model.objective.trains_latents:
-        raise UsageError(f"a model trained with objective.name {model.config.objective.name} has no latents, so nothing can surprise it")
+    require_latents(model, "nothing can surprise it")
 
 
 def check_calibration(model: WorldModel, calibration: Calibration | None, seed: int | None, where: str = "the calibration") -> None:
     """Raises UsageError for a calibration of another model or seed, and for a model without latents."""
     check_latents(model)
     if calibration is not None:
-        calibration.check(model.fingerprint, seed, where)
+        require_same_model(model, calibration.fingerprint, where)
+        calibration.check_seed(seed, where)
 
 
 def events_of(result: Surprise, features: FeatureConfig, rule: Hysteresis, curve: str = "kl") -> list[Event]:

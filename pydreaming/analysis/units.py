@@ -16,22 +16,24 @@ Source: Hsu et al., "HuBERT" (arXiv 2106.07447), k-means units; Lakhotia et al. 
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
-import safetensors
-from safetensors.numpy import save_file
 
 from pydreaming.analysis.embedder import take_part
 from pydreaming.analysis.files import replacing
-from pydreaming.analysis.inputs import STDIN, Recording
+from pydreaming.analysis.inputs import STDIN, Failed, Recording, attempt
 from pydreaming.analysis.names import UNIT_PARTS
+from pydreaming.analysis.requirements import require_latents, require_same_model
+from pydreaming.analysis.tensor_file import Tensors, read_tensors, write_tensors
 from pydreaming.analysis.world_model import WorldModel, token_times
-from pydreaming.errors import DecodeError, PydreamingError, UsageError
+from pydreaming.errors import UsageError
 from pydreaming.evaluation.clustering import Clusters, Ids, Reservoir, fit_clusters
 from pydreaming.evaluation.codes import CodeCounter
 from pydreaming.evaluation.unit_statistics import Runs
@@ -41,7 +43,7 @@ from pydreaming.replay.tables import write_table
 FIT_WINDOWS = 50_000  # windows that an inventory is fitted on, at most: an even sample of all
 MAX_UNITS = 5000
 EXEMPLARS = 4  # windows kept of each unit, from different recordings
-FORMAT = "pydreaming units 1"
+WHAT, FORMAT = "inventory of units", 2
 
 Vectors = npt.NDArray[np.float32]
 
@@ -67,31 +69,31 @@ class Inventory:
 
     def save(self, path: Path) -> None:
         """Write .safetensors, whole or not at all. Raises PydreamingError when the place cannot be written."""
-        about = {"format": FORMAT, "part": self.part, "model": self.fingerprint, "windows": str(self.windows), "seed": str(self.seed)}
         clusters = {"units": self.units, "baseline": self.baseline}
-        tensors = {f"{name}.{key}": value for name, c in clusters.items() for key, value in vars(c).items()}
-        with replacing(path) as temporary:
-            save_file(tensors, str(temporary), about)
+        tensors: Tensors = {f"{name}.{key}": value for name, c in clusters.items() for key, value in vars(c).items()}
+        write_tensors(path, WHAT, FORMAT, _About(self.part, self.fingerprint, self.windows, self.seed), tensors)
 
     @staticmethod
     def load(path: Path, model: WorldModel) -> Inventory:
-        """Read an inventory of this model. Raises UsageError: of another checkpoint. PydreamingError: missing, damaged, no inventory."""
-        try:
-            with safetensors.safe_open(str(path), framework="numpy") as file:
-                about: dict[str, str] = file.metadata() or {}
-                if about.get("format") != FORMAT:
-                    raise PydreamingError(f"{path} is no inventory of units that this version reads")
-                fitted_to = about["model"]
-                if fitted_to != model.fingerprint:
-                    raise UsageError(
-                        f"{path} was fitted to another checkpoint (model {fitted_to}, this is {model.fingerprint}): fit one anew"
-                    )
-                units, baseline = (
-                    Clusters(*(file.get_tensor(f"{name}.{key}") for key in ("mean", "std", "centres"))) for name in ("units", "baseline")
-                )
-                return Inventory(about["part"], units, baseline, fitted_to, int(about["windows"]), int(about["seed"]))
-        except (OSError, KeyError, ValueError, safetensors.SafetensorError) as e:
-            raise PydreamingError(f"cannot read the inventory {path}: {' '.join(str(e).split())}") from e
+        """Read an inventory of this model. Raises UsageError: of another one. PydreamingError: missing, damaged, no inventory."""
+        found = read_tensors(path, WHAT, FORMAT, _About, _inventory)
+        require_same_model(model, found.fingerprint, str(path))
+        return found
+
+
+class _About(msgspec.Struct, forbid_unknown_fields=True):
+    """What is no array."""
+
+    part: str
+    model: str
+    windows: int
+    seed: int
+
+
+def _inventory(about: _About, tensors: Tensors) -> Inventory:
+    """Raises KeyError for a missing part."""
+    units, baseline = (Clusters(*(tensors[f"{name}.{key}"] for key in ("mean", "std", "centres"))) for name in ("units", "baseline"))
+    return Inventory(about.part, units, baseline, about.model, about.windows, about.seed)
 
 
 class Fitter:
@@ -105,9 +107,8 @@ class Fitter:
             raise UsageError(f"{units} units: an inventory has 2 to {MAX_UNITS}")
         if part not in UNIT_PARTS:
             raise UsageError(f"units cannot be made of '{part}'; they can of {', '.join(UNIT_PARTS)}")
-        if part in ("stoch", "feat") and not model.objective.trains_latents:
-            name = model.config.objective.name
-            raise UsageError(f"units of {part} need latents, and the objective '{name}' trains none: take deter or embed")
+        if part in ("stoch", "feat"):
+            require_latents(model, f"take deter or embed, not {part}")
         self._model, self._count, self._part, self._seed = model, units, part, seed
         self._sample = Reservoir(FIT_WINDOWS, seed)
 
@@ -115,7 +116,7 @@ class Fitter:
         """Listen to a recording. Raises DecodeError; what was heard before the damage stays in the sample."""
         if recording.name == STDIN:
             raise UsageError("standard input can be heard once only: fit an inventory on files, and use it for -")
-        for tokens, observed in self._model.observe_stream(self._model.stream_tokens(recording)):
+        for tokens, observed in self._model.hear(recording):
             self._sample.add(np.concatenate([_vectors(observed, self._part), tokens], 1))
 
     def fit(self) -> Inventory:
@@ -135,16 +136,16 @@ def fit_units(
     units: int = 100,
     part: str = "deter",
     seed: int = 0,
-    failed: Callable[[str, str], None] | None = None,
+    failed: Failed | None = None,
 ) -> Inventory:
     """An inventory of `units` units of the sounds in recordings; see `Fitter` for errors.
 
     Args:
-      failed: called with path and cause of each unreadable file, which is then left out; None raises its DecodeError.
+      failed: told of each unreadable file, which is then left out; None raises its DecodeError.
     """
     fitter = Fitter(model, units, part, seed)
     for recording in recordings:
-        _try(fitter.add, recording, failed)
+        attempt(partial(fitter.add, recording), failed)
     return fitter.fit()
 
 
@@ -152,8 +153,7 @@ def require_codes(model: WorldModel) -> None:
     """Raises UsageError when the model has no codes of its own that mean something."""
     if not model.net.dynamics.latents.discrete:
         raise UsageError(f"raw codes need categorical latents, and the model's are {model.config.model.latents}: ask for units only")
-    if not model.objective.trains_latents:
-        raise UsageError(f"raw codes need latents, and the objective '{model.config.objective.name}' trains none: ask for units only")
+    require_latents(model, "it has no codes, ask for units only")
 
 
 @dataclass(frozen=True)
@@ -222,7 +222,7 @@ class Transcriber:
         """Write one recording down. Nothing is added when it fails (DecodeError)."""
         parts: dict[str, list[Any]] = {"units": [], "distance": [], "baseline": [], "codes": []}
         counter = None if self.counter is None else self._new_counter()
-        for tokens, observed in self.model.observe_stream(self.model.stream_tokens(recording)):
+        for tokens, observed in self.model.hear(recording):
             ids, distance = self.inventory.units.nearest(_vectors(observed, self.inventory.part))
             parts["units"].append(ids)
             parts["distance"].append(distance.astype(np.float32))
@@ -310,22 +310,13 @@ def transcribe(
     recordings: Iterable[Recording],
     inventory: Inventory,
     codes: bool = False,
-    failed: Callable[[str, str], None] | None = None,
+    failed: Failed | None = None,
 ) -> Transcriber:
     """Write recordings down in units; `failed` as in `fit_units`. `codes` keeps the model's own symbols too, 2 S bytes a window."""
     transcriber = Transcriber(model, inventory, codes)
     for recording in recordings:
-        _try(transcriber.add, recording, failed)
+        attempt(partial(transcriber.add, recording), failed)
     return transcriber
-
-
-def _try(work: Callable[[Recording], None], recording: Recording, failed: Callable[[str, str], None] | None) -> None:
-    try:
-        work(recording)
-    except DecodeError as e:
-        if failed is None:
-            raise
-        failed(e.path, e.cause)
 
 
 def _vectors(observed: Observed, part: str) -> Vectors:

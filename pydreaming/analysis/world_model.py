@@ -176,30 +176,37 @@ class WorldModel:
 
         Args:
           tokens: (T, token_dim). seed: of the latents' samples; None takes modes.
-          action: (T, A); default: no action, a stride of one window, or the mean of the controls (see `action_of`).
+          action: (T, A), or (A,) for all windows; default: no action, a stride of one window, or the mean of the controls.
         Returns:
           Observed with B = 1, on the model's device.
         Raises:
           UsageError: no tokens, or wrong shapes.
         """
         values = tokens.values if isinstance(tokens, Tokens) else tokens
-        if values.ndim != 2 or not len(values) or (action is not None and len(action) != len(values)):
+        if values.ndim != 2 or not len(values) or (action is not None and action.ndim > 1 and len(action) != len(values)):
             raise UsageError(f"tokens must be (T, {self.net.token_dim}), T >= 1, and action as long; got {values.shape}")
         return join_observed([observed for _, observed in self.observe_stream([values], seed, action)])
+
+    def hear(self, source: Source, seed: int | None = None) -> Iterator[tuple[Frames, Observed]]:
+        """`observe_stream` of a source, told its controls where it has any. Raises DecodeError, UsageError."""
+        return self.observe_stream(self.stream_tokens(source), seed, self.told(source))
 
     def observe_stream(
         self, parts: Iterable[Frames], seed: int | None = None, action: npt.NDArray[Any] | None = None, chunk: int = CHUNK_TOKENS
     ) -> Iterator[tuple[Frames, Observed]]:
         """Posterior rollout over a stream of tokens, `chunk` at a time with carried state: pairs of tokens (t, token_dim) and Observed.
 
+        `action` is (T, A), or (A,) for all windows alike; None as for `observe`.
         The latents' noise is drawn step by step, so that a seed gives the same samples whatever the chunks.
         """
         listening, done = Listening(self, seed), 0
         for values in run(Rechunk(chunk), parts):
-            yield values, listening.hear(values, None if action is None else action[done : done + len(values)])
+            yield values, listening.hear(values, action if action is None or action.ndim == 1 else action[done : done + len(values)])
             done += len(values)
 
-    def observe_clips(self, clips: Sequence[Frames], seed: int | None = None) -> Iterator[Heard]:
+    def observe_clips(
+        self, clips: Sequence[Frames], seed: int | None = None, actions: Sequence[npt.NDArray[np.float32]] | None = None
+    ) -> Iterator[Heard]:
         """Posterior rollouts over whole short clips (T_i, token_dim), many at a time, each from the initial state.
 
         Several times as fast as one by one, and the same up to the rounding of larger products (1e-6). Where that turns a code that is as
@@ -207,10 +214,21 @@ class WorldModel:
 
         Args:
           seed: of the latents' samples: every clip gets what it gets alone. None takes modes.
+          actions: (A,) of each clip, for all its windows; None: as for `observe`.
         """
         noise = None if seed is None else lambda steps: self.noise(seed).draw(1, steps)
-        actions = self.neutral_actions(max(map(len, clips), default=0))[0].cpu().numpy()
-        return listen(self.net, clips, [actions[: len(clip)] for clip in clips], noise)
+        rows = [self.listening_on] * len(clips) if actions is None else actions
+        return listen(self.net, clips, [np.tile(row, (len(clip), 1)) for row, clip in zip(rows, clips, strict=True)], noise)
+
+    @property
+    def listening_on(self) -> npt.NDArray[np.float32]:
+        """(A,) the action of listening on without a jump, see `neutral_action`."""
+        return np.array(neutral_action(self.config.action), np.float32)
+
+    def told(self, source: Source) -> npt.NDArray[np.float32]:
+        """(A,) what the model is told of a source: its controls where it has any (see `action_of`), else to listen on, at their mean."""
+        known = isinstance(source, Recording) and source.item.controls
+        return self.action_of(source) if known else self.listening_on
 
     def action_of(self, source: Source) -> npt.NDArray[np.float32]:
         """What leads from window to window of a source: (A,) no action, a stride of one window, or its controls, scaled as in training.
@@ -221,7 +239,7 @@ class WorldModel:
         """
         action, scale = self.config.action, self.state.controls
         if action.kind != "controls":
-            return np.array(neutral_action(action), np.float32)
+            return self.listening_on
         if not scale.mean:
             raise UsageError(f"the checkpoint does not say how its controls ({', '.join(action.columns)}) were scaled: train it anew")
         values = source.item.controls if isinstance(source, Recording) else ()
@@ -230,10 +248,21 @@ class WorldModel:
         return scale.row(values)
 
     @torch.inference_mode()
-    def imagine(self, state: State, steps: int, samples: int, temperature: float = 1.0, seed: int | None = 0) -> State:
-        """Futures from one state (1, ...): (samples, steps, ...). `seed` None takes the mode at each step, in every sample."""
+    def imagine(
+        self,
+        state: State,
+        steps: int,
+        samples: int,
+        temperature: float = 1.0,
+        seed: int | None = 0,
+        action: npt.NDArray[np.float32] | None = None,
+    ) -> State:
+        """Futures from one state (1, ...): (samples, steps, ...).
+
+        `seed` None takes the mode at each step, in every sample. `action`: (A,) of every step; None: as for `observe`.
+        """
         noise = None if seed is None else self.noise(seed).draw(samples, steps).to(self.device)
-        actions = self.neutral_actions(steps).expand(samples, -1, -1)
+        actions = self.actions(steps, action).expand(samples, -1, -1)
         return self.net.imagine(state.repeat(samples), actions, noise, temperature)
 
     @torch.inference_mode()
@@ -275,10 +304,10 @@ class WorldModel:
         S, _, K = latents.sizes(self.config.model)
         return NoiseStream(seed, S, K, latents)
 
-    def neutral_actions(self, steps: int) -> Tensor:
-        """Actions (1, steps, A) of listening on without a jump."""
-        row = torch.tensor(neutral_action(self.config.action), device=self.device)
-        return row.expand(1, steps, -1)
+    def actions(self, steps: int, action: npt.NDArray[np.float32] | None = None) -> Tensor:
+        """Actions (1, steps, A): `action` (A,) at each, None: `listening_on`."""
+        row = torch.from_numpy(self.listening_on if action is None else action)
+        return row.to(self.device).expand(1, steps, -1)
 
 
 class Listening:
@@ -294,12 +323,13 @@ class Listening:
         self._carry: State | None = None
 
     def hear(self, values: Frames, action: npt.NDArray[Any] | None = None) -> Observed:
-        """The next windows (t, token_dim), t >= 1, with their actions (t, A); None: listening on. Gives Observed with B = 1."""
+        """The next windows (t, token_dim), t >= 1, with their actions (t, A), or (A,) for all. Gives Observed with B = 1."""
         t, net, device = len(values), self._model.net, self._model.device
         # Steps behind the last change nothing before them. A core with a memory would keep them in it, and is left to round as it likes.
         more = 0 if net.dynamics.initial(1, device).memory is not None else max(0, LEAST_STEPS - t)
         tokens = pad(torch.from_numpy(values).to(device), (0, 0, 0, more))
-        given = self._model.neutral_actions(t)[0] if action is None else torch.from_numpy(action).float().to(device)
+        one = action is None or action.ndim == 1
+        given = self._model.actions(t, action)[0] if one else torch.from_numpy(action).float().to(device)
         actions = pad(given, (0, 0, 0, more))
         is_first = torch.zeros(1, t + more, dtype=torch.bool, device=device)
         is_first[0, 0] = self._carry is None

@@ -129,7 +129,7 @@ def _score(options: argparse.Namespace) -> int:
     from pydreaming.analysis.anomaly import Scoring, write_scores, write_times
     from pydreaming.analysis.anomaly_pictures import draw_scores
 
-    scoring = Scoring(model, fitted)
+    scoring = Scoring(model, fitted.check(model, options.detector))
     scoring.alarm_threshold(options.false_alarms)  # refuses a rate before anything is heard
     found = command.recordings(options.inputs, command.control_columns(model))
     pictures = command.picture_paths(options.picture, found)

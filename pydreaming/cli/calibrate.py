@@ -12,7 +12,6 @@ from pydreaming.errors import PydreamingError
 
 if TYPE_CHECKING:
     from pydreaming.analysis.inputs import Recording
-    from pydreaming.errors import DecodeError
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,25 +24,20 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     out = command.check_output(options.out, (".json",))
-    recordings = command.recordings(options.inputs)
     model = command.load(options)
+    recordings = command.recordings(options.inputs, command.control_columns(model))
     from pydreaming.analysis.normal import calibrate
 
-    failures = 0
-
-    def failed(error: DecodeError) -> None:
-        nonlocal failures
-        failures += 1
-        command.complain(str(error))
+    failed = command.Failures()
 
     def sources() -> Iterator[Recording]:
         yield from command.progress(recordings)
-        if failures == len(recordings):
+        if failed.count == len(recordings):
             raise PydreamingError("no file could be read; nothing was written")
 
     calibration = calibrate(model, sources(), options.seed, failed)
     calibration.write(out)
-    return command.finish(failures, len(recordings), f"{calibration.windows} windows", out)
+    return command.finish(failed.count, len(recordings), f"{calibration.windows} windows", out)
 
 
 COMMAND = Command(

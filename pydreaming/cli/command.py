@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from pydreaming.errors import DecodeError, PydreamingError, UsageError
 if TYPE_CHECKING:
     from pydreaming.analysis.inputs import Recording
     from pydreaming.analysis.world_model import WorldModel
+    from pydreaming.errors import DecodeError
 
 STDOUT = "-"
 TABLES = (".parquet", ".csv", ".npz")
@@ -131,16 +133,26 @@ def recordings(inputs: list[str], columns: Sequence[str] = ()) -> list[Recording
     return found
 
 
+class Failures:
+    """Counts recordings that cannot be read, and tells of each in a line: the `failed` of `pydreaming.analysis`."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self, error: DecodeError) -> None:
+        """One more."""
+        complain(str(error))
+        self.count += 1
+
+
 def each(found: list[Recording], work: Callable[[Recording], None]) -> int:
     """Work through recordings with a progress bar; an unreadable one is reported in a line and passed over. Returns how many were."""
-    failures = 0
+    from pydreaming.analysis.inputs import attempt
+
+    failed = Failures()
     for recording in progress(found):
-        try:
-            work(recording)
-        except DecodeError as e:
-            complain(str(e))
-            failures += 1
-    return failures
+        attempt(partial(work, recording), failed)
+    return failed.count
 
 
 def progress(found: list[Recording]) -> Iterator[Recording]:
@@ -220,6 +232,11 @@ def finish(failures: int, files: int, what: str, out: Path, partial: bool = Fals
         return 1
     if str(out) != STDOUT:
         say(f"wrote {out}: {what} from {files - failures} of {files} files")
+    return count(failures, files)
+
+
+def count(failures: int, files: int) -> int:
+    """Say how many files could not be read, where some could not; returns the exit code."""
     if failures:
         complain(f"{failures} of {files} files could not be read")
     return 1 if failures else 0

@@ -31,7 +31,7 @@ def _run(options: argparse.Namespace) -> int:
     from pydreaming.analysis.concatenate import write_provenance
     from pydreaming.analysis.dream import draw_dream, dream, dream_sounds, write_dreams
 
-    bank = sounds.open_bank(model, options.bank)
+    bank, code = sounds.open_bank(model, options.bank)
     how = (options.seconds, options.samples, options.temperature, options.seed, options.context, options.at)
     result = dream(model, options.input, *how)
     mark, written = not options.no_mark, []
@@ -47,7 +47,7 @@ def _run(options: argparse.Namespace) -> int:
         written.append(draw_dream(picture, result, model.features))
     for path in written:
         command.say(f"wrote {path}")
-    return 0
+    return code
 
 
 COMMAND = Command(

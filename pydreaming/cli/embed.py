@@ -25,25 +25,20 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     out = command.check_table(options.out)
-    recordings = command.recordings(options.inputs)
     model = command.load(options)
+    recordings = command.recordings(options.inputs, command.control_columns(model))
     from pydreaming.analysis.embed import write_embeddings
     from pydreaming.analysis.embedder import Embedder
 
     embedder = Embedder(model, options.per, options.part, options.pooling, options.moment, options.seed)
-    failures: list[str] = []
-    rows = 0
-
-    def failed(error: Exception) -> None:
-        command.complain(str(error))
-        failures.append(str(error))
+    failed, rows = command.Failures(), 0
 
     def write(path: Path) -> None:
         nonlocal rows
         rows = write_embeddings(path, embedder, recordings, failed, command.progress)
 
     command.deliver(out, write)
-    return command.finish(len(failures), len(recordings), f"{rows} rows", out, partial=rows > 0)
+    return command.finish(failed.count, len(recordings), f"{rows} rows", out, partial=rows > 0)
 
 
 COMMAND = Command(

@@ -67,7 +67,7 @@ def _fill(options: argparse.Namespace) -> int:
     from pydreaming.analysis.inpaint import inpaint
     from pydreaming.analysis.inpaint_pictures import draw_inpainting
 
-    bank = sounds.open_bank(model, options.bank)
+    bank, code = sounds.open_bank(model, options.bank)
     result = inpaint(model, options.inputs[0], options.gap, options.particles, options.look, options.samples, options.seed)
     for fill in result.fills:
         gap = f"gap {fill.gap.begin_s:g}:{fill.gap.end_s:g}, {len(fill.gap)} windows"
@@ -78,7 +78,7 @@ def _fill(options: argparse.Namespace) -> int:
         written.append(draw_inpainting(picture, model, result))
     for path in written:
         command.say(f"wrote {path}")
-    return 0
+    return code
 
 
 def _write(
@@ -108,8 +108,8 @@ def _evaluate(options: argparse.Namespace) -> int:
     if options.gap or options.picture or options.bank or options.provenance or options.evaluate < 1:
         raise UsageError("--evaluate N makes its own gaps in N >= 1 recordings and writes a table; it takes no --gap, --picture or --bank")
     out = command.check_table(options.out)
-    found = command.recordings(options.inputs)
     model = command.load(options)
+    found = command.recordings(options.inputs, command.control_columns(model))
     from pydreaming.analysis.inpaint_evaluation import InpaintingTest, shuffled
 
     test = InpaintingTest(model, options.gap_s, options.particles, options.look, options.seed)

@@ -30,24 +30,26 @@ def _run(options: argparse.Namespace) -> int:
     found = command.recordings([options.input]) if options.input else []
     if len(found) > 1:
         raise UsageError(f"a page is about one recording, {options.input} has {len(found)}")
-    normal = command.recordings(options.normal) if options.normal else []
+    from pydreaming.analysis.reference import MAX_CLIPS, Reference, recordings_reference
+
+    normal = command.recordings(options.normal)[:MAX_CLIPS] if options.normal else []
     model = command.load(options)
     from pydreaming.analysis.clip_report import clip_report
     from pydreaming.analysis.publish import log_page
-    from pydreaming.analysis.reference import MAX_CLIPS, Reference, recordings_reference
     from pydreaming.analysis.run_report import run_report
 
+    failed = command.Failures()
     if not found:
         run_report(model, out)
     else:
         reference: Reference | None = None
         if normal:
-            reference = recordings_reference(model, command.progress(normal[:MAX_CLIPS]), f"in {', '.join(options.normal)}")
+            reference = recordings_reference(model, command.progress(normal), f"in {', '.join(options.normal)}", failed)
         clip_report(model, found[0], out, reference, options.seed)
     command.say(f"wrote {out}")
     if options.log:
         command.say(f"logged to MLflow run {log_page(model, out, options.tracking)}, reports/{out.name}")
-    return 0
+    return command.count(failed.count, len(normal))
 
 
 COMMAND = Command(

@@ -62,16 +62,11 @@ def _in_new_index(options: argparse.Namespace, kept: Path | None, out: Path, pag
         command.check_output(str(kept), (".parquet",))
         if not options.library:
             raise UsageError(f"there is no index at {kept}; name a LIBRARY to make it of")
-    recordings = command.recordings(options.library)
     model = command.load(options)
+    recordings = command.recordings(options.library, command.control_columns(model))
     from pydreaming.analysis import search
 
-    failures: list[str] = []
-
-    def failed(error: Exception) -> None:
-        command.complain(str(error))
-        failures.append(str(error))
-
+    failed = command.Failures()
     with tempfile.TemporaryDirectory(prefix="pydreaming-") as scratch:
         path = kept or Path(scratch) / "index.parquet"
         how = (options.per or "clip", 1.0 if options.moment is None else options.moment, options.part or search.PART)
@@ -82,9 +77,8 @@ def _in_new_index(options: argparse.Namespace, kept: Path | None, out: Path, pag
             _find(options, index, out, page)
     if index is None:
         command.complain("no file of the library could be read; nothing was written")
-    elif failures:
-        command.complain(f"{len(failures)} of {len(recordings)} files of the library could not be read")
-    return 1 if failures else 0
+        return 1
+    return command.count(failed.count, len(recordings))
 
 
 def _find(options: argparse.Namespace, index: Index, out: Path, page: Path | None) -> None:

@@ -30,9 +30,9 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     out = command.check_table(options.out)
-    recordings = command.recordings(options.inputs)
-    labels = command.result_paths("--labels", options.labels, recordings, ".txt")
     model = command.load(options)
+    recordings = command.recordings(options.inputs, command.control_columns(model))
+    labels = command.result_paths("--labels", options.labels, recordings, ".txt")
     from pydreaming.analysis.events import write_labels
     from pydreaming.analysis.segment import Segments, segment, write_segments
 

@@ -57,20 +57,23 @@ def suffix(options: argparse.Namespace, kind: str) -> str:
     return kind if options.render == BOTH else ""
 
 
-def open_bank(model: WorldModel, words: list[str] | None) -> Bank | None:
-    """The bank that --bank names: read, or made of recordings; None without. Raises UsageError, PydreamingError."""
+def open_bank(model: WorldModel, words: list[str] | None) -> tuple[Bank | None, int]:
+    """The bank that --bank names: read, or made of recordings; None without. With the exit code of what could not be read for it.
+
+    Raises UsageError, PydreamingError.
+    """
     if not words:
-        return None
+        return None, 0
     from pydreaming.analysis.bank import Bank, BankBuilder
 
     if len(words) == 1 and words[0].endswith(BANK_SUFFIX):
-        return Bank.load(words[0]).check(model)
+        return Bank.load(words[0]).check(model, words[0]), 0
     builder = BankBuilder(model)
-    fill(builder, words)
-    return builder.finish()
+    code = command.count(*fill(builder, words))
+    return builder.finish(), code
 
 
 def fill(builder: BankBuilder, inputs: list[str]) -> tuple[int, int]:
     """Put recordings into a bank, with a progress bar; returns how many could not be read, and how many there are."""
-    found = command.recordings(inputs)
+    found = command.recordings(inputs, command.control_columns(builder.model))
     return command.each(found, builder.add), len(found)

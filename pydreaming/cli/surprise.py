@@ -37,10 +37,10 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 def _run(options: argparse.Namespace) -> int:
     out = command.check_table(options.out)
     events_out = None if options.events is None else command.check_output(options.events, command.TABLES)
-    recordings = command.recordings(options.inputs)
+    model = command.load(options)
+    recordings = command.recordings(options.inputs, command.control_columns(model))
     pictures = command.picture_paths(options.picture, recordings)
     labels = command.result_paths("--labels", options.labels, recordings, ".txt")
-    model = command.load(options)
     from pydreaming.analysis.events import event_label, write_events, write_labels
     from pydreaming.analysis.surprise import Surprise, draw_surprise, events_of, surprise, write_surprise
 

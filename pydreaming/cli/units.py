@@ -44,8 +44,8 @@ def _run(options: argparse.Namespace) -> int:
         None if path is None else command.check_output(path, (ending,))
         for path, ending in ((options.text, ".txt"), (options.book, ".html"), (options.save, ".safetensors"))
     )
-    found = command.recordings(options.inputs)
     model = command.load(options)
+    found = command.recordings(options.inputs, command.control_columns(model))
     from pydreaming.analysis.units import Transcriber, require_codes, write_codes, write_text, write_units
     from pydreaming.analysis.units_book import write_book
     from pydreaming.analysis.units_figures import figure_lines, unit_figures, write_figures

@@ -110,7 +110,7 @@ class TestAnomaly:
             (("fit", run_folder, machines, "--normal", "fine", "--out", "d.safetensors"), "no recording has 'fine' in column 'label'"),
             (("fit", run_folder, machines, "--by", "colour", "--out", "d.safetensors"), "no recording has a column 'colour'"),
             (("fit", run_folder, machines / "good00.wav", "--out", "d.safetensors"), "1 normal clips are too few"),
-            (("score", run_folder, "none.safetensors", machines), "no detector at none.safetensors"),
+            (("score", run_folder, "none.safetensors", machines), "cannot read the detector none.safetensors"),
             (("score", run_folder, "d.safetensors", machines, "--false-alarms", "0.001"), "say nothing of false alarms as rare as 0.001"),
         ):
             code, text = run("anomaly", *words)

@@ -98,7 +98,7 @@ class TestDream:
         assert_line(pydreaming("dream", clip, "--out", "d.wav", "--bank", bank), 2, "go together")
         assert_line(pydreaming("dream", clip, "--out", "d.wav", "--provenance", "d.csv"), 2, "--render concatenative")
         real = ("--render", "concatenative", "--bank")
-        assert_line(pydreaming("dream", clip, "--out", "d.wav", *real, "no.safetensors"), 1, "no.safetensors cannot be read as a bank")
+        assert_line(pydreaming("dream", clip, "--out", "d.wav", *real, "no.safetensors"), 1, "cannot read the bank no.safetensors")
         assert_line(pydreaming("dream", clip, "--out", "d.wav", *real, clip), 2, "nothing but")
         make_checkpoint(tmp_path / "other", steps=1)
         assert_line(pydreaming("dream", clip, "--out", "d.wav", *real, bank, model=tmp_path / "other"), 2, "another model")

@@ -104,7 +104,7 @@ class TestSurprise:
         other = tmp_path_factory.mktemp("other-run")
         make_checkpoint(other, steps=1)
         words = ("surprise", "a.wav", "--calibration")
-        assert_line(pydreaming(*words, normal, model=other), 2, "normal.json was made with another model", "pydreaming calibrate")
+        assert_line(pydreaming(*words, normal, model=other), 2, "normal.json was made by another model")
         assert_line(pydreaming(*words, "none.json"), 1, "cannot read none.json")
         assert_line(pydreaming(*words, "a.wav"), 1, "a.wav: no calibration")
         assert_line(pydreaming(*words, normal, "--seed", 1), 2, "--seed 1")

@@ -67,6 +67,6 @@ def test_wrong_wishes(run: str, sounds: str, capsys: pytest.CaptureFixture[str],
     assert cli.main(["units", run, sounds, "--units", "4", "--save", "u.safetensors"]) == 0
     capsys.readouterr()
     assert cli.main(["units", str(tmp_path / "other"), sounds, "--inventory", "u.safetensors"]) == 2
-    assert "another checkpoint" in capsys.readouterr().err
+    assert "another model" in capsys.readouterr().err
     assert cli.main(["units", str(tmp_path / "other"), sounds, "--units", "4", "--codes", "c.csv"]) == 2
-    assert "'cpc' trains none" in capsys.readouterr().err
+    assert "'cpc', which trains no latents" in capsys.readouterr().err

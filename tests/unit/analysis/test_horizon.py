@@ -71,7 +71,7 @@ def test_a_single_recording_is_resampled_by_its_stretches(model: WorldModel, tmp
 
 def test_what_cannot_be_asked(model: WorldModel, tmp_path: Path) -> None:
     make_checkpoint(tmp_path / "cpc", steps=1, objective__name="cpc")
-    with pytest.raises(UsageError, match="'cpc' trains no latents"):
+    with pytest.raises(UsageError, match="'cpc', which trains no latents"):
         Measuring(WorldModel.load(tmp_path / "cpc", "cpu"))
     with pytest.raises(UsageError, match="from 1 on"):
         Measuring(model, steps=[0])
@@ -82,7 +82,7 @@ def test_what_cannot_be_asked(model: WorldModel, tmp_path: Path) -> None:
     with pytest.raises(DecodeError):
         horizon(model, [bad])
     failed: list[str] = []
-    assert horizon(model, [bad, good], context=4, steps=(1,), samples=2, failed=lambda path, _: failed.append(path)).recordings == 1
+    assert horizon(model, [bad, good], context=4, steps=(1,), samples=2, failed=lambda error: failed.append(error.path)).recordings == 1
     assert failed == [str(tmp_path / "text.wav")]
 
 

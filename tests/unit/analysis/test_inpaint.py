@@ -83,7 +83,7 @@ def test_evidence_is_that_of_each_state_alone(model: WorldModel) -> None:
         for token in tokens[11:14]:
             still = torch.zeros(1, 1, dtype=torch.bool)
             with torch.inference_mode():
-                observed = model.net.observe(torch.from_numpy(token)[None, None], model.neutral_actions(1), still, carry)
+                observed = model.net.observe(torch.from_numpy(token)[None, None], model.actions(1), still, carry)
             expected -= float(observed.kl())
             carry = observed.carry
         assert float(together[n]) == pytest.approx(expected, abs=1e-4)

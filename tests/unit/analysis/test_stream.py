@@ -143,5 +143,5 @@ def test_a_model_without_latents_is_refused(tmp_path_factory: pytest.TempPathFac
     make_checkpoint(run, steps=1, objective__name="cpc")
     cpc = WorldModel.load(run, "cpu")
     for use in (lambda: SurpriseStream(cpc, RATE), lambda: surprise(cpc, (sweep(0.5), RATE)), lambda: calibrate(cpc, [(sweep(0.5), RATE)])):
-        with pytest.raises(UsageError, match="cpc has no latents"):
+        with pytest.raises(UsageError, match="'cpc', which trains no latents"):
             use()

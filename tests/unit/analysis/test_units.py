@@ -102,7 +102,7 @@ def test_kept_inventories(model: WorldModel, rssm: WorldModel, inventory: Invent
     again = Inventory.load(path, model)
     assert np.array_equal(again.units.centres, inventory.units.centres)
     assert (again.part, again.windows, again.seed) == (inventory.part, inventory.windows, 0)
-    with pytest.raises(UsageError, match="another checkpoint"):
+    with pytest.raises(UsageError, match="another model"):
         Inventory.load(path, rssm)
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(PydreamingError, match="cannot read the inventory"):
@@ -154,7 +154,7 @@ def test_book_holds_pictures_and_sounds(written: Transcriber, tmp_path: Path) ->
 def test_one_unreadable_recording(model: WorldModel, sounds: list[Recording], inventory: Inventory) -> None:
     mixed = [sounds[0], named_file("missing.wav")]
     failed: list[str] = []
-    assert len(transcribe(model, mixed, inventory, failed=lambda path, cause: failed.append(path)).transcripts) == 1
+    assert len(transcribe(model, mixed, inventory, failed=lambda error: failed.append(error.path)).transcripts) == 1
     assert failed == ["missing.wav"]
     with pytest.raises(DecodeError):
         fit_units(model, mixed, 4)
