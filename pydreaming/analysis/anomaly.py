@@ -235,27 +235,29 @@ class Scoring:
         both = {name: (np.array(a), np.array(b)) for name, (a, b) in sorted(groups.items()) if a and b}
         return row_of(both, np.random.default_rng(0)) if both else None
 
+    def columns(self, false_alarms: float, label: str = "") -> dict[str, list[Any]]:
+        """The columns of a table, a row a clip, as in `pydreaming anomaly score --help`; `label`: a column of the metadata to take over."""
+        clips = self.clips
+        table: dict[str, list[Any]] = {"source": [clip.source for clip in clips]}
+        if self.fitted.by:
+            table["condition"] = [clip.score.condition or "pooled" for clip in clips]
+        if label:
+            table[label] = [clip.labels.get(label, "") for clip in clips]
+        table |= {
+            "start_s": [clip.start_s for clip in clips],
+            "end_s": [clip.end_s for clip in clips],
+            "score": [clip.score.score for clip in clips],
+            "p_value": [clip.score.p_value for clip in clips],
+            "alarm": [clip.score.p_value <= false_alarms for clip in clips],
+        }
+        table |= {f"score_{part}": [clip.score.parts[part] for clip in clips] for part in self.detector.parts}
+        return table | {"fitted": [clip.score.fitted for clip in clips]}
+
 
 def write_scores(path: Path, scoring: Scoring, false_alarms: float, label: str = "", about: dict[str, Any] | None = None) -> None:
     """One row per clip; columns as in `pydreaming anomaly score --help`. Raises UsageError: another ending, or the rate is too low."""
-    threshold, clips = scoring.alarm_threshold(false_alarms), scoring.clips
-    columns: dict[str, Any] = {"source": [clip.source for clip in clips]}
-    if scoring.fitted.by:
-        columns["condition"] = [clip.score.condition or "pooled" for clip in clips]
-    if label:
-        columns[label] = [clip.labels.get(label, "") for clip in clips]
-    columns |= {
-        "start_s": [clip.start_s for clip in clips],
-        "end_s": [clip.end_s for clip in clips],
-        "score": [clip.score.score for clip in clips],
-        "p_value": [clip.score.p_value for clip in clips],
-        "alarm": [clip.score.p_value <= false_alarms for clip in clips],
-    }
-    columns |= {f"score_{part}": [clip.score.parts[part] for clip in clips] for part in scoring.detector.parts}
-    columns["fitted"] = [clip.score.fitted for clip in clips]
-    write_table(
-        path, columns, {"what": "pydreaming anomaly scores, one row per clip", **_about(scoring, false_alarms, threshold), **(about or {})}
-    )
+    known = {"what": "pydreaming anomaly scores, one row per clip", **_about(scoring, false_alarms, scoring.alarm_threshold(false_alarms))}
+    write_table(path, scoring.columns(false_alarms, label), {**known, **(about or {})})
 
 
 def write_times(path: Path, scoring: Scoring, false_alarms: float) -> None:

@@ -79,6 +79,12 @@ class Horizon:
     too_short: dict[int, int]
     token_s: float
 
+    def columns(self) -> dict[str, list[Any]]:
+        """The columns of a table, a row a group and step: `group`, and the fields of `Step`."""
+        rows = [(name, step) for name, steps in self.groups.items() for step in steps]
+        table: dict[str, list[Any]] = {"group": [name for name, _ in rows]}
+        return table | {name: [getattr(step, name) for _, step in rows] for name in Step.__dataclass_fields__}
+
     def reach(self, group: str = ALL) -> Step | None:
         """The furthest step up to which the model is better than all baselines at every step; None where it is not at the first."""
         reached = None
@@ -289,16 +295,13 @@ def mixed(recordings: Iterable[Recording], seed: int = 0) -> list[Recording]:
 
 def write_horizon(path: Path, result: Horizon, about: dict[str, Any] | None = None) -> None:
     """One row per group and step; columns are `group` and those of `Step`. Raises UsageError: another ending."""
-    rows = [(name, step) for name, steps in result.groups.items() for step in steps]
-    columns: dict[str, Any] = {"group": [name for name, _ in rows]}
-    columns |= {name: [getattr(step, name) for _, step in rows] for name in Step.__dataclass_fields__}
     known = {
         "what": "pydreaming horizon, one row per group and step ahead",
         "recordings": result.recordings,
         "recordings_too_short": {str(k): count for k, count in result.too_short.items()},
         "verdicts": [result.sentence(name) for name in result.groups],
     }
-    write_table(path, columns, known | (about or {}))
+    write_table(path, result.columns(), known | (about or {}))
 
 
 def _group_of(recording: Recording, by: str) -> str:

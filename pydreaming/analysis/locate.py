@@ -38,6 +38,14 @@ def checkpoint_folder(source: str | Path, tracking_uri: str = "") -> Iterator[Pa
     yield folder
 
 
+def newest_run(runs: str | Path = "runs") -> Path:
+    """The run, of those in a folder of runs, that has written a checkpoint last. Raises CheckpointError: none has."""
+    trained = [folder for folder in Path(runs).glob("*/checkpoints") if any(folder.glob("step-*"))]
+    if not trained:
+        raise CheckpointError(f"no run in {Path(runs).resolve()} has a checkpoint yet; make demo trains a model")
+    return max(trained, key=lambda folder: folder.stat().st_mtime).parent
+
+
 def _local(path: Path) -> Path:
     if (path / STATE).is_file() or (path / HUB_CONFIG).is_file():
         return path

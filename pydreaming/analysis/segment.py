@@ -52,6 +52,12 @@ class Segments:
     def __len__(self) -> int:
         return len(self.start_s)
 
+    def columns(self) -> dict[str, npt.NDArray[Any]]:
+        """The columns of a table, a row a segment: segment (from 1), start_s, end_s, strength_bits, and with a calibration p."""
+        table: dict[str, npt.NDArray[Any]] = {"segment": np.arange(1, len(self) + 1)}
+        table |= {"start_s": self.start_s, "end_s": self.end_s, "strength_bits": self.strength_bits}
+        return table if self.p is None else table | {"p": self.p}
+
     @property
     def labels(self) -> list[tuple[float, float, str]]:
         """For `events.write_labels`: numbered from 1."""
@@ -118,12 +124,9 @@ def segment(
 
 def write_segments(path: Path, results: Sequence[tuple[str, Segments]], about: dict[str, Any] | None = None) -> None:
     """One row a segment: source, segment (from 1), start_s, end_s, strength_bits, and with a calibration p. Raises UsageError."""
-    columns: dict[str, Any] = {
-        "source": np.concatenate([np.full(len(s), name) for name, s in results]),
-        "segment": np.concatenate([np.arange(1, len(s) + 1) for _, s in results]),
-    }
-    names = ("start_s", "end_s", "strength_bits") if results[0][1].p is None else ("start_s", "end_s", "strength_bits", "p")
-    columns |= {key: np.concatenate([getattr(s, key) for _, s in results]) for key in names}
+    tables = [result.columns() for _, result in results]
+    columns: dict[str, Any] = {"source": np.concatenate([np.full(len(s), name) for name, s in results])}
+    columns |= {key: np.concatenate([table[key] for table in tables]) for key in tables[0]}
     write_table(path, columns, {"what": "pydreaming segment, one row per segment", **(about or {})})
 
 

@@ -23,6 +23,7 @@ from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from pydreaming.analysis.calibration import Calibration
@@ -159,7 +160,12 @@ def write_surprise(path: Path, results: list[tuple[str, Surprise]], about: dict[
 
 
 def draw_surprise(path: Path, result: Surprise, features: FeatureConfig, name: str, events: Sequence[Event] = ()) -> Path:
-    """Draw a result that kept its log-mel: log-mel above, curves below, events marked. Raises PydreamingError: not writable."""
+    """Write `surprise_figure`. Raises PydreamingError: not writable."""
+    return save(surprise_figure(result, features, name, events), path)
+
+
+def surprise_figure(result: Surprise, features: FeatureConfig, name: str, events: Sequence[Event] = ()) -> Figure:
+    """The picture of a result that kept its log-mel (`picture_s`): log-mel above, curves below, events marked."""
     curves = {
         "surprise: KL(posterior || prior)": result.kl,
         "uncertainty: entropy of the prior": result.prior_entropy,
@@ -169,4 +175,4 @@ def draw_surprise(path: Path, result: Surprise, features: FeatureConfig, name: s
     whole_s = float(result.start_s[-1]) + features.token_span_samples / features.sample_rate
     title = Path(name).name if whole_s < 1.1 * shown_s else f"{Path(name).name} (first {shown_s:.0f} s of {whole_s:.0f} s)"
     spans = [(event.start_s, event.end_s) for event in events if event.start_s < shown_s]
-    return save(surprise_picture(result.log_mel, result.centre_s, curves, features, title, spans), path)
+    return surprise_picture(result.log_mel, result.centre_s, curves, features, title, spans)

@@ -239,6 +239,20 @@ class Transcriber:
             self._keep_nearest(units, np.concatenate(parts["distance"]), len(self.transcripts))
         self.transcripts.append(Transcript(recording, Runs.of(units), Runs.of(baseline), codes))
 
+    def columns(self) -> dict[str, npt.NDArray[Any]]:
+        """The columns of a table, a row a run: source, index (of the run in it), unit, windows, start_s, end_s, label, speaker."""
+        counts = [len(t.runs.units) for t in self.transcripts]
+        start, end = zip(*(t.times(self.model) for t in self.transcripts), strict=True)
+        return {
+            "source": np.repeat([t.recording.name for t in self.transcripts], counts),
+            "index": np.concatenate([np.arange(count) for count in counts]),
+            "unit": np.concatenate([t.runs.units for t in self.transcripts]),
+            "windows": np.concatenate([t.runs.windows for t in self.transcripts]),
+            "start_s": np.concatenate(start),
+            "end_s": np.concatenate(end),
+            **{key: np.repeat([t.recording.labels.get(key, "") for t in self.transcripts], counts) for key in ("label", "speaker")},
+        }
+
     def _new_counter(self) -> CodeCounter:
         return CodeCounter(self.model.config.model.groups, self.model.config.model.classes)
 
@@ -252,23 +266,8 @@ class Transcriber:
 
 
 def write_units(path: Path, transcriber: Transcriber) -> None:
-    """One row per run: source, index (of the run in its recording), unit, windows, start_s, end_s, label, speaker.
-
-    Raises UsageError for another ending than .parquet, .csv or .npz.
-    """
-    transcripts = transcriber.transcripts
-    counts = [len(t.runs.units) for t in transcripts]
-    start, end = zip(*(t.times(transcriber.model) for t in transcripts), strict=True)
-    columns = {
-        "source": np.repeat([t.recording.name for t in transcripts], counts),
-        "index": np.concatenate([np.arange(count) for count in counts]),
-        "unit": np.concatenate([t.runs.units for t in transcripts]),
-        "windows": np.concatenate([t.runs.windows for t in transcripts]),
-        "start_s": np.concatenate(start),
-        "end_s": np.concatenate(end),
-        **{key: np.repeat([t.recording.labels.get(key, "") for t in transcripts], counts) for key in ("label", "speaker")},
-    }
-    write_table(path, columns, {"what": "pydreaming units, one row per run of a unit", **about(transcriber)})
+    """One row per run, see `Transcriber.columns`. Raises UsageError for another ending than .parquet, .csv or .npz."""
+    write_table(path, transcriber.columns(), {"what": "pydreaming units, one row per run of a unit", **about(transcriber)})
 
 
 def write_text(path: Path, transcripts: Sequence[Transcript]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import PyTorchModelHubMixin
 from tiny_model import RATE, make_checkpoint, sweep, tiny_config
 
 from pydreaming.analysis.card import model_card
@@ -97,7 +98,6 @@ class TestHub:
             hub_class()
 
     def test_our_class_takes_the_folder_and_writes_it(self, model: WorldModel, tmp_path: Path) -> None:
-        pytest.importorskip("huggingface_hub", reason="huggingface_hub is no dependency: the Hub's mixin is tested where it is installed")
         model.save(tmp_path / "a", "# card\n")
         found = hub_class().from_pretrained(tmp_path / "a", device="cpu")
         assert np.array_equal(found.embed(SOUND).values, model.embed(SOUND).values)
@@ -107,11 +107,8 @@ class TestHub:
 
     def test_the_pytorch_mixin_takes_it_as_any_module(self, model: WorldModel, tmp_path: Path) -> None:
         """What somebody else's class needs to know is in config.json, and the weights' names are those of its modules."""
-        hub = pytest.importorskip(
-            "huggingface_hub", reason="huggingface_hub is no dependency: the Hub's mixin is tested where it is installed"
-        )
 
-        class Networks(torch.nn.Module, hub.PyTorchModelHubMixin):
+        class Networks(torch.nn.Module, PyTorchModelHubMixin):
             def __init__(self, token_dim: int, action_dim: int, stats: dict) -> None:
                 super().__init__()
                 self.mean = stats["mean"]
