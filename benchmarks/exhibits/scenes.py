@@ -1,0 +1,155 @@
+"""The entries of the gallery, in the order in which someone with a folder of recordings would try them."""
+
+from __future__ import annotations
+
+from benchmarks.exhibits.recordings import Recordings
+from benchmarks.exhibits.scene import Excerpt, Scene, read_rows
+
+MODEL = "runs/my-run"
+WINDOW_S = 0.04  # a boundary is exact to a window of the published model
+
+
+def scenes(recordings: Recordings, ending: str = ".wav") -> list[Scene]:
+    """All entries but that of `status`, which needs a run at work. `ending`: of the digits' files."""
+
+    def clip(digit: int, speaker: int, index: int) -> str:
+        return f"digits/{digit}_{recordings.speaker(speaker)}_{index}{ending}"
+
+    return [
+        Scene(
+            "inspect",
+            "What is in a folder, before training on it?",
+            ("pydreaming inspect digits --picture inspect.png",),
+            "Ten recordings drawn at random, as the model hears them. The advice at the end is right: these are only the held-out clips.",
+            "inspect.png",
+        ),
+        Scene(
+            "surprise",
+            "When does something unexpected happen?",
+            (
+                f"pydreaming calibrate {MODEL} sessions --out normal.json",
+                f"pydreaming surprise {MODEL} kitchen.wav --calibration normal.json --out kitchen.csv --events events.csv"
+                " --labels kitchen.txt --picture surprise.png",
+            ),
+            "Someone says ten digits, and a dog barks. Each digit's beginning surprises; `sessions` tell how much of that is normal, and what"
+            " is left over is an event.",
+            "surprise.png",
+            excerpts=(Excerpt("events.csv", ("source", "start_s", "end_s", "peak_s", "peak_bits", "min_p")),),
+            found=_bark,
+        ),
+        Scene(
+            "segment",
+            "Where does one sound end and the next begin?",
+            (f"pydreaming segment {MODEL} row.wav --out segments.csv --labels segments.txt",),
+            "Ten digits of one speaker, one straight after another, without a pause. The second file opens in Audacity.",
+            excerpts=(Excerpt("segments.csv", ("segment", "start_s", "end_s", "strength_bits"), 12),),
+            found=_boundaries,
+        ),
+        Scene(
+            "anomaly",
+            "Which recordings are not as usual, and when?",
+            (
+                f"pydreaming anomaly fit {MODEL} sessions --clip 1 --out detector.safetensors",
+                f"pydreaming anomaly score {MODEL} detector.safetensors kitchen.wav --out scores.csv --times times.csv --picture anomaly.png",
+            ),
+            "The detector has heard only digits. It judges whole recordings, and pieces of a second; alarms below are pieces.",
+            "anomaly.png",
+            excerpts=(Excerpt("times.csv", ("start_s", "end_s", "score", "p_value", "alarm"), where=lambda row: row["alarm"] == "True"),),
+            found=lambda recordings: f"The bark is at {_span(recordings.bark_s)}.",
+        ),
+        Scene(
+            "horizon",
+            "How far ahead does it foresee?",
+            (f"pydreaming horizon {MODEL} digits pumps --by corpus --steps 1 2 4 8 --out horizon.csv --picture horizon.png",),
+            "Digits of the kind it was trained on, and pumps, of which it has heard none: a model says something about what it was trained on,"
+            " and little about anything else. Dotted: taking the last window for the one to come.",
+            "horizon.png",
+            excerpts=(
+                Excerpt(
+                    "horizon.csv",
+                    ("group", "k", "ahead_s", "retrieval", "retrieval_copy", "chance", "gain_bits", "better", "predictions"),
+                    8,
+                    lambda row: row["group"] != "all",
+                ),
+            ),
+        ),
+        Scene(
+            "units",
+            "What repeats?",
+            (f"pydreaming units {MODEL} digits --units 50 --out units.csv --text units.txt --book units.html",),
+            "Recordings written down in fifty sounds found without labels. The page has, for each, real windows to hear.",
+            "units.html",
+            height=1000,
+            printed=44,
+        ),
+        Scene(
+            "dream",
+            "How could it go on?",
+            (
+                f"pydreaming bank {MODEL} voices --out voices.safetensors",
+                f"pydreaming dream {MODEL} {clip(4, 1, 0)} --at 0.16 --seconds 0.4 --samples 8 --out dream.wav --picture dream.png"
+                " --render both --bank voices.safetensors --provenance dream.csv",
+            ),
+            "What was really said; one imagined continuation; the mean of eight; and how much the eight disagree. Each is written twice: made"
+            " of the imagined spectrogram, and made of real windows of `voices`, whose origin the table tells.",
+            "dream.png",
+            printed=5,
+            excerpts=(Excerpt("dream.csv", ("sample", "time_s", "source", "source_start_s", "distance"), 8),),
+        ),
+        Scene(
+            "inpaint",
+            "What could have been in a gap?",
+            (f"pydreaming inpaint {MODEL} {clip(7, 3, 1)} --gap 0.2:0.32 --out filled.wav --picture inpaint.png",),
+            "The gap is filled with what fits both what came before and what follows. The lines mark the windows that the gap touches; outside"
+            " the gap itself the sound stays as recorded.",
+            "inpaint.png",
+        ),
+        Scene(
+            "gaps",
+            "How good are such fills?",
+            (f"pydreaming inpaint {MODEL} digits --evaluate 60 --gap-s 0.12 --out gaps.csv",),
+            "Gaps made on purpose, filled in seven ways and compared with what was there: particles that know what follows, rollouts that do"
+            " not (`prior`), a straight line through the log-mel, the last window again.",
+        ),
+        Scene(
+            "search",
+            "What else sounds like this?",
+            (f"pydreaming search {MODEL} {clip(3, 4, 2)} digits --top 10 --out hits.csv --page hits.html",),
+            "The nearest of the clips, with players on a page that works offline.",
+            "hits.html",
+            excerpts=(Excerpt("hits.csv", ("rank", "score", "source", "label", "speaker")),),
+        ),
+        Scene(
+            "report",
+            "Everything about one recording, on a page",
+            (f"pydreaming report {MODEL} {clip(3, 4, 2)} --normal digits --out clip.html",),
+            "The top of the page: whether the recording is like those of training, and how surprising it is among normal ones.",
+            "clip.html",
+            height=1300,
+        ),
+    ]
+
+
+def _bark(recordings: Recordings) -> str:
+    begin, end = recordings.bark_s
+    events = read_rows("events.csv")
+    inside = sum(float(row["start_s"]) < end and float(row["end_s"]) > begin for row in events)
+    return f"The bark is at {_span(recordings.bark_s)}; of {_count(len(events), 'event')} found, {inside} overlap it."
+
+
+def _boundaries(recordings: Recordings) -> str:
+    found = [float(row["start_s"]) for row in read_rows("segments.csv")[1:]]
+    hits = sum(any(abs(start - boundary) <= WINDOW_S for boundary in found) for start in recordings.starts_s)
+    stray = sum(all(abs(start - boundary) > WINDOW_S for start in recordings.starts_s) for boundary in found)
+    return (
+        f"Of the {len(recordings.starts_s)} places where a digit follows another, {hits} have a boundary within {1000 * WINDOW_S:.0f} ms;"
+        f" {_count(stray, 'boundary', 'boundaries')} stand elsewhere."
+    )
+
+
+def _span(seconds: tuple[float, float]) -> str:
+    return f"{seconds[0]:.2f} to {seconds[1]:.2f} s"
+
+
+def _count(number: int, one: str, many: str = "") -> str:
+    return f"{number} {one if number == 1 else many or one + 's'}"
