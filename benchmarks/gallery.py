@@ -2,10 +2,10 @@
 
     python -m benchmarks.gallery --model runs/my-run --data ../shared/data --out docs/gallery
 
-MODEL is a run or a checkpoint that was trained on FSDD (its clips of index 0-4 held out, as `make demo` and `make figures` do); --data has the
-folders fsdd, esc10 and machines. Writes the pictures into --out, and beside it the Markdown (docs/gallery.md) with each command, what it printed,
-and excerpts of the tables it wrote: no figure there is typed by hand. For `status` a run is started, and stopped again. Pages are photographed by
-Chromium. About six minutes on one core.
+MODEL is a run or a checkpoint that was trained on FSDD (its clips of index 0-4 held out, as `make demo` and `make figures` do); --data has
+the folders fsdd, esc10 and machines. Writes the pictures into --out, and beside it the Markdown (docs/gallery.md) with each command, what it
+printed, and excerpts of the tables it wrote: no figure there is typed by hand. For `status` a run is started, and stopped again. Pages are
+photographed by Chromium. About six minutes on one core.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from pydreaming.training.checkpoint import list_checkpoints
 INTRODUCTION = """\
 # Gallery
 
-What the commands do, on real recordings. `make gallery` makes this page and its pictures: each command below was run as it stands, and every
-figure is what it printed or wrote. The model is {model}. Of the recordings it was trained on `voices` only.
+What the commands do, on real recordings. `make gallery` makes this page and its pictures: each command below was run as it stands, and
+every figure is what it printed or wrote. The model is {model}. Of the recordings it was trained on `voices` only.
 
     digits/       clips of spoken digits (FSDD, index 0-4)
     sessions/     such digits one after another, a recording for each speaker
     row.wav       the ten digits of one speaker one after another
-    kitchen.wav   the same, with a dog's bark in the middle (ESC-10)
+    garden.wav    the same, with a chainsaw in the middle (ESC-10)
     pumps/        machines (DCASE 2020, task 2)
     voices/       clips of digits that it was trained on
 """

@@ -19,7 +19,7 @@ from pydreaming.tracking.live import read_run
 ROOT = Path(__file__).resolve().parents[2]
 RUN = "runs/today"
 LINE = "python launch.py --configs defaults fsdd --source.path fsdd --training.seconds 600 --run.name today"
-STEPS = 50  # of training before status is asked
+STEPS = 10  # of training before status is asked
 PATIENCE_S = 240.0  # for it to get so far
 LOG = Path("launch.txt")
 

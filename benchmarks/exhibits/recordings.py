@@ -1,11 +1,11 @@
 """The recordings that the gallery's commands are run on: real ones, put where a reader of the commands would have them.
 
-    digits/        clips of FSDD that no training has heard (index 0-4)
-    sessions/      one recording a speaker: digits of index 1-4, one after another
-    voices/        clips that were trained on, for concatenative sound
-    row.wav        the ten digits of one speaker, index 0, one after another
-    kitchen.wav    the same, with a dog's bark in the middle
-    pumps/         machines, of which the model has heard none
+digits/        clips of FSDD that no training has heard (index 0-4)
+sessions/      one recording a speaker: digits of index 1-4, one after another
+voices/        clips that were trained on, for concatenative sound
+row.wav        the ten digits of one speaker, index 0, one after another
+garden.wav     the same, with a chainsaw in the middle
+pumps/         machines, of which the model has heard none
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ HELD_OUT = range(5)  # FSDD's own split
 SESSION = (1, 2, 3, 4)
 ROW = 0
 VOICES = range(10, 20)
-BARK_S = 0.6
+SAW_S = 1.0
 
 Samples = npt.NDArray[np.float32]
 Clips = dict[tuple[int, str, int], Path]
@@ -39,18 +39,26 @@ class Recordings:
     """What is known about the recordings, to judge by what the commands found.
 
     Attributes:
+      clips: the clips of data/fsdd by digit, speaker and index.
       speakers: sorted.
       starts_s: where each digit of row.wav begins, without the first.
-      bark_s: begin and end of the bark in kitchen.wav.
+      saw_s: begin and end of the chainsaw in garden.wav.
     """
 
+    clips: Clips
     speakers: list[str]
     starts_s: list[float]
-    bark_s: tuple[float, float]
+    saw_s: tuple[float, float]
 
     def speaker(self, number: int) -> str:
         """One of the speakers; numbers go round."""
         return self.speakers[number % len(self.speakers)]
+
+    def clip(self, digit: int, speaker: str, index: int) -> str:
+        """A held-out clip as the commands name it. Raises SourceError."""
+        if (digit, speaker, index) not in self.clips:
+            raise SourceError(f"there is no {digit} of {speaker} with index {index}")
+        return f"digits/{self.clips[digit, speaker, index].name}"
 
 
 def gather(data: Path, place: Path) -> Recordings:
@@ -70,11 +78,11 @@ def gather(data: Path, place: Path) -> Recordings:
     row, rate = _spoken(clips, speakers[1 % len(speakers)], (ROW,))
     write_wav(place / "row.wav", np.concatenate(row), rate)
     half = len(row) // 2
-    bark = _bark(data / "esc10", rate, peak=float(np.median([np.abs(sound).max() for sound in row])))
-    write_wav(place / "kitchen.wav", np.concatenate([*row[:half], bark, *row[half:]]), rate)
+    saw = _saw(data / "esc10", rate, peak=float(np.median([np.abs(sound).max() for sound in row])))
+    write_wav(place / "garden.wav", np.concatenate([*row[:half], saw, *row[half:]]), rate)
     ends_s = np.cumsum([len(sound) for sound in row]) / rate
     begins = float(ends_s[half - 1])
-    return Recordings(speakers, [float(end) for end in ends_s[:-1]], (begins, begins + len(bark) / rate))
+    return Recordings(clips, speakers, [float(end) for end in ends_s[:-1]], (begins, begins + len(saw) / rate))
 
 
 def _find_digits(folder: Path) -> Clips:
@@ -107,13 +115,13 @@ def _spoken(clips: Clips, speaker: str, indices: Sequence[int]) -> tuple[list[Sa
     return sounds, rate
 
 
-def _bark(folder: Path, rate: int, peak: float) -> Samples:
-    """The first bark of the first dog, as loud as the digits around it."""
-    paths = sorted((folder / "001 - Dog bark").glob("*"))
+def _saw(folder: Path, rate: int, peak: float) -> Samples:
+    """The beginning of the first chainsaw, as loud as the digits around it."""
+    paths = sorted((folder / "008 - Chainsaw").glob("*"))
     if not paths:
-        raise SourceError(f"{folder}: no dog barks")
+        raise SourceError(f"{folder}: no chainsaw")
     samples, own_rate = decode(paths[0])
     samples = np.concatenate(list(Resampler(own_rate, rate).stream([samples])))
     loudest = float(np.abs(samples).max())
     begin = int(np.argmax(np.abs(samples) > 0.1 * loudest))
-    return samples[begin : begin + round(BARK_S * rate)] * np.float32(peak / loudest)
+    return samples[begin : begin + round(SAW_S * rate)] * np.float32(peak / loudest)

@@ -9,11 +9,11 @@ MODEL = "runs/my-run"
 WINDOW_S = 0.04  # a boundary is exact to a window of the published model
 
 
-def scenes(recordings: Recordings, ending: str = ".wav") -> list[Scene]:
-    """All entries but that of `status`, which needs a run at work. `ending`: of the digits' files."""
+def scenes(recordings: Recordings) -> list[Scene]:
+    """All entries but that of `status`, which needs a run at work."""
 
     def clip(digit: int, speaker: int, index: int) -> str:
-        return f"digits/{digit}_{recordings.speaker(speaker)}_{index}{ending}"
+        return recordings.clip(digit, recordings.speaker(speaker), index)
 
     return [
         Scene(
@@ -28,14 +28,17 @@ def scenes(recordings: Recordings, ending: str = ".wav") -> list[Scene]:
             "When does something unexpected happen?",
             (
                 f"pydreaming calibrate {MODEL} sessions --out normal.json",
-                f"pydreaming surprise {MODEL} kitchen.wav --calibration normal.json --out kitchen.csv --events events.csv"
-                " --labels kitchen.txt --picture surprise.png",
+                f"pydreaming surprise {MODEL} garden.wav --calibration normal.json --out garden.csv --events none.csv",
+                f"pydreaming surprise {MODEL} garden.wav --calibration normal.json --by prior_entropy --out garden.csv --events events.csv"
+                " --labels garden.txt --picture surprise.png",
             ),
-            "Someone says ten digits, and a dog barks. Each digit's beginning surprises; `sessions` tell how much of that is normal, and what"
-            " is left over is an event.",
+            "Someone says ten digits, and a chainsaw starts in the middle. `sessions` tell how much is normal. Surprise itself (the first"
+            " curve, which the second command looks at) also peaks where each digit begins; how uncertain the model stays (the"
+            " second curve, third command) tells the saw from them. A bark, a cry, a sneeze, a rooster or a clock in its place"
+            " are not found so.",
             "surprise.png",
             excerpts=(Excerpt("events.csv", ("source", "start_s", "end_s", "peak_s", "peak_bits", "min_p")),),
-            found=_bark,
+            found=_saw,
         ),
         Scene(
             "segment",
@@ -50,19 +53,20 @@ def scenes(recordings: Recordings, ending: str = ".wav") -> list[Scene]:
             "Which recordings are not as usual, and when?",
             (
                 f"pydreaming anomaly fit {MODEL} sessions --clip 1 --out detector.safetensors",
-                f"pydreaming anomaly score {MODEL} detector.safetensors kitchen.wav --out scores.csv --times times.csv --picture anomaly.png",
+                f"pydreaming anomaly score {MODEL} detector.safetensors garden.wav --out scores.csv --times times.csv --picture"
+                " anomaly.png",
             ),
             "The detector has heard only digits. It judges whole recordings, and pieces of a second; alarms below are pieces.",
             "anomaly.png",
             excerpts=(Excerpt("times.csv", ("start_s", "end_s", "score", "p_value", "alarm"), where=lambda row: row["alarm"] == "True"),),
-            found=lambda recordings: f"The bark is at {_span(recordings.bark_s)}.",
+            found=lambda recordings: f"The saw is at {_span(recordings.saw_s)}.",
         ),
         Scene(
             "horizon",
             "How far ahead does it foresee?",
             (f"pydreaming horizon {MODEL} digits pumps --by corpus --steps 1 2 4 8 --out horizon.csv --picture horizon.png",),
-            "Digits of the kind it was trained on, and pumps, of which it has heard none: a model says something about what it was trained on,"
-            " and little about anything else. Dotted: taking the last window for the one to come.",
+            "Digits of the kind it was trained on, and pumps, of which it has heard none: a model says something about what it"
+            " was trained on, and little about anything else. Dotted: taking the last window for the one to come.",
             "horizon.png",
             excerpts=(
                 Excerpt(
@@ -90,8 +94,8 @@ def scenes(recordings: Recordings, ending: str = ".wav") -> list[Scene]:
                 f"pydreaming dream {MODEL} {clip(4, 1, 0)} --at 0.16 --seconds 0.4 --samples 8 --out dream.wav --picture dream.png"
                 " --render both --bank voices.safetensors --provenance dream.csv",
             ),
-            "What was really said; one imagined continuation; the mean of eight; and how much the eight disagree. Each is written twice: made"
-            " of the imagined spectrogram, and made of real windows of `voices`, whose origin the table tells.",
+            "What was really said; one imagined continuation; the mean of eight; and how much the eight disagree. Each is written"
+            " twice: made of the imagined spectrogram, and made of real windows of `voices`, whose origin the table tells.",
             "dream.png",
             printed=5,
             excerpts=(Excerpt("dream.csv", ("sample", "time_s", "source", "source_start_s", "distance"), 8),),
@@ -100,16 +104,16 @@ def scenes(recordings: Recordings, ending: str = ".wav") -> list[Scene]:
             "inpaint",
             "What could have been in a gap?",
             (f"pydreaming inpaint {MODEL} {clip(7, 3, 1)} --gap 0.2:0.32 --out filled.wav --picture inpaint.png",),
-            "The gap is filled with what fits both what came before and what follows. The lines mark the windows that the gap touches; outside"
-            " the gap itself the sound stays as recorded.",
+            "The gap is filled with what fits both what came before and what follows. The lines mark the windows that the gap"
+            " touches; outside the gap itself the sound stays as recorded.",
             "inpaint.png",
         ),
         Scene(
             "gaps",
             "How good are such fills?",
             (f"pydreaming inpaint {MODEL} digits --evaluate 60 --gap-s 0.12 --out gaps.csv",),
-            "Gaps made on purpose, filled in seven ways and compared with what was there: particles that know what follows, rollouts that do"
-            " not (`prior`), a straight line through the log-mel, the last window again.",
+            "Gaps made on purpose, filled in seven ways and compared with what was there: particles that know what follows,"
+            " rollouts that do not (`prior`), a straight line through the log-mel, the last window again.",
         ),
         Scene(
             "search",
@@ -130,11 +134,11 @@ def scenes(recordings: Recordings, ending: str = ".wav") -> list[Scene]:
     ]
 
 
-def _bark(recordings: Recordings) -> str:
-    begin, end = recordings.bark_s
+def _saw(recordings: Recordings) -> str:
+    begin, end = recordings.saw_s
     events = read_rows("events.csv")
     inside = sum(float(row["start_s"]) < end and float(row["end_s"]) > begin for row in events)
-    return f"The bark is at {_span(recordings.bark_s)}; of {_count(len(events), 'event')} found, {inside} overlap it."
+    return f"The saw is at {_span(recordings.saw_s)}; of {_count(len(events), 'event')} found, {inside} overlap it."
 
 
 def _boundaries(recordings: Recordings) -> str:
