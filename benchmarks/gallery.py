@@ -3,9 +3,9 @@
     python -m benchmarks.gallery --model runs/my-run --data ../shared/data --out docs/gallery
 
 MODEL is a run or a checkpoint that was trained on FSDD (its clips of index 0-4 held out, as `make demo` and `make figures` do); --data has
-the folders fsdd, esc10 and machines. Writes the pictures into --out, and beside it the Markdown (docs/gallery.md) with each command, what it
-printed, and excerpts of the tables it wrote: no figure there is typed by hand. For `status` a run is started, and stopped again. Pages are
-photographed by Chromium. About six minutes on one core.
+the folders fsdd, esc10 and machines. Writes the pictures into --out, and beside it the Markdown (docs/gallery.md) with each command, what
+it printed, and excerpts of the tables it wrote: no figure there is typed by hand. For `status` a run is started, and stopped again. Pages
+are photographed by Chromium. About six minutes on one core.
 """
 
 from __future__ import annotations
