@@ -11,7 +11,7 @@ PORT ?= 5000
 DATA ?= ../shared/data
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test lint ui bench chaos cluster quality figures lock clean
+.PHONY: help env demo test lint ui bench chaos cluster quality figures gallery lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | awk -F'\t' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -59,6 +59,9 @@ quality: env  ## train for minutes and check the figures of README
 
 figures: env  ## the world model beside its peers, over seeds: DATA=<folder with fsdd, esc10, ...> (hours; goes on where it was)
 	@$(PY) -m benchmarks.quality --data "$(DATA)" --out "$(RUNS)/quality" --jobs 2 $(ARGS)
+
+gallery: env  ## docs/gallery.md, every command with its picture: MODEL=<run trained on FSDD> DATA=<folder with fsdd, esc10, machines> (minutes)
+	@$(PY) -m benchmarks.gallery --model "$(MODEL)" --data "$(DATA)" --out docs/gallery $(ARGS)
 
 lock: env  ## renew requirements.lock from pyproject.toml
 	@$(PY) -m pip install --quiet uv && $(VENV)/bin/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 \

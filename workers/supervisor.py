@@ -18,6 +18,7 @@ from typing import Literal
 
 from pydreaming.config import Config
 from pydreaming.errors import PydreamingError, UsageError
+from pydreaming.tracking.live import FOLDER
 from workers.children import Child, describe_exit
 from workers.layout import RunDir
 
@@ -85,7 +86,8 @@ class Supervisor:
         Raises RunError: the coordinator cannot work, or every worker has failed. UsageError: logs cannot be written.
         """
         try:
-            self._run.logs.mkdir(parents=True, exist_ok=True)
+            for folder in (self._run.logs, self._run.path / FOLDER):
+                folder.mkdir(parents=True, exist_ok=True)
         except OSError as e:
             raise UsageError(f"cannot write to {self._run.logs}: {e.strerror}; choose another --run.dir") from e
         before = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -246,7 +248,7 @@ class Supervisor:
         else:
             arguments += ["--run", str(self._run.path)]
         arguments += ["--keys", c.coordinator.keys] if c.coordinator.keys else []
-        alive = self._run.logs / f"{name}.alive"
+        alive = self._run.path / FOLDER / f"{name}.alive"
         child = self._child("audio_worker", [*arguments, "--alive", str(alive)], threads=1, name=name)
         child.alive = alive
         return child

@@ -15,7 +15,6 @@ from quick_training import train
 from tones import RATE, write_tone
 
 from pydreaming.errors import SourceError
-from workers.closing import next_commands
 from workers.evaluator import evaluate
 from workers.layout import RunDir
 from workers.serial import collect
@@ -103,7 +102,7 @@ def test_the_commands_to_try_next_survive_spaces_and_quotes(make_run: Callable[.
     names_with_spaces_and_quotes(folder)
     run = make_run(folder, *OFFLINE, name="my run")
     collect(run, run.read_config())
-    for meaning, command in next_commands(run.path, run.read_config()):
+    for meaning, command in run.next_commands(run.read_config()):
         words = shlex.split(command)
         assert meaning
         assert words[2] == str(run.path)

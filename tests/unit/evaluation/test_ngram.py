@@ -20,7 +20,7 @@ class Coder:
     config = SimpleNamespace(groups=1, classes=K)
     token_dim, action_dim, device = 1, 1, torch.device("cpu")
 
-    def observe(self, tokens: torch.Tensor, action: torch.Tensor, is_first: torch.Tensor) -> Observed:
+    def observe(self, tokens: torch.Tensor, action: torch.Tensor, is_first: torch.Tensor, carry: object, noise: object) -> Observed:
         post = torch.nn.functional.one_hot(tokens.long(), K).float()
         state = State(tokens, post, (post + 1e-9).log())
         return Observed(tokens, action, is_first, state, state.logits, tokens, tokens, state)

@@ -1,0 +1,1 @@
+"""What the gallery shows: its recordings, its scenes, and how pages and tables become pictures and Markdown."""
