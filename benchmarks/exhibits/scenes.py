@@ -146,8 +146,8 @@ def _boundaries(recordings: Recordings) -> str:
     hits = sum(any(abs(start - boundary) <= WINDOW_S for boundary in found) for start in recordings.starts_s)
     stray = sum(all(abs(start - boundary) > WINDOW_S for start in recordings.starts_s) for boundary in found)
     return (
-        f"Of the {len(recordings.starts_s)} places where a digit follows another, {hits} have a boundary within a window's length ({1000 * WINDOW_S:.0f} ms);"
-        f" {_count(stray, 'boundary', 'boundaries')} stand elsewhere."
+        f"Of the {len(recordings.starts_s)} places where a digit follows another, {hits} have a boundary within a window's length"
+        f" ({1000 * WINDOW_S:.0f} ms); boundaries elsewhere: {stray}."
     )
 
 
@@ -155,5 +155,5 @@ def _span(seconds: tuple[float, float]) -> str:
     return f"{seconds[0]:.2f} to {seconds[1]:.2f} s"
 
 
-def _count(number: int, one: str, many: str = "") -> str:
-    return f"{number} {one if number == 1 else many or one + 's'}"
+def _count(number: int, one: str) -> str:
+    return f"{number} {one}" + ("" if number == 1 else "s")
