@@ -63,7 +63,7 @@ figures: env  ## the world model beside its peers, over seeds: DATA=<folder with
 gallery: env  ## docs/gallery.md, every command with its picture: MODEL=<run trained on FSDD> DATA=<folder with fsdd, esc10, machines> (minutes)
 	@$(PY) -m benchmarks.gallery --model "$(MODEL)" --data "$(DATA)" --out docs/gallery $(ARGS)
 
-lock: env  ## renew requirements.lock from pyproject.toml
+lock: $(LOCKED)  ## renew requirements.lock from pyproject.toml
 	@$(PY) -m pip install --quiet uv && $(VENV)/bin/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 \
 	  --generate-hashes --no-header --quiet --output-file requirements.lock
 
