@@ -76,7 +76,7 @@ def test_unreadable_files_and_queries(run: str, sounds: Path, capsys: pytest.Cap
     assert cli.main(["search", run, "sounds/low/0.wav", "sounds", "--out", "hits.parquet"]) == 1
     err = capsys.readouterr().err
     assert "bad.wav:" in err
-    assert "1 of 7 files of the library could not be read" in err
+    assert "1 of 7 files could not be read" in err
     assert len(pandas.read_parquet("hits.parquet")) == 5
     assert cli.main(["search", run, "sounds/bad.wav", "sounds", "--index", "new.parquet"]) == 1
     assert not Path("new.parquet").exists()  # the query is looked at first

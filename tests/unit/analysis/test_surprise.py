@@ -37,7 +37,7 @@ def test_bounds(model: WorldModel) -> None:
 def test_chunks_equal_one_pass(model: WorldModel, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = surprise(model, (sweep(1.0), RATE), seed=3)
     stream = model.observe_stream
-    monkeypatch.setattr(model, "observe_stream", lambda parts, seed: stream(parts, seed, chunk=5))
+    monkeypatch.setattr(model, "observe_stream", lambda parts, seed, action: stream(parts, seed, action, chunk=5))
     parts = surprise(model, (sweep(1.0), RATE), seed=3)
     assert world_model.CHUNK_TOKENS > len(whole) > 5
     for name in CURVES:
