@@ -9,6 +9,7 @@ STAMP := $(VENV)/.installed-$(shell (cat pyproject.toml; echo "$(CURDIR)") | cks
 RUNS ?= runs
 PORT ?= 5000
 DATA ?= ../shared/data
+JOBS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help env demo test lint ui bench chaos cluster quality figures gallery lock clean
@@ -32,8 +33,8 @@ $(STAMP): $(LOCKED) pyproject.toml
 demo: env  ## train on spoken digits, or on AUDIO=<folder>: 5 minutes on two cores, then a report
 	@$(PY) -m workers.demo $(if $(AUDIO),"$(AUDIO)") --run.dir "$(RUNS)" $(ARGS)
 
-test: env lint  ## ruff, mypy and the whole test suite (under 10 minutes on two cores)
-	@$(PY) -m pytest $(ARGS)
+test: env lint  ## ruff, mypy and the whole test suite, in JOBS=2 processes (about 10 minutes)
+	@$(PY) -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 lint: env  ## ruff and mypy only
 	@$(PY) -m ruff check .
