@@ -4,7 +4,9 @@
 
 A *job* trains one row on one corpus with one seed (and, where speakers are left out, without one of them), evaluates the checkpoint, and
 leaves OUT/<job>/figures.json. Finished jobs are not repeated while their settings stay the same, so a call that was interrupted goes on
-where it was. The seconds are CPU time of sampling and steps on one core, so that a busy host does not change what a job is given.
+where it was. The seconds are CPU time of sampling and steps on one core. On a busy host a second of it
+does less (two cores that share what a step needs give 1.25 times the steps of one), so `--pace world_model=10.6` gives a row the steps that
+a quiet core makes in that time.
 Writes OUT/quality.md and OUT/quality.json after every job. Exit code 1: a job has failed (its log is OUT/<job>/log.txt).
 """
 
@@ -38,7 +40,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(words)
     try:
         plan = make_plan(
-            options.data.resolve(), options.out.resolve(), options.seconds, options.set, options.only, options.rows, options.seeds
+            options.data.resolve(),
+            options.out.resolve(),
+            options.seconds,
+            options.set,
+            options.only,
+            options.rows,
+            options.seeds,
+            dict(options.pace),
         )
         if options.job:
             return _do(plan, options.job)
@@ -117,7 +126,7 @@ def _write(plan: Plan, results: dict[Job, dict[str, Any]], problems: dict[Job, s
     figures = Figures(plan.jobs, results, problems)
     text = report(figures, results, plan.seconds)
     jobs = {job.name: {key: results[job][key] for key in ("digest", "code", "training", "evaluation_s", "notes")} for job in results}
-    content = {"seconds": plan.seconds, "settings": plan.settings, "figures": summary(figures), "jobs": jobs}
+    content = {"seconds": plan.seconds, "pace": dict(plan.pace), "settings": plan.settings, "figures": summary(figures), "jobs": jobs}
     replace_json(plan.out / "quality.json", content | {"problems": {job.name: why for job, why in problems.items()}})
     (plan.out / "quality.md").write_text(text, encoding="utf-8")
     return text
@@ -131,12 +140,22 @@ def _code() -> str:
     return digest.hexdigest()[:8]
 
 
+def _pace(text: str) -> tuple[str, float]:
+    row, _, value = text.partition("=")
+    if row not in ROWS or not float(value) > 0:
+        raise argparse.ArgumentTypeError(f"'{text}' is no row with a number of steps a second")
+    return row, float(value)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.quality", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder that holds fsdd, esc10, long and machines")
     parser.add_argument("--out", type=Path, default=Path("runs/quality"), help="folder of the results (default: runs/quality)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="default: 0 1 2")
     parser.add_argument("--seconds", type=float, default=300.0, help="CPU seconds of each training (default: 300)")
+    parser.add_argument(
+        "--pace", nargs="+", type=_pace, default=[], metavar="ROW=STEPS_A_SECOND", help="train for seconds x pace steps instead"
+    )
     parser.add_argument("--only", nargs="+", choices=CORPORA, default=list(CORPORA), help="corpora (default: all)")
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="rows (default: all)")
     parser.add_argument("--set", action="append", default=[], metavar="section.key=value", help="a setting for all jobs; may be repeated")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydreaming.audio.sources import iter_source, source_root
@@ -60,6 +60,7 @@ class Plan:
 
     Attributes:
       data: folder of all corpora. out: folder of the results. seconds: of training, in CPU time. settings: `section.key=value` for all.
+      pace: steps a second by row, where training ends after so many steps as `seconds` of a quiet core give, however busy this one is.
     """
 
     data: Path
@@ -67,10 +68,11 @@ class Plan:
     seconds: float
     settings: tuple[str, ...]
     jobs: tuple[Job, ...]
+    pace: Mapping[str, float] = field(default_factory=dict)
 
     def config(self, job: Job) -> Config:
         """The resolved configuration of a job: one thread of a CPU, so that its time means the same on every host. Raises ConfigError."""
-        return job_config(self.data, job, self.seconds, self.settings)
+        return job_config(self.data, job, self.seconds, self.settings, self.pace.get(job.row, 0.0))
 
     def folder(self, job: Job) -> Path:
         """Where a job leaves its checkpoint, its log and figures.json."""
@@ -83,7 +85,14 @@ class Plan:
 
 
 def make_plan(
-    data: Path, out: Path, seconds: float, settings: Sequence[str], only: Sequence[str], rows: Sequence[str], seeds: Sequence[int]
+    data: Path,
+    out: Path,
+    seconds: float,
+    settings: Sequence[str],
+    only: Sequence[str],
+    rows: Sequence[str],
+    seeds: Sequence[int],
+    pace: Mapping[str, float],
 ) -> Plan:
     """The jobs of the corpora and rows asked for, seed after seed, so that a first table comes early.
 
@@ -94,14 +103,14 @@ def make_plan(
     for name in only:
         corpus = CORPORA[name]
         for row in (row for row in corpus.rows if row in rows):
-            config = job_config(data, Job(name, row, seeds[0]), seconds, settings)
+            config = job_config(data, Job(name, row, seeds[0]), seconds, settings, pace.get(row, 0.0))
             source_root(config.source)  # missing data is told now, not hours later
             parts = corpus.left_out(config)
             jobs += [Job(name, row, seed, part) for seed in (seeds[:1] if row in WITHOUT_SEEDS else seeds) for part in parts]
-    return Plan(data, out, seconds, tuple(settings), tuple(sorted(jobs, key=lambda job: job.seed)))
+    return Plan(data, out, seconds, tuple(settings), tuple(sorted(jobs, key=lambda job: job.seed)), pace)
 
 
-def job_config(data: Path, job: Job, seconds: float, settings: Sequence[str]) -> Config:
+def job_config(data: Path, job: Job, seconds: float, settings: Sequence[str], pace: float) -> Config:
     """See `Plan.config`."""
     corpus = CORPORA[job.corpus]
     objective = TRAINED.get(job.row)
@@ -113,7 +122,7 @@ def job_config(data: Path, job: Job, seconds: float, settings: Sequence[str]) ->
         *corpus.settings,
         *settings,
         f"training.seconds={seconds:g}",
-        "training.steps=0",
+        f"training.steps={round(pace * seconds)}",
         *([f"objective.name={objective}"] if objective else []),
     ]
     config = load_config(corpus.presets, [f"--{value}" for value in values])

@@ -106,7 +106,7 @@ def _open_store(job: Job, asked: Config, out: Path, config: Config, name: str, s
 
 
 def train(given: Given, folder: Path) -> Path:
-    """Train for `training.seconds` of CPU time, which counts sampling and steps and nothing else; the checkpoint.
+    """Train for `training.seconds` of CPU time, which counts sampling and steps and nothing else, or for `training.steps`; the checkpoint.
 
     A checkpoint of an earlier call with the same settings is taken as it is: only evaluation is done again.
 
@@ -120,11 +120,12 @@ def train(given: Given, folder: Path) -> Path:
     index = given.index()
     assert index.meta is not None  # `open_stores` has seen to it that there are episodes
     trainer, sampler = Trainer(config, index.meta.token_dim, index.meta.action_dim), make_sampler(index, config)
-    spent, due, refused = 0.0, 0.0, 0
-    while spent < config.training.seconds:
+    spent, due, refused, over = 0.0, 0.0, 0, 0.0
+    while over < 1:
         begin = time.process_time()
-        result = trainer.train_step(trainer.to_device(sampler.sample()), spent / config.training.seconds)
+        result = trainer.train_step(trainer.to_device(sampler.sample()), over)
         spent += time.process_time() - begin
+        over = trainer.step / config.training.steps if config.training.steps else spent / config.training.seconds
         refused = 0 if result.finite else refused + 1
         if refused >= MAX_NON_FINITE:
             raise PydreamingError(f"{refused} steps in a row were not finite; lower training.learning_rate")

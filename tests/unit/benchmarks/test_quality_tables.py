@@ -55,7 +55,7 @@ def data(tmp_path: Path) -> Path:
 
 
 def test_one_job_for_each_speaker_left_out_and_one_seed_for_rows_without_chance(data: Path, tmp_path: Path):
-    plan = make_plan(data, tmp_path, 300, [], ["strict"], ["world_model", "log-mel"], [3, 4])
+    plan = make_plan(data, tmp_path, 300, [], ["strict"], ["world_model", "log-mel"], [3, 4], {})
     names = [job.name for job in plan.jobs]
     assert names == [
         *(f"strict-{row}-3-{speaker}" for row in ("world_model", "log-mel") for speaker in ("ann", "bob")),
@@ -67,7 +67,7 @@ def test_one_job_for_each_speaker_left_out_and_one_seed_for_rows_without_chance(
 
 
 def test_peers_differ_from_the_world_model_in_the_objective_alone(data: Path, tmp_path: Path):
-    plan = make_plan(data, tmp_path, 300, ["training.batch_size=7"], ["fsdd"], ROWS, [0])
+    plan = make_plan(data, tmp_path, 300, ["training.batch_size=7"], ["fsdd"], ROWS, [0], {})
     configs = {job.row: plan.config(job).to_dict() for job in plan.jobs}
     assert set(configs) == set(CORPORA["fsdd"].rows)
     for row in ("cpc", "dreamer_v2"):
@@ -77,8 +77,13 @@ def test_peers_differ_from_the_world_model_in_the_objective_alone(data: Path, tm
     assert configs["world_model"]["training"]["batch_size"] == 7
 
 
+def test_a_row_with_a_pace_trains_for_as_many_steps_as_a_quiet_core_makes(data: Path, tmp_path: Path):
+    plan = make_plan(data, tmp_path, 300, [], ["fsdd"], ["world_model", "cpc"], [0], {"cpc": 14.0})
+    assert {job.row: plan.config(job).training.steps for job in plan.jobs} == {"world_model": 0, "cpc": 4200}
+
+
 def test_missing_data_and_wrong_settings_are_named_before_any_job(tmp_path: Path, data: Path):
     with pytest.raises(SourceError, match="esc10 does not exist"):
-        make_plan(data, tmp_path, 300, [], ["esc10"], ROWS, [0])
+        make_plan(data, tmp_path, 300, [], ["esc10"], ROWS, [0], {})
     with pytest.raises(ConfigError, match=r"training\.batch_size"):
-        make_plan(data, tmp_path, 300, ["training.batchsize=7"], ["fsdd"], ROWS, [0])
+        make_plan(data, tmp_path, 300, ["training.batchsize=7"], ["fsdd"], ROWS, [0], {})
