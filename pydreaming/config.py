@@ -23,7 +23,7 @@ from pydreaming.errors import ConfigError
 
 CONFIG_DIR = Path(__file__).resolve().parent.parent / "configs"
 _OBJECTIVES = Path(__file__).resolve().parent / "objectives"
-_SHARED = {"__init__", "base", "contrast", "latents"}  # files there that are no objective
+_SHARED = {"__init__", "base", "contrast", "latents", "scene"}  # files there that are no objective
 
 Positive = Annotated[int, msgspec.Meta(ge=1, le=LARGEST)]
 Natural = Annotated[int, msgspec.Meta(ge=0, le=LARGEST)]
@@ -122,6 +122,7 @@ class AugmentConfig:
     """Random changes made to recordings by the workers, and to batches by the learner (`centre`); 0 turns one off."""
 
     centre: Fraction = 0.0  # see ModelConfig
+    shift: Fraction = 0.0
     probability: Fraction
     gain_db: NonNegative
     noise_db: NonNegative
@@ -188,6 +189,7 @@ class ModelConfig:
     gaussians: Positive = 32
     min_std: PositiveFloat = 0.1
     decoder_hidden: Positive
+    scene: Natural = 0
 
 
 @dataclass(frozen=True)
@@ -208,6 +210,7 @@ class ObjectiveConfig:
     kl_dyn: NonNegative
     kl_rep: NonNegative
     free_nats: NonNegative
+    scene: NonNegative = 1.0
 
 
 @dataclass(frozen=True)

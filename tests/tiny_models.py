@@ -19,6 +19,7 @@ EVERY_FORM = [
 _TINY = {
     "action.kind": "stride",
     "augment.centre": "0",
+    "model.scene": "0",
     "model.encoder_layers": "[16]",
     "model.embed": "8",
     "model.deter": "10",

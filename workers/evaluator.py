@@ -194,7 +194,8 @@ def sequences(store: ReplayIndex, config: Config, device: torch.device) -> list[
 
 def _to_tensors(batch: Batch, device: torch.device) -> TensorBatch:
     arrays = (batch.tokens.astype("float32"), batch.is_first, batch.action, batch.token_id, batch.mask)
-    return TensorBatch(*(torch.from_numpy(array).to(device) for array in arrays))
+    tokens, is_first, action, token_id, mask = (torch.from_numpy(array).to(device) for array in arrays)
+    return TensorBatch(tokens, is_first, action, token_id, mask, batch.mixed)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -9,7 +9,7 @@ alone (the run's seed, the pass, the items), not on the worker or on how often i
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,7 +31,7 @@ from pydreaming.replay.writer import FileReport, ShardWriter
 from workers.protocol import Totals, Unreadable
 
 BLOCK_S = 10.0  # s of audio between two calls of `on_block`
-_STRIDES = 7  # marks the random stream of strides among those of an item (augmentation has its own)
+_STRIDES, _SHIFT = 7, 8  # mark the random streams of strides and shifts among those of an item (augmentation has its own)
 
 
 @dataclass
@@ -110,21 +110,36 @@ class Producer:
         clip = ClipInfo(item=item.index, path=item.path, label=item.labels.get("label", ""), speaker=item.labels.get("speaker", ""))
         walk = Walk(self.config.action, self.config.run.seed, epoch, item, self.controls)
         augment = self._augment.of(item.index, epoch) if self._augment else None
-        count = 0
-        for tokens in front.tokens(self._counted(stream), stream.sample_rate, augment):
+        features, count = self.config.features, 0
+        skipped = self._shift(stream, item, epoch)
+        origin = skipped * features.sample_rate // stream.sample_rate
+        for tokens in front.tokens(after(skipped, self._counted(stream)), stream.sample_rate, augment):
             if not np.isfinite(tokens).all():
                 raise DecodeError(item.path, "samples are absurdly large")
             index, action = walk.through(len(tokens))
             if not len(index):
                 continue
             kept = tokens[index - (walk.seen - len(tokens))]
-            for episode in builder.add_tokens(kept, action, index * self.config.features.token_stride_samples, count == 0, clip):
+            for episode in builder.add_tokens(kept, action, origin + index * features.token_stride_samples, count == 0, clip):
                 writer.add(episode)
             count += len(index)
         if not count:
             raise DecodeError(item.path, "too short for a single token")
         self.totals.tokens += count
         self.totals.clips += 1
+
+    def _shift(self, stream: AudioStream, item: AudioItem, epoch: int) -> int:
+        """Samples, at the stream's rate, before the first window: none in the first pass, later less than one step of the windows.
+
+        So each pass cuts other windows from a recording. As many as it takes leave at least one whole window.
+        """
+        share, features = self.config.augment.shift, self.config.features
+        if not share or not epoch or stream.num_samples is None:
+            return 0
+        drawn, place = np.random.default_rng((self.config.run.seed, item.index, epoch, _SHIFT)).random(2)
+        room = stream.num_samples - -(-features.token_span_samples * stream.sample_rate // features.sample_rate)
+        stride = features.token_stride_samples * stream.sample_rate // features.sample_rate
+        return int(place * min(stride, max(0, room + 1))) if drawn < share else 0
 
     def _streams(self, item: AudioItem) -> Iterator[tuple[AudioStream, AudioItem]]:
         """Each stream of a recording (several where source.channels is each), with the item that describes it."""
@@ -148,6 +163,13 @@ class Producer:
         if self._normalising is None or self._normalising.stats != stats:
             self._normalising = FrontEnd(self.config.features, stats)
         return self._normalising
+
+
+def after(skipped: int, blocks: Iterable[Samples]) -> Iterator[Samples]:
+    """A stream of samples without its first ones."""
+    for block in blocks:
+        yield block[skipped:]
+        skipped = max(0, skipped - len(block))
 
 
 class Walk:

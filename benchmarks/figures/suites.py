@@ -27,9 +27,12 @@ from pydreaming.evaluation.features import (
     CLIP_PARTS,
     CLIP_POOLING,
     PARTS,
+    SCENE,
     centred_bands,
     clip_features,
+    hears_scenes,
     join_parts,
+    probed,
     untrained_like,
 )
 from pydreaming.evaluation.pooling import Array
@@ -37,6 +40,7 @@ from pydreaming.evaluation.probes import ProbeRow, probe_rows, run_forest
 from pydreaming.evaluation.protocols import Protocol, plan_protocols, speaker_centred, strict_protocol
 from pydreaming.evaluation.speaker_changes import speaker_changes
 from pydreaming.evaluation.supervised import supervised_row
+from pydreaming.evaluation.views import Views
 from pydreaming.evaluation.world_figures import world_figures
 from pydreaming.models.world_model import WorldModelNet
 from pydreaming.objectives import Objective, make_objective
@@ -77,7 +81,7 @@ class Subject:
         """(A,) the action of listening on."""
         return np.zeros(self.clips.actions[0].shape[1], np.float32)
 
-    def vectors(self) -> dict[str, Array]:
+    def vectors(self) -> dict[str, Array | Views]:
         """Line of the table -> vectors of the clips (N, D). The first is the row's own; of networks, parts and poolings follow."""
         tokens, n_mels = self.clips.tokens, self.config.features.n_mels
         if not self.networks:
@@ -86,12 +90,15 @@ class Subject:
         model, objective = self.networks[0]
         bands = centred_bands(self.config)
         pooled = {kind: clip_features(model, tokens, self.clips.actions, kind, bands) for kind in (CLIP_POOLING, OTHER_POOLING)}
+        scene = hears_scenes(self.config) and self.job.row != "untrained"
         trained = [part for part in PARTS if objective.trains_latents or part not in LATENT]
         own = [part for part in CLIP_PARTS if part.removesuffix(CENTRED) in trained]
-        lines = {self.job.row: join_parts(pooled[CLIP_POOLING], own)}
+        lines: dict[str, Array | Views] = {self.job.row: probed(pooled[CLIP_POOLING], scene, own)}
         views = {f"{self.job.row}, {view}": [p for p in own if p.endswith(CENTRED) == (view == "centred")] for view in ("plain", "centred")}
         lines |= {name: join_parts(pooled[CLIP_POOLING], parts) for name, parts in views.items() if bands}
-        lines |= {f"{self.job.row}, {part} only": pooled[CLIP_POOLING][part] for part in trained if [part] != own}
+        lines |= {f"{self.job.row}, content": join_parts(pooled[CLIP_POOLING], own)} if scene else {}
+        alone = [part for part in (*trained, *([SCENE] if scene else [])) if [part] != own]
+        lines |= {f"{self.job.row}, {part} only": pooled[CLIP_POOLING][part] for part in alone}
         return lines | {f"{self.job.row}, {OTHER_POOLING}": join_parts(pooled[OTHER_POOLING], own)}
 
 

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from pydreaming.analysis.inputs import Source
-from pydreaming.analysis.names import PARTS, PER, POOLINGS
+from pydreaming.analysis.names import PARTS, PER, POOLINGS, SCENE
 from pydreaming.analysis.pooling import IN_THIRDS, Moments, Vectors, pool
 from pydreaming.analysis.world_model import CHUNK_TOKENS, WorldModel
 from pydreaming.audio.tokens import Frames
 from pydreaming.errors import UsageError
-from pydreaming.evaluation.features import centred_bands, centred_clip
+from pydreaming.evaluation.features import centred_bands, centred_clip, hears_scenes, scene_vectors
+from pydreaming.models.scene import stretch_ends
 from pydreaming.models.state import Observed
 
 Action = npt.NDArray[np.float32]
@@ -60,6 +61,10 @@ class Embedder:
         for kind, name, known in (("row per", self.per, PER), ("part", self.part, PARTS), ("pooling", self.pooling, POOLINGS)):
             if name not in known:
                 raise UsageError(f"there is no {kind} '{name}'; there are {', '.join(known)}")
+        if self.part == SCENE and self.per == "window":
+            raise UsageError("a scene is of clips and moments, not of windows")
+        if self.part == SCENE and not hears_scenes(self.model.config):
+            raise UsageError("this model has no scenes; objective dreaming_v2 with model.scene above 0 trains them")
         f = self.model.features
         least, most = (samples / f.sample_rate for samples in (f.token_span_samples, CHUNK_TOKENS * f.token_stride_samples))
         if self.per == "moment" and not least <= self.moment_s <= most:
@@ -72,7 +77,7 @@ class Embedder:
             "what": f"pydreaming embeddings, one row per {self.per}",
             "per": self.per,
             "part": self.part,
-            "pooling": self.pooling if self.per != "window" else "none",
+            "pooling": self.pooling if self.per != "window" and self.part != SCENE else "none",
             "moment_s": self.moment_s if self.per == "moment" else 0.0,
             "seed": self.seed,
             "sample_rate_hz": self.model.features.sample_rate,
@@ -100,6 +105,9 @@ class Embedder:
           parts: tokens of the source, where they are at hand.
         """
         parts, told = self.model.stream_tokens(source) if parts is None else parts, self.model.told(source)
+        if self.part == SCENE:
+            windows = self._measure(parts)[0]
+            return self._scene(self.model.stream_tokens(source), windows), windows
         if self.pooling not in IN_THIRDS:
             return pool(self.windows(parts, told), self.pooling)
         windows, level = self._measure(parts)
@@ -110,6 +118,8 @@ class Embedder:
 
     def vectors(self, clips: Sequence[Frames], actions: Sequence[Action] | None = None) -> Vectors:
         """One vector for each of some short clips (T_i, token_dim): (N, width of the pooling). `actions`: (A,) of each."""
+        if self.part == SCENE:
+            return scene_vectors(self.model.net, clips)
         views = [clips]
         if self._bands:
             views.append([centred_clip(clip, self._bands) for clip in clips])
@@ -143,6 +153,18 @@ class Embedder:
             windows += len(part)
             bands.add(part.reshape(-1, self.model.features.n_mels))
         return windows, bands.mean.astype(np.float32)
+
+    def _scene(self, parts: Iterable[Frames], windows: int) -> Vectors:
+        """The scene of a recording of so many windows, stretch by stretch."""
+        ends, total = stretch_ends(windows), np.zeros(self.model.config.model.scene)
+        line, begin = np.empty((0, self.model.features.token_dim), np.float32), 0
+        for part in parts:
+            line = np.concatenate([line, part])
+            while ends and len(line) >= ends[0] - begin:
+                count, begin = ends[0] - begin, ends.pop(0)
+                total += scene_vectors(self.model.net, [line[:count]])[0] / len(stretch_ends(windows))
+                line = line[count:]
+        return total.astype(np.float32)
 
     def _side_by_side(self, clips: Sequence[Frames], actions: Sequence[Action] | None) -> Vectors:
         found = {i: self._one([values], len(values)) for i, values in self.windows_of(clips, actions)}

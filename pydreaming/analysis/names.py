@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+SCENE = "scene"
 PARTS: dict[str, str] = {
     "feat": "deter and stoch side by side",
     "deter": "deterministic state, all that was heard up to the window",
     "stoch": "latent state: the probabilities of each code of the window (the means, where latents are Gaussian)",
     "code": "the window's code itself, one-hot per group (the sampled values, where latents are Gaussian)",
     "embed": "encoder's view of the window alone",
+    SCENE: "who and where, not what: one vector for each clip or moment (not window), from the level and spread of its bands; no --pooling",
 }
 POOLINGS: dict[str, str] = {
     "mean": "mean over the windows, width D",

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -92,13 +92,19 @@ def choose_c(features: Array, targets: Labels, rows: Rows, groups: Labels | None
     Args:
       features: (N, D). targets, groups: (N,) strings.
     """
+    scores = accuracies(features, targets, rows, groups, GRID)
+    return GRID[int(scores.argmax())] if len(scores) else DEFAULT_C
+
+
+def accuracies(features: Array, targets: Labels, rows: Rows, groups: Labels | None, grid: Sequence[float]) -> npt.NDArray[np.float64]:
+    """Cross-validated accuracy of the logistic regression for each C, see `choose_c`: (len(grid),), or (0,) where no fold can be made."""
     sample = np.sort(np.random.default_rng(0).permutation(rows)[:CHOICE_CLIPS])
     seen, y = features[sample], targets[sample]
     scores = []
     for train, test in stratified_folds(y, np.arange(len(y)), None if groups is None else groups[sample], CHOICE_FOLDS):
         x = standardised(seen, train)
-        scores.append([float(np.mean(linear(x[train], y[train], x[test], c) == y[test])) for c in GRID])
-    return GRID[int(np.mean(scores, 0).argmax())] if scores else DEFAULT_C
+        scores.append([float(np.mean(linear(x[train], y[train], x[test], c) == y[test])) for c in grid])
+    return np.mean(scores, 0) if scores else np.empty(0)
 
 
 def stratified_folds(targets: Labels, rows: Rows, groups: Labels | None, most: int) -> Iterator[Split]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 from pydreaming.config import Config
 from pydreaming.evaluation.baselines import LOG_MEL, MORE_LOG_MEL, log_mel_features, more_log_mel_features
 from pydreaming.evaluation.clips import Clips
-from pydreaming.evaluation.features import PARTS, centred_bands, clip_features, join_parts, untrained_like
+from pydreaming.evaluation.features import PARTS, SCENE, centred_bands, clip_features, hears_scenes, join_parts, probed, untrained_like
 from pydreaming.evaluation.ngram import CodeNgrams
 from pydreaming.evaluation.open_loop import STEPS, OpenLoop, open_loop
 from pydreaming.evaluation.pooling import Array
@@ -125,12 +125,18 @@ def evaluate_probes(
     shown = protocols if complete else protocols[:1]
     baselines = _baselines(model, clips, config, shown, known, complete, jobs)
     features = clip_features(model, clips.tokens, clips.actions, centred_bands=centred_bands(config))
-    ours = {OURS: join_parts(features)}
+    scene = hears_scenes(config)
+    ours = {OURS: probed(features, scene)}
     if not complete:
         c = {(row.label, row.protocol): row.c for row in baselines if row.features == UNTRAINED}
         return probe_rows(shown, ours, jobs, c=c), baselines, notes
-    rows = probe_rows(shown, ours, jobs) + probe_rows(shown[:1], {f"{OURS}, {part} only": features[part] for part in PARTS}, jobs)
+    rows = probe_rows(shown, ours, jobs) + probe_rows(shown[:1], _alone(features, scene), jobs)
     return rows, baselines, notes + _saturated(baselines)
+
+
+def _alone(features: Mapping[str, Array], scene: bool) -> dict[str, Array]:
+    """Each part of the state by itself, and the scene."""
+    return {f"{OURS}, {part} only": features[part] for part in (*PARTS, *([SCENE] if scene else []))}
 
 
 def _baselines(

@@ -10,9 +10,12 @@ import torch
 from pydreaming.config import Config
 from pydreaming.evaluation.listening import listen
 from pydreaming.evaluation.pooling import Array, pool_clips
+from pydreaming.evaluation.views import Views
 from pydreaming.models.world_model import WorldModelNet
+from pydreaming.objectives import OBJECTIVES
 
 PARTS = ("deter", "stoch", "embed")
+SCENE = "scene"  # who and where, one vector a clip: see `models.scene`
 CENTRED = ", centred"  # behind a part's name: of the clip without its mean per band
 # The clip vector: what the row `world model` is probed on.
 CLIP_PARTS, CLIP_POOLING = ("deter", "stoch", "deter" + CENTRED, "stoch" + CENTRED), "thirds_std"
@@ -31,13 +34,35 @@ def clip_features(
       centred_bands: n_mels, to hear each clip a second time without its mean per band, as a model that was trained so (`augment.centre`)
         can; parts of that view have CENTRED behind their names. It needs the whole clip, so it is for clips, not for streams. 0: not.
     Returns:
-      part -> (N, 4 D_part) with the default pooling.
+      part -> (N, 4 D_part) with the default pooling; SCENE -> (N, model.scene) where the model has one.
     """
     features = _pooled_parts(model, tokens, actions, pooling)
     if centred_bands:
         centred = [centred_clip(clip, centred_bands) for clip in tokens]
         features |= {part + CENTRED: values for part, values in _pooled_parts(model, centred, actions, pooling).items()}
+    if model.scene is not None:
+        features[SCENE] = scene_vectors(model, tokens)
     return features
+
+
+@torch.no_grad()
+def scene_vectors(model: WorldModelNet, tokens: Sequence[Array]) -> Array:
+    """The scene of each clip (T_i, D): (N, width). Raises ValueError: the model has no scene encoder."""
+    if model.scene is None:
+        raise ValueError("the model was built with model.scene 0")
+    scene, device = model.scene, model.device
+    return np.stack([scene.of_clip(torch.from_numpy(clip).to(device)).float().cpu().numpy() for clip in tokens])
+
+
+def probed(features: Mapping[str, Array], scene: bool, parts: Sequence[str] = CLIP_PARTS) -> Array | Views:
+    """What probes are given: the parts side by side, and the scene beside them where it is trained (see `hears_scenes`)."""
+    content = join_parts(features, parts)
+    return Views(content, features[SCENE]) if scene else content
+
+
+def hears_scenes(config: Config) -> bool:
+    """Whether a model of this configuration has a scene encoder that is trained."""
+    return config.model.scene > 0 and OBJECTIVES[config.objective.name].trains_scene
 
 
 def join_parts(features: Mapping[str, Array], parts: Sequence[str] = CLIP_PARTS) -> Array:
@@ -71,4 +96,4 @@ def centred_clip(clip: Array, n_mels: int) -> Array:
 def untrained_like(config: Config, token_dim: int, action_dim: int, device: torch.device) -> WorldModelNet:
     """The same networks with their first weights: what the architecture alone gives."""
     torch.manual_seed(config.run.seed + 1000)
-    return WorldModelNet(config.model, token_dim, action_dim).to(device).eval()
+    return WorldModelNet(config.model, token_dim, action_dim, config.features.n_mels).to(device).eval()

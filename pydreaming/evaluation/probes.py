@@ -24,6 +24,7 @@ from pydreaming.evaluation.classifiers import (
 from pydreaming.evaluation.clips import Clips
 from pydreaming.evaluation.pooling import Array
 from pydreaming.evaluation.protocols import Protocol, strict_protocol
+from pydreaming.evaluation.views import Views, choose_few, choose_many
 
 TREES = 500
 
@@ -65,16 +66,14 @@ class ProbeRow:
     c: list[float] = field(default_factory=list)
 
 
-def run_probe(features: Array, protocol: Protocol, c: Sequence[float] = ()) -> ProbeResult:
+def run_probe(features: Array | Views, protocol: Protocol, c: Sequence[float] = ()) -> ProbeResult:
     """Accuracies of features (N, D) under a protocol.
 
     Args:
+      features: of `Views` one is chosen inside the training clips of each split (where C is given, the content).
       c: of the logistic regression in each split, as an earlier result has it; empty: chosen inside the training clips of each split.
     """
-    if protocol.centres is not None:
-        features = centred_by(features, protocol.centres)
-    if protocol.shots:
-        features = centred_to_length(features, protocol.unlabelled)
+    views = _views(features, protocol)
     # More neighbours than clips of a class would be outvoted by other classes.
     neighbours = min(NEIGHBOURS, protocol.shots or NEIGHBOURS)
     targets, found, used = protocol.targets, [], []
@@ -82,16 +81,25 @@ def run_probe(features: Array, protocol: Protocol, c: Sequence[float] = ()) -> P
     with threadpool_limits(1):
         for number, (train, test) in enumerate(protocol.splits):
             if protocol.shots:
-                x, chosen = features, FEW_SHOT_C
+                x, chosen = choose_few(views, targets, train), FEW_SHOT_C
             else:
-                x = standardised(features, train)
-                chosen = c[number] if c else choose_c(features, targets, train, protocol.groups)
+                view = views[0] if c else choose_many(views, targets, train, protocol.groups)
+                x, chosen = standardised(view, train), c[number] if c else choose_c(view, targets, train, protocol.groups)
             known = x[train], targets[train], x[test]
             guesses = linear(*known, chosen), knn(*known, neighbours), nearest_mean(*known)
             found.append([float(np.mean(guess == targets[test])) for guess in guesses])
             used.append(chosen)
     best, near, centroid = np.mean(found, 0).tolist()
     return ProbeResult(best, near, centroid, _interval(protocol, [row[0] for row in found]), used)
+
+
+def _views(features: Array | Views, protocol: Protocol) -> list[Array]:
+    """What there is to choose from, ready for the protocol's splits but for standardising."""
+    if isinstance(features, Views):
+        told = features if protocol.centres is None else features.centred_by(protocol.centres)
+        return told.to_length(protocol.unlabelled) if protocol.shots else told.as_they_are()
+    own = features if protocol.centres is None else centred_by(features, protocol.centres)
+    return [centred_to_length(own, protocol.unlabelled) if protocol.shots else own]
 
 
 def run_forest(features: Array, protocol: Protocol, seed: int = 0) -> ProbeRow:
@@ -105,7 +113,7 @@ def run_forest(features: Array, protocol: Protocol, seed: int = 0) -> ProbeRow:
 
 def probe_rows(
     protocols: Sequence[Protocol],
-    features: Mapping[str, Array],
+    features: Mapping[str, Array | Views],
     jobs: int = 1,
     known: Sequence[ProbeRow] = (),
     c: Mapping[tuple[str, str], Sequence[float]] | None = None,

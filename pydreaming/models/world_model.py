@@ -11,6 +11,7 @@ from pydreaming.models.decoder import ProbeDecoder
 from pydreaming.models.dynamics import Dynamics
 from pydreaming.models.encoder import WindowEncoder
 from pydreaming.models.rssm import RSSM
+from pydreaming.models.scene import SceneEncoder
 from pydreaming.models.state import Observed, State
 
 
@@ -18,10 +19,12 @@ class WorldModelNet(nn.Module):
     """Networks of the world model; the contrastive heads belong to the objective.
 
     Args:
-      token_dim: values in one token. action_dim: width A of the action vector.
+      token_dim: values in one token. action_dim: width A of the action vector. n_mels: values in one of its frames; 0: it is one frame.
+    Attributes:
+      scene: what hears who and where; None with `model.scene` 0.
     """
 
-    def __init__(self, config: ModelConfig, token_dim: int, action_dim: int) -> None:
+    def __init__(self, config: ModelConfig, token_dim: int, action_dim: int, n_mels: int = 0) -> None:
         super().__init__()
         self.config = config
         self.token_dim = token_dim
@@ -29,6 +32,7 @@ class WorldModelNet(nn.Module):
         self.encoder = WindowEncoder(token_dim, config)
         self.dynamics: Dynamics = Belief(config, action_dim) if config.dynamics == "belief" else RSSM(config, action_dim)
         self.decoder = ProbeDecoder(self.dynamics.feat_dim, token_dim, config)
+        self.scene = SceneEncoder(n_mels or token_dim, config.scene) if config.scene else None
 
     @property
     def feat_dim(self) -> int:

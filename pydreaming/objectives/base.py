@@ -30,6 +30,7 @@ class TensorBatch:
     Attributes:
       tokens: (B, T, token_dim) float32. is_first: (B, T) bool. action: (B, T, A) float32.
       token_id: (B, T) int64, equal exactly where the audio is the same. mask: (B, T) bool, False on padding.
+      mixed: True where the sequences are of all sources, False where they are of one.
     """
 
     tokens: Tensor
@@ -37,6 +38,7 @@ class TensorBatch:
     action: Tensor
     token_id: Tensor
     mask: Tensor
+    mixed: bool = True
 
     @cached_property
     def rivals(self) -> Rivals:
@@ -51,12 +53,12 @@ class TensorBatch:
     def rows(self, count: int) -> TensorBatch:
         """The first `count` sequences."""
         s = slice(count)
-        return TensorBatch(self.tokens[s], self.is_first[s], self.action[s], self.token_id[s], self.mask[s])
+        return TensorBatch(self.tokens[s], self.is_first[s], self.action[s], self.token_id[s], self.mask[s], self.mixed)
 
 
 @dataclass(frozen=True)
 class Term:
-    """One loss: values (B, T), where it holds, and its weight in the sum."""
+    """One loss: values (B, T), or (N,) of whatever else it is about, where it holds, and its weight in the sum."""
 
     value: Tensor
     valid: Tensor
@@ -119,12 +121,14 @@ class Objective(nn.Module, ABC):
       model: the networks; read for their widths, not kept (the trainer passes the model to `forward`).
     Attributes:
       trains_latents: False for an objective without latents, whose code and imagination are then not judged.
+      trains_scene: True for an objective with a term of the scene, where the model has a scene encoder.
       latents: the `model.latents` that the objective is defined for; None where it goes with all.
     Raises:
       ConfigError: it does not go with the model.
     """
 
     trains_latents = True
+    trains_scene = False
     latents: str | None = None
 
     def __init__(self, config: ObjectiveConfig, model: WorldModelNet) -> None:

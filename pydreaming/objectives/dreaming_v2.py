@@ -7,6 +7,7 @@ prior unrolled k steps by an independent linear dynamics. No public implementati
 - k >= 1 contrast: *linear heads* f_k from the context at t and the actions up to t + k, against targets of the token at t + k.
 - k = 0 contrast and KL: on the latents, from `unrolls` teacher-forced steps of the dynamics; with the belief dynamics each unrolled
   state is also held to the trunk's state (`consistency`), which is what lets imagination start from the trunk.
+- `scene`, which the paper has not: see `objectives.scene`. It is trained on the rows that the latents are trained on.
 - With `model.detach_latents` the second group gives no gradient to encoder and trunk.
 """
 
@@ -20,12 +21,14 @@ from pydreaming.models.state import Observed, State, Unroll
 from pydreaming.models.world_model import WorldModelNet
 from pydreaming.objectives.base import Ahead, Losses, Parts, TensorBatch, Term, linear_heads, read_ahead
 from pydreaming.objectives.latents import LatentObjective, same_step_accuracy
+from pydreaming.objectives.scene import scene_terms
 
 
 class DreamingV2(LatentObjective):
     """k-step contrast on the context, same-step contrast and KL on the latents."""
 
     latents: str | None = "categorical"
+    trains_scene = True
 
     def __init__(self, config: ObjectiveConfig, model: WorldModelNet) -> None:
         super().__init__(config, model)
@@ -33,6 +36,7 @@ class DreamingV2(LatentObjective):
         self.project = nn.Linear(embed, embed)
         self.ahead, self.ahead_weights = linear_heads(config, model)
         self.now = nn.Linear(self.context_dim, embed)
+        self.scene = nn.Linear(model.config.scene, embed) if model.config.scene else None
 
     def forward(self, model: WorldModelNet, batch: TensorBatch, noise: Tensor) -> Losses:
         """Losses of one batch; `noise` (B, T, S, K) drives the posterior's samples."""
@@ -40,6 +44,8 @@ class DreamingV2(LatentObjective):
         key = self.project(observed.embed)
         parts = self.ahead_terms(self.ahead, self.ahead_weights, 1, observed.context, key, observed.action, batch)
         parts |= self.latent_terms(model, observed, key, batch)
+        if model.scene is not None and self.scene is not None:
+            parts |= scene_terms(model.scene, self.scene, batch.rows(self.latent_rows(batch)), self.config.scene)
         return Losses(parts.terms, observed, parts.metrics)
 
     def ahead_of(self, observed: Observed) -> Ahead:

@@ -49,7 +49,7 @@ class LatentObjective(Objective):
         c = self.config
         if c.latent_scale == 0:
             return Parts()
-        rows = max(1, round(c.latent_streams * batch.mask.shape[0]))
+        rows = self.latent_rows(batch)
         observed, key, batch = observed.rows(rows), key[:rows], batch.rows(rows)
         if self.detach:
             observed, key = dataclasses.replace(observed, embed=observed.embed.detach()), key.detach()
@@ -67,6 +67,10 @@ class LatentObjective(Objective):
                 result.terms[f"{name}_{j}"] = dataclasses.replace(term, weight=scale * term.weight)
             result.metrics.update({f"{name}_{j}": value for name, value in own.metrics.items()})
         return result
+
+    def latent_rows(self, batch: TensorBatch) -> int:
+        """So many of a batch's sequences, the first, train the latents."""
+        return max(1, round(self.config.latent_streams * batch.mask.shape[0]))
 
     def consistency(self, unroll: Unroll, valid: Tensor) -> dict[str, Term]:
         """What holds a belief to the trunk's state, so that imagination may start from the trunk; nothing where they are the same."""

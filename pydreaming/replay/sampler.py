@@ -33,9 +33,10 @@ class Batch:
     """B sequences of consecutive steps, each of one episode.
 
     tokens (B, T, D) float16; is_first (B, T) bool, always True at step 0; action (B, T, A) float32; token_id (B, T) int64, equal
-    exactly where the item and the start sample are (the same audio, though perhaps augmented otherwise), -1 on padding; group (B,)
-    int32, equal where the groups are, valid within this batch only; mask (B, T) bool, False on padding, where tokens and actions
-    are 0 and is_first is False.
+    exactly where the item is the same and the windows begin nearest to the same place of the grid of tokens (the same audio, though perhaps
+    shifted by half a window or augmented otherwise), -1 on padding; group (B,) int32, equal where the groups are, valid within this batch
+    only; mask (B, T) bool, False on padding, where tokens and actions are 0 and is_first is False; mixed: drawn from all groups together,
+    not from one.
     """
 
     tokens: NDArray[np.float16]
@@ -44,6 +45,7 @@ class Batch:
     token_id: NDArray[np.int64]
     group: NDArray[np.int32]
     mask: NDArray[np.bool_]
+    mixed: bool
 
 
 class SamplerState(msgspec.Struct, forbid_unknown_fields=True):
@@ -109,8 +111,8 @@ class ReplaySampler:
             raise ReplayError(f"the replay store {self._index.folder} holds no episode yet")
         if self._version != self._index.version:
             self._line, self._version = _line(self._index, self._length), self._index.version
-        start = self._plan()
-        return self._read(start[self._rng.permutation(len(start))])
+        start, mixed = self._plan()
+        return self._read(start[self._rng.permutation(len(start))], mixed)
 
     def state_dict(self) -> dict[str, Any]:
         """The state of the random numbers, ready for JSON. With it and an index of the same content the next batches are the same."""
@@ -137,10 +139,11 @@ class ReplaySampler:
         except (msgspec.MsgspecError, ValueError, OverflowError, TypeError) as e:
             raise ReplayError(f"not a sampler state: {e}") from e
 
-    def _plan(self) -> NDArray[np.int64]:
-        """(B,) positions of the sequences on the line."""
+    def _plan(self) -> tuple[NDArray[np.int64], bool]:
+        """(B,) positions of the sequences on the line, and whether they are drawn from all of it."""
         whole = (0, self._line.tokens)
-        pools = self._groups() if self._rng.random() < self._group_share else iter([whole])
+        mixed = self._rng.random() >= self._group_share
+        pools = iter([whole]) if mixed else self._groups()
         starts: list[int] = []
         for low, high in pools:
             starts += self._draw(low, high, self._size - len(starts))
@@ -148,7 +151,7 @@ class ReplaySampler:
                 break
         if len(starts) < self._size:
             starts += self._candidates(*whole, self._size - len(starts))[0]
-        return np.array(starts, np.int64)
+        return np.array(starts, np.int64), mixed
 
     def _groups(self) -> Iterator[tuple[int, int]]:
         """The intervals of all groups, each once, drawn in proportion to their tokens without replacement."""
@@ -204,7 +207,7 @@ class ReplaySampler:
         chosen: list[int] = self._rng.permutation(begin)[:count].tolist()
         return chosen
 
-    def _read(self, position: NDArray[np.int64]) -> Batch:
+    def _read(self, position: NDArray[np.int64], mixed: bool) -> Batch:
         """The batch of sequences that begin at the given positions (B,) of the line."""
         line, meta, shape = self._line, self._index.meta, (len(position), self._length)
         assert meta is not None  # the index holds episodes
@@ -225,10 +228,11 @@ class ReplaySampler:
         first_clip = np.searchsorted(line.clip, position, side="right") - 1
         is_first &= mask
         item = line.item[first_clip[:, None] + np.cumsum(is_first, axis=1)].astype(np.int64)
-        token_id = np.where(mask, item * MAX_START_SAMPLE + begin, -1)
+        stride = meta.token_stride
+        token_id = np.where(mask, item * MAX_START_SAMPLE + (begin + stride // 2) // stride * stride, -1)
         # Not on padding: every reset is a row of its own to a fused recurrent kernel, and padding would make thousands.
         is_first[:, 0] = True
-        return Batch(obs, is_first, action, token_id, line.group[place], mask)
+        return Batch(obs, is_first, action, token_id, line.group[place], mask, mixed)
 
 
 def _line(index: ReplayIndex, length: int) -> _Line:

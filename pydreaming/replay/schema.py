@@ -90,6 +90,11 @@ class StoreMeta(msgspec.Struct, frozen=True):
         return int(self.features["token_frames"]) * int(self.features["n_mels"])
 
     @property
+    def token_stride(self) -> int:
+        """Samples between the beginnings of adjacent tokens."""
+        return int(self.features["token_hop"]) * int(self.features["hop_length"])
+
+    @property
     def action_dim(self) -> int:
         """A, values in one action."""
         return msgspec.convert(self.action, ActionConfig).dim

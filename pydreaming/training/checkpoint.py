@@ -234,7 +234,7 @@ def _without_host(config: Config) -> dict[str, Any]:
 def load_networks(path: Path, device: torch.device) -> tuple[WorldModelNet, Objective, CheckpointState]:
     """Networks and heads of a checkpoint, ready for inference. Raises CheckpointError."""
     state = read_state(path)
-    model = WorldModelNet(state.config.model, state.token_dim, state.action_dim)
+    model = WorldModelNet(state.config.model, state.token_dim, state.action_dim, state.config.features.n_mels)
     objective = make_objective(state.config.objective, model)
     _load_weights(path, model, objective)
     return model.to(device).eval(), objective.to(device).eval(), state

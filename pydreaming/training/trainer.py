@@ -48,7 +48,7 @@ class Trainer:
         self.device = pick_device(config.training.device)
         self.autocast_dtype = pick_precision(config.training.precision, self.device)
         torch.manual_seed(config.run.seed)
-        self.model = WorldModelNet(config.model, token_dim, action_dim).to(self.device)
+        self.model = WorldModelNet(config.model, token_dim, action_dim, config.features.n_mels).to(self.device)
         self.objective = make_objective(config.objective, self.model).to(self.device)
         self.world = [p for name, p in self.model.named_parameters() if not name.startswith("decoder.")]
         self.world += list(self.objective.parameters())
@@ -99,7 +99,7 @@ class Trainer:
             return torch.from_numpy(np.ascontiguousarray(array)).to(self.device, non_blocking=True)
 
         tokens = move(batch.tokens).float()
-        return TensorBatch(tokens, move(batch.is_first), move(batch.action), move(batch.token_id), move(batch.mask))
+        return TensorBatch(tokens, move(batch.is_first), move(batch.action), move(batch.token_id), move(batch.mask), batch.mixed)
 
     def _set_rate(self, progress: float) -> None:
         rate = self.config.training.learning_rate * rate_factor(self.config, self.step, progress)

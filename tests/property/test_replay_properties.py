@@ -20,7 +20,7 @@ from pydreaming.replay.writer import ShardWriter
 
 CONFIG = load_config(["defaults"], ["--features.n_mels", "1", "--features.token_frames", "2"])
 META = StoreMeta.of(CONFIG.features, FeatureStats([0.0], [1.0], 1), CONFIG.action)
-STRIDE = 160  # samples between adjacent tokens
+STRIDE = 640  # samples between adjacent tokens, as the defaults have it
 
 # a clip: lengths of the pieces in which its tokens arrive, the first of them not empty
 CLIP = st.builds(lambda head, tail: [head, *tail], st.integers(1, 12), st.lists(st.integers(0, 12), max_size=4))

@@ -14,13 +14,14 @@ import pydreaming.analysis.embed as embed_module
 from pydreaming.analysis.embed import embed, embed_clip, embed_windows, write_embeddings
 from pydreaming.analysis.embedder import Embedder
 from pydreaming.analysis.inputs import Recording, find_recordings
-from pydreaming.analysis.names import PARTS, PER, POOLINGS
+from pydreaming.analysis.names import PARTS, PER, POOLINGS, SCENE
 from pydreaming.analysis.pooling import pool
 from pydreaming.analysis.world_model import CHUNK_TOKENS, WorldModel
 from pydreaming.audio.sources.item import AudioItem
 from pydreaming.errors import DecodeError, UsageError
-from pydreaming.evaluation.features import centred_bands, clip_features, join_parts
+from pydreaming.evaluation.features import centred_bands, clip_features, join_parts, scene_vectors
 from pydreaming.evaluation.pooling import thirds_and_std
+from pydreaming.models.scene import STRETCH
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "sounds"
 
 
-@pytest.mark.parametrize("part", list(PARTS))
+@pytest.mark.parametrize("part", [part for part in PARTS if part != SCENE])
 def test_every_part_has_a_row_a_window(model: WorldModel, part: str) -> None:
     windows = embed_windows(model, (sweep(0.6), RATE), part)
     m = model.config.model
@@ -58,6 +59,24 @@ def test_pooling_does_not_depend_on_chunks(pooling: str, cuts: list[int], window
 def test_thirds_of_few_windows(steps: int) -> None:
     rows = np.random.default_rng(0).normal(size=(steps, 4)).astype(np.float32)
     np.testing.assert_allclose(pool([rows], "thirds", steps)[0], thirds_and_std(rows), atol=1e-6)
+
+
+def test_the_scene_of_a_clip_is_the_evaluations_however_long_it_is(model: WorldModel, folder: Path) -> None:
+    files = list(find_recordings([folder]))
+    tokens = [model.tokens(file).values for file in files]
+    wanted = clip_features(model.net, tokens, [np.zeros((len(x), model.config.action.dim), np.float32) for x in tokens])[SCENE]
+    table = embed(model, files, part=SCENE)
+    np.testing.assert_allclose(table.columns["embedding"], wanted, atol=1e-6)
+    assert table.about["pooling"] == "none"
+    for file, row in zip(files, wanted, strict=True):
+        np.testing.assert_allclose(embed_clip(model, file, SCENE), row, atol=1e-5)  # as a long recording is done
+    long = (sweep(4.0), RATE)
+    values = model.tokens(long).values
+    assert len(values) > 2 * STRETCH
+    np.testing.assert_allclose(embed_clip(model, long, SCENE), scene_vectors(model.net, [values])[0], atol=1e-5)
+    assert embed(model, files[:1], "moment", SCENE, moment_s=0.3).rows >= 1
+    with pytest.raises(UsageError, match="not of windows"):
+        embed(model, files, "window", SCENE)
 
 
 def test_unknown_names(model: WorldModel) -> None:

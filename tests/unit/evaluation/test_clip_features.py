@@ -12,7 +12,7 @@ from tiny_model import tiny_config
 import pydreaming.evaluation.listening as listening_module
 from pydreaming.evaluation.clips import Clips
 from pydreaming.evaluation.evaluate import Evaluation, evaluate_probes
-from pydreaming.evaluation.features import CENTRED, PARTS, clip_features, join_parts, untrained_like
+from pydreaming.evaluation.features import CENTRED, PARTS, SCENE, clip_features, hears_scenes, join_parts, untrained_like
 from pydreaming.evaluation.open_loop import OpenLoop
 from pydreaming.evaluation.pooling import thirds_and_std
 from pydreaming.evaluation.probes import ProbeRow
@@ -66,8 +66,9 @@ def test_parts_are_pooled_states(model: WorldModelNet) -> None:
     tokens, actions = clips_of([9, 2])
     features = clip_features(model, tokens, actions)
     widths = {"deter": m.deter, "stoch": m.groups * m.classes, "embed": m.embed, "feat": m.deter + m.groups * m.classes}
-    assert {part: array.shape for part, array in features.items()} == {part: (2, 4 * width) for part, width in widths.items()}
-    assert set(features) == {*PARTS, "feat"}
+    shapes = {part: (2, 4 * width) for part, width in widths.items()} | {SCENE: (2, m.scene)}
+    assert {part: array.shape for part, array in features.items()} == shapes
+    assert set(features) == {*PARTS, "feat", SCENE}
     with torch.no_grad():
         x, a = torch.from_numpy(tokens[0])[None], torch.from_numpy(actions[0])[None]
         first = torch.zeros(1, 9, dtype=torch.bool)
@@ -93,13 +94,14 @@ def test_the_untrained_network_is_the_same_each_time_and_not_the_seed_of_trainin
 
 
 def test_probe_rows_and_known_baselines() -> None:
-    model = untrained_like(CONFIG, D, 1, torch.device("cpu"))
+    config = tiny_config(model__scene=0)
+    model = untrained_like(config, D, 1, torch.device("cpu"))
     clips = labelled(24, [str(i % 3) for i in range(24)])
-    quick, first, notes = evaluate_probes(model, clips, CONFIG, [], complete=False)
+    quick, first, notes = evaluate_probes(model, clips, config, [], complete=False)
     assert [(row.features, row.protocol) for row in quick] == [("world model", "grouped folds")]
     assert [row.features for row in first] == ["log-mel", "log-mel, clip-normalised", "untrained network"]
     assert any("speaker" in note for note in notes)
-    rows, baselines, _ = evaluate_probes(model, clips, CONFIG, first, complete=True, jobs=2)
+    rows, baselines, _ = evaluate_probes(model, clips, config, first, complete=True, jobs=2)
     protocols = ["grouped folds", "1-shot", "5-shot"]
     assert [row.protocol for row in rows if row.features == "world model"] == protocols
     assert [row.features for row in rows if row.protocol == "grouped folds"] == ["world model", *(f"world model, {p} only" for p in PARTS)]
@@ -110,7 +112,15 @@ def test_probe_rows_and_known_baselines() -> None:
     # The same untrained weights on both sides: the figures are the same to the last digit, and so is the C that was chosen.
     assert rows[0].linear == first[-1].linear == quick[0].linear
     assert quick[0].c == first[-1].c == rows[0].c
-    assert evaluate_probes(model, clips, CONFIG, baselines, complete=True)[1] == baselines
+    assert evaluate_probes(model, clips, config, baselines, complete=True)[1] == baselines
+
+
+def test_a_scene_is_a_part_where_the_objective_trains_one() -> None:
+    clips = labelled(24, [str(i % 3) for i in range(24)])
+    for objective, trained in (("dreaming_v2", True), ("cpc", False)):
+        config = tiny_config(objective__name=objective)
+        rows, _, _ = evaluate_probes(untrained_like(config, D, 1, torch.device("cpu")), clips, config, [], complete=True)
+        assert ("world model, scene only" in {row.features for row in rows}) == trained == hears_scenes(config)
 
 
 def test_a_protocol_that_log_mel_saturates_is_called_so() -> None:

@@ -12,6 +12,7 @@ from pydreaming.evaluation.classifiers import GRID, Labels
 from pydreaming.evaluation.clips import Clips
 from pydreaming.evaluation.probes import accuracy_row, loso_strict, probe_rows, run_forest, run_probe
 from pydreaming.evaluation.protocols import DRAWS, MAX_SPEAKERS, SHOTS, Protocol, plan_protocols, speaker_centred, strict_protocol
+from pydreaming.evaluation.views import Views
 
 
 def names(values: Sequence[str]) -> Labels:
@@ -205,6 +206,22 @@ def test_random_features_are_at_chance_and_separable_ones_are_found() -> None:
     assert sure.knn > 0.98
     assert sure.interval < blind.interval
     assert blind.interval == pytest.approx(1.96 * np.sqrt(blind.linear * (1 - blind.linear) / 400), rel=0.02)
+
+
+def test_of_two_views_the_one_that_knows_the_label_is_chosen_inside_the_training_clips() -> None:
+    rng = np.random.default_rng(0)
+    labels, speakers = [str(i % 3) for i in range(180)], [f"s{i // 60}" for i in range(180)]
+    content = (np.eye(3, 40)[[int(x) for x in labels]] * 4 + rng.standard_normal((180, 40))).astype(np.float32)
+    scene = (np.eye(3, 10)[[int(x[1]) for x in speakers]] * 4 + rng.standard_normal((180, 10))).astype(np.float32)
+    protocols = plan(labels, speakers)[0]
+    for name in (("label", "5-shot"), ("speaker", "5-shot"), ("speaker", "folds"), ("label", "leave-one-speaker-out")):
+        found = run_probe(Views(content, scene), protocols[name])
+        best, other = (content, scene) if name[0] == "label" else (scene, content)
+        assert found.linear > 0.85
+        assert found.linear >= run_probe(best, protocols[name]).linear - 0.05
+        assert run_probe(other, protocols[name]).linear < 0.6
+    # One clip of a class leaves nothing to choose by: the content stands.
+    assert run_probe(Views(content, scene), protocols["label", "1-shot"]) == run_probe(content, protocols["label", "1-shot"])
 
 
 def test_fewer_training_clips_than_neighbours_and_constant_features() -> None:

@@ -15,7 +15,8 @@ from pydreaming.replay.schema import Episode, StoreMeta
 from pydreaming.replay.writer import FileReport, ShardWriter
 
 STRIDE = 320  # samples between the starts of adjacent tokens
-SMALL = ["--features.n_mels", "3", "--features.token_frames", "2", "--action.kind", "stride", "--action.strides", "[1,2]"]
+SMALL = ["--features.n_mels", "3", "--features.token_frames", "2", "--features.token_hop", "2"]
+SMALL += ["--action.kind", "stride", "--action.strides", "[1,2]"]
 
 
 def store_meta(*overrides: str, mean: float = 0.0, seed: int = 0) -> StoreMeta:

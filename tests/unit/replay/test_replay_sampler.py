@@ -7,9 +7,10 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from replay_store import STRIDE, build_group, small_store, store_meta, write_lease
+from replay_store import STRIDE, build_group, clip_arrays, small_store, store_meta, write_lease
 
 from pydreaming.errors import ReplayError
+from pydreaming.replay.builder import ClipInfo, EpisodeBuilder
 from pydreaming.replay.index import ReplayIndex
 from pydreaming.replay.sampler import Batch, ReplaySampler
 from pydreaming.replay.schema import MAX_START_SAMPLE
@@ -27,7 +28,7 @@ def places(batch: Batch) -> list[tuple[int, int]]:
 
 def test_shapes_and_types(tmp_path):
     batch = ReplaySampler(small_store(tmp_path), 5, 8, 0.5, 0.3, 0).sample()
-    described = {name: (value.shape, value.dtype.str) for name, value in vars(batch).items()}
+    described = {name: (value.shape, value.dtype.str) for name, value in vars(batch).items() if name != "mixed"}
     assert described == {
         "tokens": ((5, 8, 6), "<f2"),
         "is_first": ((5, 8), "|b1"),
@@ -226,6 +227,30 @@ def test_the_same_audio_of_two_passes_has_the_same_identity(tmp_path):
     batch = ReplaySampler(index, 2, 8, 1.0, 0.0, 0).sample()
     assert np.array_equal(batch.token_id[0], batch.token_id[1])
     assert len(set(batch.token_id[0].tolist())) == 8
+
+
+def test_windows_that_nearly_coincide_have_the_same_identity(tmp_path):
+    """Passes cut a recording on shifted grids: a window is the same audio as that which it shares most with."""
+    meta = store_meta()
+    tokens, action, start = clip_arrays(3, 8, meta)
+    for epoch, shift in enumerate((0, STRIDE // 2 - 1, STRIDE // 2)):
+        builder = EpisodeBuilder("g", 16)
+        builder.add_tokens(tokens, action, start + shift, True, ClipInfo(3, "g/3.wav"))
+        write_lease(tmp_path, 0, builder.finish(), meta, epoch=epoch)
+    index = ReplayIndex(tmp_path)
+    index.refresh()
+    batch = ReplaySampler(index, 3, 8, 1.0, 0.0, 0).sample()
+    grid = [3 * MAX_START_SAMPLE + STRIDE * i for i in range(9)]
+    assert sorted(batch.token_id.tolist()) == [grid[:8], grid[:8], grid[1:]]
+
+
+def test_a_batch_says_whether_it_is_of_all_sources(tmp_path):
+    index = small_store(tmp_path)
+    for share, mixed in ((0.0, {True}), (1.0, {False}), (0.5, {True, False})):
+        sampler = ReplaySampler(index, 2, 5, share, 0.5, 0)
+        batches = [sampler.sample() for _ in range(40)]
+        assert {batch.mixed for batch in batches} == mixed
+        assert all(len(set(batch.group.tolist())) == 1 for batch in batches if not batch.mixed)
 
 
 def test_the_sampler_follows_the_index(tmp_path):

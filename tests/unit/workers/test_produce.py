@@ -66,6 +66,50 @@ def test_stored_tokens_are_the_front_ends(make_run: MakeRun, audio: Path, tmp_pa
     assert set(np.diff(starts)[np.diff(starts) > 0]) == {config.features.token_stride_samples}
 
 
+def test_later_passes_cut_other_windows_from_a_recording(make_run: MakeRun, audio: Path, tmp_path: Path) -> None:
+    config = config_of(make_run, audio, "--augment.shift", "1")
+    items = [item(i, f"good-{i:03d}.wav") for i in range(4)]
+    stats = merge_stats([Producer(config, audio, tmp_path).measure(items)[0]], config.features.n_mels)
+    front, stride, shifts = FrontEnd(config.features, stats), config.features.token_stride_samples, set()
+    for epoch in range(3):
+        Producer(config, audio, tmp_path / str(epoch)).produce(epoch, 0, items, stats)
+        for source in items:
+            samples, rate = read(audio / source.path)
+            tokens, starts = stored(tmp_path / str(epoch), source.index)
+            assert rate == config.features.sample_rate
+            assert 0 <= starts[0] < stride
+            np.testing.assert_array_equal(tokens, front.tokens_of(samples[starts[0] :], rate).astype(np.float16))
+            shifts.add((epoch, int(starts[0])))
+    assert {start for epoch, start in shifts if epoch == 0} == {0}
+    assert len({start for epoch, start in shifts if epoch}) > 4
+
+
+def test_a_shift_leaves_a_short_recording_its_one_window(make_run: MakeRun, audio: Path, tmp_path: Path) -> None:
+    config = config_of(make_run, audio, "--augment.shift", "1")
+    span = config.features.token_span_samples
+    for count in (span - 5, span, span + 3):
+        soundfile.write(audio / "short.wav", np.random.default_rng(0).standard_normal(count) * 0.1, config.features.sample_rate)
+        stats = merge_stats([Producer(config, audio, tmp_path).measure([item(0, "good-000.wav")])[0]], config.features.n_mels)
+        for epoch in range(1, 6):
+            folder = tmp_path / f"{count}-{epoch}"
+            assert Producer(config, audio, folder).produce(epoch, 0, [item(0, "short.wav")], stats)[1] == []
+            tokens, starts = stored(folder, 0)
+            assert len(tokens) == 1
+            assert starts[0] <= max(0, count - span)
+
+
+def stored(replay: Path, number: int) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens and first samples of an item in a store of one pass."""
+    tokens, starts = [], []
+    for episode in episodes(replay):
+        ends = [clip.start for clip in episode.clips[1:]] + [len(episode)]
+        for clip, end in zip(episode.clips, ends, strict=True):
+            if clip.item == number:
+                tokens.append(episode.tokens[clip.start : end])
+                starts.append(episode.start_sample[clip.start : end])
+    return np.concatenate(tokens), np.concatenate(starts)
+
+
 def read(path: Path) -> tuple[np.ndarray, int]:
     return soundfile.read(path, dtype="float32")  # type: ignore[no-any-return]
 

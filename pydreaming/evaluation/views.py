@@ -1,0 +1,53 @@
+"""Kinds of features among which a probe chooses inside its own training clips: what happens in a clip, its scene, or both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pydreaming.evaluation.classifiers import DEFAULT_C, Labels, Rows, accuracies, centred_by, centred_to_length, nearest_mean
+from pydreaming.evaluation.pooling import Array
+
+
+@dataclass(frozen=True)
+class Views:
+    """Features of N clips: content (N, D) and scene (N, E). Words are told by one and voices by the other, so neither serves all labels."""
+
+    content: Array
+    scene: Array
+
+    def centred_by(self, names: Labels) -> Views:
+        """See `classifiers.centred_by`."""
+        return Views(centred_by(self.content, names), centred_by(self.scene, names))
+
+    def as_they_are(self) -> list[Array]:
+        """Content, both side by side, and scene."""
+        return [self.content, np.concatenate([self.content, self.scene], 1), self.scene]
+
+    def to_length(self, rows: Rows) -> list[Array]:
+        """The same by `classifiers.centred_to_length`; where both are side by side they weigh the same."""
+        content, scene = centred_to_length(self.content, rows), centred_to_length(self.scene, rows)
+        both = np.concatenate([content / np.sqrt(content.shape[1]), scene / np.sqrt(scene.shape[1])], 1)
+        return [content, (both * np.sqrt(content.shape[1] / 2)).astype(np.float32), scene]
+
+
+def choose_few(views: Sequence[Array], targets: Labels, train: Rows) -> Array:
+    """The view whose nearest class mean is right most often on the labelled clips, each left out in turn; of single ones the first."""
+    y = targets[train]
+    if len(views) == 1 or min(np.unique(y, return_counts=True)[1]) < 2:
+        return views[0]
+    rest = [np.delete(np.arange(len(y)), i) for i in range(len(y))]
+    scores = []
+    for x in (view[train] for view in views):
+        scores.append(np.mean([nearest_mean(x[r], y[r], x[i : i + 1])[0] == y[i] for i, r in enumerate(rest)]))
+    return views[int(np.argmax(scores))]
+
+
+def choose_many(views: Sequence[Array], targets: Labels, train: Rows, groups: Labels | None) -> Array:
+    """The view with the best accuracy inside the training clips, at one C; the first where no fold can be made."""
+    if len(views) == 1:
+        return views[0]
+    scores = [accuracies(view, targets, train, groups, (DEFAULT_C,)) for view in views]
+    return views[int(np.argmax([score[0] for score in scores]))] if len(scores[0]) else views[0]
