@@ -251,6 +251,8 @@ class Supervisor:
         alive = self._run.path / FOLDER / f"{name}.alive"
         child = self._child("audio_worker", [*arguments, "--alive", str(alive)], threads=1, name=name)
         child.alive = alive
+        # One that hangs in a decoder answers no SIGTERM. What it has in hand is done again by another, as after any other death.
+        child.orphaned = signal.SIGKILL
         return child
 
 
