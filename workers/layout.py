@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,13 @@ def hold(folder: Path) -> Iterator[None]:
         except OSError as e:
             raise UsageError(f"{folder} lies where files cannot be locked ({e.strerror}); choose another --run.dir") from e
         yield
+
+
+def tidy_json(paths: Iterable[Path]) -> None:
+    """Remove what killed processes have left of `replace_json`, for files that no living process writes."""
+    for path in paths:
+        for torn in path.parent.glob(f"{path.name}.tmp-*"):
+            torn.unlink(missing_ok=True)
 
 
 def replace_json(path: Path, value: Any) -> None:
