@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -58,6 +59,7 @@ class Child:
     given_up: bool = False
     finished: bool = False
     _started: float = 0.0
+    _group: int = 0
     _due: float | None = None
     _sign: int | None = None
     _signed: float | None = None
@@ -79,6 +81,7 @@ class Child:
                 process_group=0,
                 preexec_fn=_bound_to_parent(self.orphaned),  # safe, as the supervisor has a single thread
             )
+            self._group = self.process.pid
         finally:
             if output is not None:
                 output.close()
@@ -126,6 +129,11 @@ class Child:
             os.killpg(self.process.pid, number)
         else:
             self.process.send_signal(number)
+
+    def kill_leftovers(self) -> None:
+        """After its death: end what it had started, which would otherwise go on beside its successor's."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._group, signal.SIGKILL)
 
     def last_words(self) -> str:
         """The end of its log for a message, without time and level where it is an error."""

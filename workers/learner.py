@@ -63,7 +63,7 @@ class Learner:
 
     def __init__(self, run: RunDir, resume: bool) -> None:
         self.run_dir, self.config, self.resume = run, run.read_config(), resume
-        self.checkpoints = run.path / "checkpoints"
+        self.checkpoints = run.checkpoints
         self.spool = Spool(run.path / SPOOL)
         if resume:
             recover(self.checkpoints)

@@ -33,6 +33,7 @@ from torch import Tensor
 from pydreaming.audio.controls import NO_CONTROLS, ControlScale
 from pydreaming.audio.features import FeatureStats
 from pydreaming.config import Config, Natural, NonNegative, Positive, config_from_dict
+from pydreaming.config_changes import SHAPES, first_change
 from pydreaming.errors import CheckpointError, ConfigError
 from pydreaming.models.world_model import WorldModelNet
 from pydreaming.objectives import Objective, make_objective
@@ -295,15 +296,11 @@ def restore(path: Path, trainer: Trainer) -> CheckpointState:
 
 
 def _check_same_networks(path: Path, state: CheckpointState, trainer: Trainer) -> None:
-    ours, theirs = trainer.config, state.config
-    for section in ("model", "objective", "features", "action"):
-        mine, other = getattr(ours, section), getattr(theirs, section)
-        for key in mine.__dataclass_fields__:
-            if getattr(mine, key) != getattr(other, key):
-                raise CheckpointError(
-                    f"{path} was trained with {section}.{key}={getattr(other, key)}, the run asks for {getattr(mine, key)}: "
-                    "resume with the old value or start a new run"
-                )
+    if change := first_change(state.config, trainer.config, SHAPES):
+        raise CheckpointError(
+            f"{path} was trained with {change.key}={change.before}, the run asks for {change.now}: "
+            "resume with the old value or start a new run"
+        )
 
 
 def _weights(model: WorldModelNet, objective: Objective) -> dict[str, Tensor]:

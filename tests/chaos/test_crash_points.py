@@ -18,7 +18,7 @@ from pydreaming.training.trainer import Trainer
 from workers.layout import RunDir
 from workers.serial import collect
 
-pytestmark = pytest.mark.chaos
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(900)]
 
 STATS = FeatureStats([0.5] * 64, [1.5] * 64, 1000)
 

@@ -18,7 +18,7 @@ from pydreaming.training.checkpoint import latest_intact, list_checkpoints
 from workers.layout import RunDir
 from workers.serial import collect
 
-pytestmark = [pytest.mark.chaos, pytest.mark.skipif(os.geteuid() != 0, reason="mounts file systems: needs root")]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(900), pytest.mark.skipif(os.geteuid() != 0, reason="mounts file systems: needs root")]
 
 MakeRun = Callable[..., RunDir]
 Recordings = Callable[..., Path]

@@ -20,7 +20,7 @@ import pytest
 from workers.layout import RunDir
 from workers.serial import collect
 
-pytestmark = pytest.mark.chaos
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(900)]
 
 MakeRun = Callable[..., RunDir]
 Recordings = Callable[..., Path]
@@ -107,6 +107,22 @@ def test_a_worker_that_something_stopped_is_replaced(make_run: MakeRun, recordin
     assert sources(run) == {path.name for path in audio.iterdir()}
     assert not list(replay.glob("*.tmp-*"))
     assert not run.quarantine.exists()
+
+
+def test_a_coordinator_that_something_stopped_is_replaced(make_run: MakeRun, recordings: Recordings) -> None:
+    audio = recordings(12, seconds=20.0)
+    run = make_run(audio, *QUICK)
+    process = supervise(run)
+    try:
+        wait_for(lambda: list(run.replay(run.read_config()).glob("*.parquet")), 60)
+        (coordinator,) = (p for p in psutil.Process(process.pid).children() if "workers.coordinator" in " ".join(p.cmdline()))
+        coordinator.send_signal(signal.SIGSTOP)
+        _, said = process.communicate(timeout=180)
+    finally:
+        process.kill()
+    assert process.returncode == 0, said
+    assert "coordinator has shown no sign of life" in said
+    assert sources(run) == {path.name for path in audio.iterdir()}
 
 
 @pytest.mark.parametrize(
