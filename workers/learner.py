@@ -36,7 +36,7 @@ from pydreaming.training.diagnostics import Averages, step_metrics, verdict, wor
 from pydreaming.training.trainer import StepResult, Trainer
 from workers.evaluations import Evaluations
 from workers.keys import load_client_keys
-from workers.layout import RunDir
+from workers.layout import PREDECESSOR_S, RunDir, hold
 from workers.link import CoordinatorLink
 from workers.meter import Meter
 from workers.protocol import Progress
@@ -362,12 +362,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stdout)
     spool: Spool | None = None
     try:
-        learner = Learner(RunDir(options.run), options.resume)
-        spool = learner.spool
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, learner.request_stop)
-        status = learner.run()
-        spool.end(status)
+        with hold(options.run, "learner", PREDECESSOR_S):
+            learner = Learner(RunDir(options.run), options.resume)
+            spool = learner.spool
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, learner.request_stop)
+            status = learner.run()
+            spool.end(status)
     except Exception as e:
         if spool is not None:  # whatever it was: MLflow would show the run as running for ever
             with contextlib.suppress(TrackingError):  # the disk that is full may be the very reason of the end
