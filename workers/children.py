@@ -130,6 +130,12 @@ class Child:
         else:
             self.process.send_signal(number)
 
+    def kill_hung(self) -> None:
+        """SIGKILL for one that is silent. It may take a while to go: only another sign of life makes it silent again."""
+        self._signed = None
+        self._sign = self._read_sign()
+        self.signal(signal.SIGKILL)
+
     def kill_leftovers(self) -> None:
         """After its death: end what it had started, which would otherwise go on beside its successor's."""
         with contextlib.suppress(ProcessLookupError):

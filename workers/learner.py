@@ -165,7 +165,7 @@ class Learner:
         """Wait, visibly, until there is enough to begin with."""
         said = 0.0
         while not self.stopping:
-            self.index.refresh()
+            self._refresh()
             if self.link is None:
                 if self.index.episodes == 0:
                     raise ReplayError(f"{self.index.folder} holds no episodes to train from{_damage(self.index)}")
@@ -180,11 +180,18 @@ class Learner:
                 log.info("waiting for audio: %s", _collection_line(status, self.config.replay.prefill_tokens))
             time.sleep(0.1)
 
+    def _refresh(self) -> None:
+        """Look at the store, and name each file that cannot be used, once."""
+        known = set(self.index.damaged)
+        self.index.refresh()
+        for name in sorted(self.index.damaged.keys() - known):
+            log.warning("left aside in %s: %s: %s", self.index.folder, name, self.index.damaged[name])
+
     def _may_train(self) -> bool:
         """Refresh the view of the store, and hold back while training is too far ahead of collection."""
         now = time.monotonic()
         if now - self._refreshed > REFRESH_S and self.link is not None:
-            self.index.refresh()
+            self._refresh()
             self._refreshed = now
         if self.link is None:
             return True

@@ -31,7 +31,7 @@ WORKER_HOST: frozenset[Role] = frozenset({"worker"})
 
 POLL_S = 0.1
 ANNOUNCE_S = 20.0  # s between two lines about one wait
-LEARNER_END_S = 10.0  # s for its last checkpoint
+LEARNER_END_S = 30.0  # s for its last checkpoint, on a disk and a host that may be busy; a second signal does not wait
 OTHERS_END_S = 5.0
 HUNG_TTLS = 2.0  # times of a lease without a sign of life after which a worker is replaced: its lease is lost by then
 HUNG_COORDINATOR_S = 20.0  # s at least for the coordinator, whose sign of life is its status file
@@ -158,7 +158,7 @@ class Supervisor:
         limit = HUNG_TTLS * self._config.workers.lease_ttl_s
         if (silent := child.silent_s()) > (max(limit, HUNG_COORDINATOR_S) if child is self._coordinator else limit):
             self._say(f"{child.name} has shown no sign of life for {silent:.0f} s and is killed")
-            child.signal(signal.SIGKILL)
+            child.kill_hung()
 
     def _check(self, child: Child) -> None:
         """Take note of an exit; start the process again when that is due."""
