@@ -138,7 +138,7 @@ class Child:
 
     def kill_leftovers(self) -> None:
         """After its death: end what it had started, which would otherwise go on beside its successor's."""
-        with contextlib.suppress(ProcessLookupError):
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # nothing is left; another user's has the number now
             os.killpg(self._group, signal.SIGKILL)
 
     def last_words(self) -> str:

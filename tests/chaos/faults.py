@@ -42,13 +42,13 @@ KINDS = (
     Kind("tracker stopped", "tracker", STOP, 1),
     Kind("MLflow killed", "mlflow", KILL, 2),
     Kind("MLflow stopped", "mlflow", STOP, 1),
-    Kind("launch.py killed, then --resume", "launch.py", KILL, 1),
+    Kind("launch.py killed, then --resume", "launch.py", KILL, 2),
 )
 
 
 @dataclass
 class Fault:
-    """One that happened. Times in s since the beginning; `mark` is how far the role was, `until` when a stopped process goes on."""
+    """One that happened. Times in s since the beginning; `mark` is the role's last sign of work, `until` when a stopped process goes on."""
 
     kind: Kind
     at: float
