@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pydreaming.config import CONFIG_DIR, Config, load_config
-from pydreaming.errors import PydreamingError, UsageError
+from pydreaming.config_changes import first_change
+from pydreaming.errors import ConfigError, PydreamingError, UsageError
 
 DESCRIPTION = """\
 Learn a world model of sound from a folder of recordings.
@@ -50,8 +51,7 @@ def resolve(options: argparse.Namespace, overrides: list[str]) -> tuple[Config, 
             raise UsageError("--resume takes the run's own settings: leave --configs out (single keys may be overridden)")
         if not (options.resume / "config.yaml").is_file():
             raise UsageError(f"{options.resume} holds no run (no config.yaml); --resume takes the folder of a run")
-        config = load_config([str(options.resume / "config.yaml")], overrides)
-        return config, options.resume
+        return resumed(options.resume, overrides), options.resume
     if not options.configs:
         raise UsageError("name the presets, for example: python launch.py --configs defaults fsdd  (see --help)")
     config = load_config(options.configs, overrides)
@@ -61,6 +61,23 @@ def resolve(options: argparse.Namespace, overrides: list[str]) -> tuple[Config, 
         raise UsageError("a worker needs the learner's address and port; add --coordinator.address tcp://HOST:PORT")
     name = config.run.name or f"{config.source.kind}-{time.strftime('%Y%m%d-%H%M%S')}"
     return config, Path(config.run.dir).expanduser() / name
+
+
+def resumed(run_dir: Path, overrides: list[str]) -> Config:
+    """The run's own settings with the overrides. Raises UsageError: they do not fit this version, or what the run was begun with."""
+    file = run_dir / "config.yaml"
+    try:
+        begun = load_config([str(file)])
+    except ConfigError as e:
+        raise UsageError(f"{file}: {e} (written by another version? go on with that one, or start a new run)") from e
+    config = load_config([str(file)], overrides)
+    change = first_change(begun, config)
+    if change is not None and (run_dir / "catalogue").exists():
+        raise UsageError(
+            f"{run_dir} was begun with {change.key}={change.before} and cannot go on with {change.now}: "
+            f"leave --{change.key} out, or start a new run"
+        )
+    return config
 
 
 def prepare(run_dir: Path, config: Config, resume: bool) -> None:

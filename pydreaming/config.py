@@ -52,9 +52,9 @@ class RunConfig:
     seed: Natural
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SourceConfig:
-    """Where the recordings are and how they are read."""
+    """Where the recordings are and how they are read. A key with a value here is younger than the first checkpoints, see ModelConfig."""
 
     kind: Literal[
         "auto", "folder", "fsdd", "esc50", "librispeech", "common_voice", "speech_commands", "ljspeech",
@@ -65,7 +65,7 @@ class SourceConfig:
     labels: Literal["auto", "metadata", "folders", "none"]
     channels: Literal["mix", "first", "each"]
     held_out: Annotated[float, msgspec.Meta(ge=0, le=0.5)]
-    held_out_speakers: list[str]
+    held_out_speakers: list[str] = dataclasses.field(default_factory=list)
     max_files: Natural
 
 
@@ -324,7 +324,9 @@ def config_from_dict(values: Mapping[str, Any]) -> Config:
 
 def _values_before(kind: type) -> dict[str, Any]:
     """What keys were worth before they existed, so that older runs and checkpoints still load; empty for keys that always did."""
-    return {field.name: field.default for field in dataclasses.fields(kind) if field.default is not dataclasses.MISSING}
+    values = {field.name: field.default for field in dataclasses.fields(kind) if field.default is not dataclasses.MISSING}
+    made = {field.name: field.default_factory() for field in dataclasses.fields(kind) if field.default_factory is not dataclasses.MISSING}
+    return values | made
 
 
 @functools.cache

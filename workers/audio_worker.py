@@ -49,6 +49,7 @@ from workers.protocol import (
 )
 from workers.serial import work
 from workers.transport import Dealer
+from workers.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +57,7 @@ NICE = 15  # the learner and the user's own programs come first; a learner that 
 REPLY_S = 3.0  # s without an answer to Pull after which the connection is made anew
 LIFE_S = 0.5  # s between two signs of life for the supervisor
 SLICE_S = 0.1  # s; a signal is noticed within it
+HUNG_TTLS = 3.0  # times of a lease without progress after which the process ends itself; the supervisor's limit comes before
 
 
 class Interrupted(Exception):  # noqa: N818 - no error: the process was asked to end
@@ -102,6 +104,8 @@ class AudioWorker:
         self._answered = time.monotonic()
         self._explanation = ""
         self._shown = -LIFE_S
+        self._mute = False  # no sign of life can be given
+        self._watchdog: Watchdog | None = None
         self.interrupted = False
 
     def run(self) -> None:
@@ -127,6 +131,8 @@ class AudioWorker:
             reason = str(e)[:1000]
             raise
         finally:
+            if self._watchdog is not None:
+                self._watchdog.close()
             if self._dealer is not None:
                 # Not after a crash: a lease that is given back counts as no one's fault, and its recording would crash worker after worker.
                 if reason:
@@ -196,15 +202,24 @@ class AudioWorker:
 
     def _show_life(self) -> None:
         now = time.monotonic()
+        if self._watchdog is not None:
+            self._watchdog.progress()
         if self._options.alive is not None and now - self._shown >= LIFE_S:
             self._shown = now
-            self._options.alive.touch()
+            try:
+                self._options.alive.touch()
+                self._mute = False
+            except OSError as e:  # a worker that never gave a sign of life is not missed; its own watchdog is left
+                if not self._mute:
+                    log.warning("no sign of life can be given in %s: %s", self._options.alive, e.strerror)
+                self._mute = True
 
     def _pause(self, seconds: float) -> None:
         """Wait, but notice signals and Stop."""
         deadline = time.monotonic() + seconds
         while (left := deadline - time.monotonic()) > 0:
             if self._dealer is None:
+                self._show_life()
                 time.sleep(min(left, SLICE_S))
                 if self.interrupted:
                     raise Interrupted
@@ -246,6 +261,8 @@ class AudioWorker:
         if not os.access(replay, os.W_OK | os.X_OK):
             raise ReplayError(f"the replay folder {replay} cannot be written by this user")
         self._beat_s = config.workers.beat_s
+        if self._watchdog is None:
+            self._watchdog = Watchdog(HUNG_TTLS * config.workers.lease_ttl_s)
         controls = ControlScale(welcome.control_mean, welcome.control_std)
         self._producer = Producer(config, root, replay, controls, self._on_block, self._totals)
         log.info("%s: %d recordings in %s", self._options.name, welcome.recordings, root)

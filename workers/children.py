@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -44,6 +45,7 @@ class Child:
     name: of the role. arguments: after the interpreter. log: file for its output, None for the console's.
     threads: of numerical libraries; 0: as many as they like.
     alive: file that it touches as a sign of life, None when it gives none.
+    orphaned: signal that it gets when this process dies, however that happens; SIGKILL for a role that may hang and holds nothing.
     """
 
     name: str
@@ -51,11 +53,13 @@ class Child:
     log: Path | None
     threads: int = 0
     alive: Path | None = None
+    orphaned: signal.Signals = signal.SIGTERM
     backoff: Backoff = field(default_factory=Backoff)
     process: subprocess.Popen[bytes] | None = None
     given_up: bool = False
     finished: bool = False
     _started: float = 0.0
+    _group: int = 0
     _due: float | None = None
     _sign: int | None = None
     _signed: float | None = None
@@ -75,8 +79,9 @@ class Child:
                 # Ctrl-C is the supervisor's, which ends its children in order. No session of their own: Linux shares the processors between
                 # sessions first (autogroup), and the workers' niceness would count for nothing.
                 process_group=0,
-                preexec_fn=_bound_to_parent(),  # safe, as the supervisor has a single thread
+                preexec_fn=_bound_to_parent(self.orphaned),  # safe, as the supervisor has a single thread
             )
+            self._group = self.process.pid
         finally:
             if output is not None:
                 output.close()
@@ -125,6 +130,17 @@ class Child:
         else:
             self.process.send_signal(number)
 
+    def kill_hung(self) -> None:
+        """SIGKILL for one that is silent. It may take a while to go: only another sign of life makes it silent again."""
+        self._signed = None
+        self._sign = self._read_sign()
+        self.signal(signal.SIGKILL)
+
+    def kill_leftovers(self) -> None:
+        """After its death: end what it had started, which would otherwise go on beside its successor's."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # nothing is left; another user's has the number now
+            os.killpg(self._group, signal.SIGKILL)
+
     def last_words(self) -> str:
         """The end of its log for a message, without time and level where it is an error."""
         if self.log is None or not self.log.is_file():
@@ -156,15 +172,15 @@ def _environment(base: Mapping[str, str], threads: int) -> dict[str, str]:
     return environment
 
 
-def _bound_to_parent() -> Callable[[], None] | None:
-    """What the child does before it becomes the role: ask Linux for SIGTERM when the supervisor dies, however that happens."""
+def _bound_to_parent(number: signal.Signals) -> Callable[[], None] | None:
+    """What the child does before it becomes the role: ask Linux for a signal when the supervisor dies, however that happens."""
     if not sys.platform.startswith("linux"):
         return None
     prctl = ctypes.CDLL(None, use_errno=True).prctl  # looked up before the fork
     parent = os.getpid()
 
     def bind() -> None:
-        prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
+        prctl(_PR_SET_PDEATHSIG, int(number), 0, 0, 0)
         if os.getppid() != parent:  # it died in between
             os._exit(1)
 

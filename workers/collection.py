@@ -20,7 +20,7 @@ from pydreaming.audio.stats import FeatureStats, StatsSums, merge_stats
 from pydreaming.config import Config
 from pydreaming.errors import ConfigError, ReplayError, SourceError
 from pydreaming.replay.names import shard_prefix
-from workers.layout import RunDir, replace_json
+from workers.layout import RunDir, replace_json, tidy_json
 from workers.leases import EpochRecord, Grant, LeaseTable, Loss
 from workers.protocol import Done, Lease, Refused, Revoked, Stop, Unreadable, Wait, one_line
 from workers.ratio import RatioGate
@@ -67,6 +67,7 @@ class Collection:
         if not len(catalogue.train_indices):
             raise SourceError("no recording is left to train on after the held-out split")
         self._run, self._config, self._catalogue = run, config, catalogue
+        tidy_json([run.coordinator, run.coordinator_state, run.stats])
         self._shards = ShardFolder(run.replay(config))
         self.state = self._load_state()
         self._gate = RatioGate.of(config.replay)

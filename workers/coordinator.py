@@ -25,7 +25,7 @@ from pydreaming.errors import PydreamingError, TransportError
 from pydreaming.tracking.live import CollectionNow, WorkerNow, publish
 from workers.collection import Collection
 from workers.keys import load_server_keys
-from workers.layout import CoordinatorFile, RunDir, replace_json
+from workers.layout import PREDECESSOR_S, CoordinatorFile, RunDir, hold, replace_json
 from workers.protocol import (
     Beat,
     Bye,
@@ -268,7 +268,9 @@ def main(arguments: list[str] | None = None) -> int:
     run = RunDir(parser.parse_args(arguments).run)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     try:
-        run_coordinator(run, Stopper())
+        stop = Stopper()
+        with hold(run.path, "coordinator", PREDECESSOR_S):
+            run_coordinator(run, stop)
     except PydreamingError as e:
         log.error("error: %s", e)
         if run.path.is_dir():

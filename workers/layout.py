@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,10 @@ import msgspec
 
 from pydreaming.analysis.run_folder import RunFolder
 from pydreaming.errors import UsageError
+
+LAUNCH = "launch.py"
+PREDECESSOR_S = 30.0  # s in which a process of an earlier session ends
+_LOCK_POLL_S = 0.1
 
 
 class CoordinatorFile(msgspec.Struct, forbid_unknown_fields=True):
@@ -40,25 +45,44 @@ class RunDir(RunFolder):
             return None
 
 
-@contextmanager
-def hold(folder: Path) -> Iterator[None]:
-    """Make a run's folder where it is missing, and keep other launches out of it meanwhile.
+@contextlib.contextmanager
+def hold(folder: Path, role: str = LAUNCH, wait_s: float = 0.0) -> Iterator[None]:
+    """Keep other processes of this role out of a run's folder meanwhile; a launch makes it where it is missing.
 
-    Raises UsageError: another launch is at work in it, or it cannot be written.
+    Args:
+      wait_s: s to wait for one that is there. A learner whose supervisor was killed still writes its last checkpoint, for instance.
+    Raises UsageError: another one is at work in it, or it cannot be written.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / ".lock").open("w")
+        if role == LAUNCH:
+            folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / f".{role}.lock").open("a+")
     except OSError as e:
         raise UsageError(f"cannot write to {folder}: {e.strerror}; choose another --run.dir") from e
+    deadline = time.monotonic() + wait_s
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system lets go of it however this process ends
-        except BlockingIOError as e:
-            raise UsageError(f"{folder} is at work: another launch.py on this host runs it") from e
-        except OSError as e:
-            raise UsageError(f"{folder} lies where files cannot be locked ({e.strerror}); choose another --run.dir") from e
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system lets go of it however this process ends
+                break
+            except BlockingIOError as e:
+                if time.monotonic() > deadline:
+                    file.seek(0)
+                    raise UsageError(f"{folder} is at work: another {role} on this host runs it (pid {file.read(20).strip()})") from e
+                time.sleep(_LOCK_POLL_S)
+            except OSError as e:
+                raise UsageError(f"{folder} lies where files cannot be locked ({e.strerror}); choose another --run.dir") from e
+        with contextlib.suppress(OSError):  # a full disk; the number is for messages only
+            file.truncate(0)
+            os.write(file.fileno(), b"%d\n" % os.getpid())
         yield
+
+
+def tidy_json(paths: Iterable[Path]) -> None:
+    """Remove what killed processes have left of `replace_json`, for files that no living process writes."""
+    for path in paths:
+        for torn in path.parent.glob(f"{path.name}.tmp-*"):
+            torn.unlink(missing_ok=True)
 
 
 def replace_json(path: Path, value: Any) -> None:

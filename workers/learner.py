@@ -11,6 +11,7 @@ last checkpoint. Exit codes: 0 done or stopped · 1 the run failed · 2 wrong us
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import signal
@@ -23,20 +24,21 @@ from types import FrameType
 import torch
 
 from pydreaming.config import Config
-from pydreaming.errors import CheckpointError, PydreamingError, ReplayError
+from pydreaming.errors import CheckpointError, PydreamingError, ReplayError, TrackingError
 from pydreaming.objectives import TensorBatch
 from pydreaming.replay.index import ReplayIndex
 from pydreaming.replay.sampler import ReplaySampler
 from pydreaming.replay.schema import StoreMeta, difference
 from pydreaming.tracking.live import LearnerNow, Phase, publish
 from pydreaming.tracking.spool import SPOOL, Spool, Status
-from pydreaming.training.checkpoint import latest_intact, list_checkpoints, read_state, restore, save_checkpoint
+from pydreaming.training.checkpoint import latest_intact, list_checkpoints, read_state, recover, restore, save_checkpoint
 from pydreaming.training.diagnostics import Averages, step_metrics, verdict, world_model_metrics
 from pydreaming.training.trainer import StepResult, Trainer
 from workers.evaluations import Evaluations
 from workers.keys import load_client_keys
-from workers.layout import RunDir
+from workers.layout import PREDECESSOR_S, RunDir, hold
 from workers.link import CoordinatorLink
+from workers.meter import Meter
 from workers.protocol import Progress
 from workers.protocol import Status as CollectionStatus
 from workers.ratio import RatioGate
@@ -61,8 +63,10 @@ class Learner:
 
     def __init__(self, run: RunDir, resume: bool) -> None:
         self.run_dir, self.config, self.resume = run, run.read_config(), resume
-        self.checkpoints = run.path / "checkpoints"
+        self.checkpoints = run.checkpoints
         self.spool = Spool(run.path / SPOOL)
+        if resume:
+            recover(self.checkpoints)
         # First of all: the tracker must not take the end of an earlier session for the end of this one.
         self.begun = _saved_progress(self.checkpoints) if resume else Progress(0, 0)
         self.newest = self.begun.checkpoint
@@ -73,7 +77,7 @@ class Learner:
         self.evaluations = Evaluations(run, self.config)
         self.stopping = ""
         self.train_seconds = 0.0
-        self._meter, self._averages = _Meter(), Averages()
+        self._meter, self._averages = Meter(), Averages()
         self._logged: dict[str, float] = {}
         self._refreshed = -REFRESH_S
         torch.set_num_threads(self.config.training.threads or default_threads())
@@ -126,10 +130,11 @@ class Learner:
                 self._log(result, batch)
                 due_log, logged = now + t.log_s, self.trainer.step
             if now >= due_checkpoint:
-                self._save()
+                self._try_to_save()
                 due_checkpoint = now + t.checkpoint_s
             if self.config.evaluation.every_s > 0 and now >= due_evaluation:
-                self.evaluations.start(self._save())
+                if (checkpoint := self._try_to_save()) is not None:
+                    self.evaluations.start(checkpoint)
                 due_evaluation = now + self.config.evaluation.every_s
             self.evaluations.report_finished()
         if logged < self.trainer.step and self._meter.has_steps:
@@ -160,7 +165,7 @@ class Learner:
         """Wait, visibly, until there is enough to begin with."""
         said = 0.0
         while not self.stopping:
-            self.index.refresh()
+            self._refresh()
             if self.link is None:
                 if self.index.episodes == 0:
                     raise ReplayError(f"{self.index.folder} holds no episodes to train from{_damage(self.index)}")
@@ -175,11 +180,18 @@ class Learner:
                 log.info("waiting for audio: %s", _collection_line(status, self.config.replay.prefill_tokens))
             time.sleep(0.1)
 
+    def _refresh(self) -> None:
+        """Look at the store, and name each file that cannot be used, once."""
+        known = set(self.index.damaged)
+        self.index.refresh()
+        for name in sorted(self.index.damaged.keys() - known):
+            log.warning("left aside in %s: %s: %s", self.index.folder, name, self.index.damaged[name])
+
     def _may_train(self) -> bool:
         """Refresh the view of the store, and hold back while training is too far ahead of collection."""
         now = time.monotonic()
         if now - self._refreshed > REFRESH_S and self.link is not None:
-            self.index.refresh()
+            self._refresh()
             self._refreshed = now
         if self.link is None:
             return True
@@ -204,7 +216,10 @@ class Learner:
     def _log(self, result: StepResult, batch: TensorBatch) -> None:
         metrics = step_metrics(self.trainer, result, batch.mask) | world_model_metrics(self.trainer, result, batch)
         metrics |= self._averages.take() | self._meter.take(int(batch.mask.sum())) | self._store_metrics()
-        self.spool.metrics(self.trainer.step, metrics)
+        try:
+            self.spool.metrics(self.trainer.step, metrics)
+        except TrackingError as e:
+            log.warning("%s; these metrics are left out of MLflow", e)
         self._logged = metrics
         self._show("training", self.config.training.log_s)
         log.info("%s", _console_line(self.trainer.step, self._progress(), metrics, self.config.model.embed))
@@ -254,6 +269,14 @@ class Learner:
         self.newest = str(path)
         return path
 
+    def _try_to_save(self) -> Path | None:
+        """A checkpoint on the way. A disk that refuses one is no reason to end: there may be room before the next is due."""
+        try:
+            return self._save()
+        except CheckpointError as e:
+            log.warning("%s; training goes on from memory, the newest checkpoint is %s", e, self.newest or "none")
+            return None
+
     def _restore_if_asked(self) -> None:
         if not self.resume:
             return
@@ -283,35 +306,6 @@ class Learner:
             raise PydreamingError(
                 f"not one of the recordings in {self.config.source.path} could be read; the causes are in {self.run_dir.quarantine}"
             )
-
-
-class _Meter:
-    """Rates since the last log line."""
-
-    def __init__(self) -> None:
-        self._begin, self._steps, self._waiting = time.monotonic(), 0, 0.0
-        self.said_waiting = 0.0
-
-    @property
-    def has_steps(self) -> bool:
-        return self._steps > 0
-
-    def waited(self, seconds: float) -> None:
-        self._waiting += seconds
-
-    def stepped(self) -> None:
-        self._steps += 1
-
-    def take(self, tokens_per_step: int) -> dict[str, float]:
-        elapsed = max(1e-9, time.monotonic() - self._begin)
-        rate = self._steps / elapsed
-        metrics = {
-            "machine/steps_per_s": rate,
-            "machine/tokens_per_s": rate * tokens_per_step,
-            "machine/data_wait_share": self._waiting / elapsed,
-        }
-        self._begin, self._steps, self._waiting = time.monotonic(), 0, 0.0
-        return metrics
 
 
 def default_threads() -> int:
@@ -375,15 +369,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stdout)
     spool: Spool | None = None
     try:
-        learner = Learner(RunDir(options.run), options.resume)
-        spool = learner.spool
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, learner.request_stop)
-        status = learner.run()
-        spool.end(status)
+        with hold(options.run, "learner", PREDECESSOR_S):
+            learner = Learner(RunDir(options.run), options.resume)
+            spool = learner.spool
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, learner.request_stop)
+            status = learner.run()
+            spool.end(status)
     except Exception as e:
-        if spool is not None:
-            spool.end("FAILED")  # whatever it was: MLflow would show the run as running for ever
+        if spool is not None:  # whatever it was: MLflow would show the run as running for ever
+            with contextlib.suppress(TrackingError):  # the disk that is full may be the very reason of the end
+                spool.end("FAILED")
         if not isinstance(e, PydreamingError):
             raise
         print(f"error: {e}", file=sys.stderr, flush=True)  # noqa: T201

@@ -2,6 +2,8 @@
 
     coordinator ---> workers, learner, tracker ---> (the learner ends, or a signal comes) ---> learner, workers, coordinator, tracker
 
+A role that dies is started again; the learner goes on from its last checkpoint where a signal killed it (the system's, when memory is
+short, say), and ends the run where it ends by itself.
 Children end with the supervisor even when it is killed (see children). A second signal kills at once.
 """
 
@@ -18,8 +20,8 @@ from typing import Literal
 
 from pydreaming.config import Config
 from pydreaming.errors import PydreamingError, UsageError
-from pydreaming.tracking.live import FOLDER
-from workers.children import Child, describe_exit
+from pydreaming.tracking.live import COLLECTION, FOLDER
+from workers.children import MAX_ERRORS, Child, describe_exit
 from workers.layout import RunDir
 
 Role = Literal["coordinator", "worker", "learner", "tracker"]
@@ -29,9 +31,10 @@ WORKER_HOST: frozenset[Role] = frozenset({"worker"})
 
 POLL_S = 0.1
 ANNOUNCE_S = 20.0  # s between two lines about one wait
-LEARNER_END_S = 10.0  # s for its last checkpoint
+LEARNER_END_S = 30.0  # s for its last checkpoint, on a disk and a host that may be busy; a second signal does not wait
 OTHERS_END_S = 5.0
 HUNG_TTLS = 2.0  # times of a lease without a sign of life after which a worker is replaced: its lease is lost by then
+HUNG_COORDINATOR_S = 20.0  # s at least for the coordinator, whose sign of life is its status file
 TRACKER_END_S = 40.0  # s for the rest of the spool to reach the tracking server; the tracker itself gives up before
 
 
@@ -72,9 +75,13 @@ class Supervisor:
             raise UsageError("workers.count is 0: this host would run nothing")
         run = ["--run", str(run_dir)]
         self._coordinator = None if self._remote or offline else self._child("coordinator", run, threads=1)
+        if self._coordinator is not None:
+            self._coordinator.alive = run_dir / FOLDER / COLLECTION
         self._workers = [self._worker(i) for i in range(count)]
-        resumed = [*run, "--resume"] if resume else run
-        self._learner = self._child("learner", resumed, log=False) if "learner" in roles else None
+        self._learner = self._child("learner", run, log=False) if "learner" in roles else None
+        self._learner_deaths, self._reached = 0, ""  # since the newest checkpoint, and its name
+        if resume:
+            self._resume_learner()
         self._tracker = self._child("tracker", run) if "tracker" in roles else None
         self._signals = 0
         self._learner_done = False  # it has ended by itself, and said so in the spool
@@ -128,6 +135,8 @@ class Supervisor:
     def _watch(self) -> int:
         while not self._signals:
             time.sleep(POLL_S)
+            if self._coordinator is not None:
+                self._replace_hung(self._coordinator)
             self._check_coordinator()
             for worker in self._workers:
                 self._replace_hung(worker)
@@ -137,19 +146,19 @@ class Supervisor:
             if self._learner is None:
                 if self._workers and all(w.finished or w.given_up for w in self._workers):
                     return 1 if any(w.given_up for w in self._workers) else 0
-            elif (code := self._learner.poll()) is not None:
-                self._learner_done = True
-                return code if code >= 0 else 128 - code
+            elif (code := self._check_learner(self._learner)) is not None:
+                return code
             if self._workers and all(w.given_up for w in self._workers):
                 raise RunError(f"every worker has failed: {self._workers[0].last_words()}")
         self._say("ending ...")
         return self._end_learner()
 
-    def _replace_hung(self, worker: Child) -> None:
-        """Kill a worker that hangs, in a decoder or on a disk that does not answer; `_check` then starts it again."""
-        if (silent := worker.silent_s()) > HUNG_TTLS * self._config.workers.lease_ttl_s:
-            self._say(f"{worker.name} has shown no sign of life for {silent:.0f} s and is killed")
-            worker.signal(signal.SIGKILL)
+    def _replace_hung(self, child: Child) -> None:
+        """Kill a process that hangs, in a decoder or on a disk that does not answer; its check then starts it again."""
+        limit = HUNG_TTLS * self._config.workers.lease_ttl_s
+        if (silent := child.silent_s()) > (max(limit, HUNG_COORDINATOR_S) if child is self._coordinator else limit):
+            self._say(f"{child.name} has shown no sign of life for {silent:.0f} s and is killed")
+            child.kill_hung()
 
     def _check(self, child: Child) -> None:
         """Take note of an exit; start the process again when that is due."""
@@ -165,6 +174,32 @@ class Supervisor:
         then = "it is given up" if delay is None else f"to be started again in {delay:.1f} s"
         cause = f": {child.last_words()}" if code > 0 else ""
         self._say(f"{child.name} has ended ({describe_exit(code)}{cause}), {then}; see {child.log}")
+
+    def _check_learner(self, learner: Child) -> int | None:
+        """The code to end with, once the learner has ended by itself or is killed again and again without getting any further."""
+        if learner.restart_due():
+            self._say("the learner is started again")
+        code = learner.poll()
+        if code is None:
+            return None
+        learner.kill_leftovers()
+        if code >= 0:
+            self._learner_done = True
+            return code
+        newest = max((path.name for path in self._run.checkpoints.glob("step-*")), default="")
+        self._learner_deaths = 1 if newest > self._reached else self._learner_deaths + 1
+        self._reached = newest
+        if self._learner_deaths >= MAX_ERRORS:
+            self._say(f"the learner has ended {self._learner_deaths} times ({describe_exit(code)}) without a further checkpoint: given up")
+            return 128 - code
+        self._resume_learner()
+        learner.plan_restart(code)
+        self._say(f"the learner has ended ({describe_exit(code)}) and will go on from {newest or 'the beginning'}")
+        return None
+
+    def _resume_learner(self) -> None:
+        if self._learner is not None and "--resume" not in self._learner.arguments:
+            self._learner.arguments = [*self._learner.arguments, "--resume"]
 
     def _check_coordinator(self) -> None:
         if self._coordinator is None:
@@ -251,6 +286,8 @@ class Supervisor:
         alive = self._run.path / FOLDER / f"{name}.alive"
         child = self._child("audio_worker", [*arguments, "--alive", str(alive)], threads=1, name=name)
         child.alive = alive
+        # One that hangs in a decoder answers no SIGTERM. What it has in hand is done again by another, as after any other death.
+        child.orphaned = signal.SIGKILL
         return child
 
 

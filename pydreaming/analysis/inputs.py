@@ -157,7 +157,7 @@ def _is_manifest(path: Path) -> bool:
 
 
 def _source_config(path: Path) -> SourceConfig:
-    return SourceConfig("auto", str(path), "", "auto", "mix", 0.0, [], 0)
+    return SourceConfig(kind="auto", path=str(path), root="", labels="auto", channels="mix", held_out=0.0, max_files=0)
 
 
 def _name(root: Path, item: AudioItem) -> str:

@@ -35,6 +35,7 @@ class RunFolder:
         self.stats = path / "stats.json"
         self.quarantine = path / QUARANTINE
         self.logs = path / "logs"
+        self.checkpoints = path / "checkpoints"
 
     @classmethod
     def of_checkpoint(cls, checkpoint: Path) -> RunFolder | None:

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, Literal, cast
+from typing import IO, Any, Literal, NamedTuple, cast
 
 import msgspec
 import numpy as np
@@ -57,6 +57,14 @@ class AudioInfo:
         return None if self.num_samples is None else self.num_samples / self.sample_rate
 
 
+class _Identity(NamedTuple):
+    """What tells whether a file on disk is still the same: inode, bytes, time of its last change in ns."""
+
+    inode: int
+    size: int
+    mtime_ns: int
+
+
 class _SoundFile(soundfile.SoundFile):  # type: ignore[misc]  # soundfile has no types
     """Sequential reads only: soundfile would seek after every read, which is slow and fails on a FLAC of unknown length."""
 
@@ -67,9 +75,12 @@ class _SoundFile(soundfile.SoundFile):  # type: ignore[misc]  # soundfile has no
 class AudioStream:
     """One open recording (or segment): `sample_rate` in Hz, `info`, and `blocks()` once, front to back."""
 
-    def __init__(self, file: _SoundFile, path: str, item: AudioItem, channels: str, slack: int | None) -> None:
+    def __init__(
+        self, file: _SoundFile, path: str, item: AudioItem, channels: str, slack: int | None, identity: _Identity | None = None
+    ) -> None:
         self._file = file
         self._path = path
+        self._identity = identity  # of the file on disk, before it was looked at
         self._slack = slack  # samples that may be missing from the announced length; None: it is an estimate
         self.info = _info(file, path)
         self.sample_rate = self.info.sample_rate
@@ -85,7 +96,7 @@ class AudioStream:
         """Mono blocks (num_samples,) float32 of about `block_s` seconds.
 
         Raises:
-          DecodeError: damaged, truncated, empty, or samples that are not finite numbers.
+          DecodeError: damaged, truncated, empty, samples that are not finite numbers, or a file that changed while it was read.
         """
         size = max(1, min(int(block_s * self.sample_rate), BLOCK_VALUES // self.info.channels))
         got = 0
@@ -102,6 +113,10 @@ class AudioStream:
         except (soundfile.SoundFileError, OSError) as e:
             raise DecodeError(self._path, _cause(e)) from e
         self._check_length(got)
+        now = None if self._identity is None else _identity(Path(self._path))
+        # One that was removed, or replaced by another file, is still read whole. One that grows is not finished yet.
+        if now is not None and self._identity is not None and now.inode == self._identity.inode and now != self._identity:
+            raise DecodeError(self._path, "changed while it was read; the next pass reads it again")
 
     def _seek(self, size: int) -> None:
         if self._begin == 0:
@@ -142,13 +157,14 @@ def open_audio(path: Path, item: AudioItem, channels: str) -> Iterator[AudioStre
       DecodeError: not there, not a regular file, not audio, damaged, or a segment or channel that it does not have.
     """
     name = str(path)
+    identity = _identity(path)
     slack = _inspect(path)
     try:
         file = _SoundFile(name)
     except (soundfile.SoundFileError, OSError, TypeError) as e:  # TypeError: a headerless .raw
         raise DecodeError(name, _cause(e)) from e
     with file:
-        yield AudioStream(file, name, item, channels, slack)
+        yield AudioStream(file, name, item, channels, slack, identity)
 
 
 def read_blocks(path: Path, item: AudioItem, channels: str, block_s: float = 10.0) -> Iterator[Samples]:
@@ -318,6 +334,14 @@ def _inspect(path: Path) -> int | None:
         raise DecodeError(str(path), str(e)) from e
     except (OSError, ValueError) as e:  # ValueError: a NUL in the name
         raise DecodeError(str(path), _cause(e)) from e
+
+
+def _identity(path: Path) -> _Identity | None:
+    try:
+        found = path.stat()
+    except (OSError, ValueError):  # gone, or never there: opening it says so
+        return None
+    return _Identity(found.st_ino, found.st_size, found.st_mtime_ns)
 
 
 def _not_regular(path: Path) -> IO[bytes]:

@@ -35,6 +35,8 @@ def evict(folder: Path, capacity_tokens: int) -> list[str]:
                     continue
                 try:
                     stat = entry.stat()
+                    if not entry.is_file():
+                        continue
                     tokens = _tokens(entry.path, stat.st_ino, stat.st_size, stat.st_mtime_ns)
                 except FileNotFoundError:  # replaced or removed meanwhile
                     continue

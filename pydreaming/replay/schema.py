@@ -186,7 +186,9 @@ def decode_metadata(values: dict[bytes, bytes] | None) -> tuple[StoreMeta, Episo
     try:
         version = msgspec.json.decode(store, type=_Version).schema_version
         if version != SCHEMA_VERSION:
-            raise ReplayError(f"schema version {version}; this program reads version {SCHEMA_VERSION}")
+            raise ReplayError(
+                f"schema version {version}; this program reads version {SCHEMA_VERSION}: use the one that wrote it, or collect anew"
+            )
         meta, table = msgspec.json.decode(store, type=StoreMeta), msgspec.json.decode(episodes, type=EpisodeTable)
     except msgspec.MsgspecError as e:
         raise ReplayError(f"the metadata in its footer is not valid: {e}") from e

@@ -10,6 +10,7 @@ bytes, a hundred times slower.
 
 from __future__ import annotations
 
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -99,6 +100,8 @@ def open_shard(path: Path) -> Shard:
       ReplayError: it is empty, torn, damaged, of another program or of another version. FileNotFoundError: it has vanished.
     """
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would hang
+            raise ReplayError("not a regular file")
         with pa.memory_map(str(path)) as file:
             buffer = file.read_buffer()  # keeps the mapping, but no file descriptor: a store has thousands of files
         footer = pq.read_metadata(pa.BufferReader(buffer))

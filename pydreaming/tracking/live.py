@@ -22,6 +22,7 @@ from pydreaming.errors import PydreamingError
 log = logging.getLogger(__name__)
 
 FOLDER = "status"
+COLLECTION, LEARNER = "collection.json", "learner.json"
 Phase = Literal["training", "evaluating", "finished", "stopped"]
 ENDS = ("finished", "stopped")
 LATE_S = 15.0  # s after a sign of life was due that a process is still taken to be alive
@@ -118,8 +119,7 @@ def heard_in_time(view: CollectionNow | LearnerNow | None, now: float) -> bool:
 
 def publish(run: Path, view: CollectionNow | LearnerNow) -> None:
     """Replace the file of one process. A disk that refuses is logged: nobody's work depends on this file."""
-    name = "collection" if isinstance(view, CollectionNow) else "learner"
-    path = run / FOLDER / f"{name}.json"
+    path = run / FOLDER / (COLLECTION if isinstance(view, CollectionNow) else LEARNER)
     temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     try:
         path.parent.mkdir(exist_ok=True)
@@ -135,7 +135,7 @@ def read_run(run: Path) -> RunNow:
         raise PydreamingError(f"no run at {run}: name a folder that launch.py has made, such as runs/my-run")
     quarantine = run / "quarantine.jsonl"
     lines = quarantine.read_bytes().count(b"\n") if quarantine.is_file() else 0
-    return RunNow(run, _read(run, "collection", CollectionNow), _read(run, "learner", LearnerNow), lines)
+    return RunNow(run, _read(run, COLLECTION, CollectionNow), _read(run, LEARNER, LearnerNow), lines)
 
 
 def describe(run: RunNow, now: float | None = None) -> list[str]:
@@ -211,7 +211,7 @@ def _ago(seconds: float) -> str:
 
 
 def _read(run: Path, name: str, kind: type[View]) -> View | None:
-    path = run / FOLDER / f"{name}.json"
+    path = run / FOLDER / name
     try:
         return msgspec.json.decode(path.read_bytes(), type=kind)
     except FileNotFoundError:

@@ -33,12 +33,14 @@ from torch import Tensor
 from pydreaming.audio.controls import NO_CONTROLS, ControlScale
 from pydreaming.audio.features import FeatureStats
 from pydreaming.config import Config, Natural, NonNegative, Positive, config_from_dict
+from pydreaming.config_changes import SHAPES, first_change
 from pydreaming.errors import CheckpointError, ConfigError
 from pydreaming.models.world_model import WorldModelNet
 from pydreaming.objectives import Objective, make_objective
 from pydreaming.training.trainer import Trainer
 
 FORMAT = 1
+_PARTIAL, _REPLACED = ".tmp", ".old"  # ends of the names of folders that are being written, and that make way
 _NAME = re.compile(r"step-(\d{8})")
 _SAMPLING = "random.sampling."  # and the kind of device
 _FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
@@ -94,12 +96,43 @@ def save_checkpoint(
     keep: int,
     controls: ControlScale = NO_CONTROLS,
 ) -> Path:
-    """Write `folder/step-XXXXXXXX` atomically and remove all but the `keep` newest. Returns the checkpoint's path."""
+    """Write `folder/step-XXXXXXXX` atomically and remove all but the `keep` newest. Returns the checkpoint's path.
+
+    Raises CheckpointError: the disk refuses. The checkpoints that are there stay, and nothing else does.
+    """
     final = folder / f"step-{trainer.step:08d}"
-    temporary = folder / f".{final.name}.{os.getpid()}.tmp"
-    for torn in folder.glob(".step-*.tmp"):  # of a learner that was killed while it wrote; a run has one learner
-        shutil.rmtree(torn)
-    temporary.mkdir(parents=True)
+    temporary = folder / f".{final.name}.{os.getpid()}{_PARTIAL}"
+    try:
+        recover(folder)
+        temporary.mkdir(parents=True)
+        _write(temporary, trainer, stats, sampler, seconds, controls)
+        _put_in_place(temporary, final)
+        # Later steps go first: they were left by a run that has resumed from an earlier checkpoint because these were damaged.
+        for old in sorted(list_checkpoints(folder), key=lambda path: (path.name <= final.name, path.name))[:-keep]:
+            _remove(old)
+    except (OSError, safetensors.SafetensorError) as e:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise CheckpointError(f"cannot write a checkpoint to {folder}: {getattr(e, 'strerror', None) or e}") from e
+    return final
+
+
+def recover(folder: Path) -> None:
+    """Tidy up after a learner that was killed while it wrote a checkpoint; a run has one learner. Raises CheckpointError."""
+    try:
+        for replaced in folder.glob(f".step-*{_REPLACED}"):
+            final = folder / replaced.name[1 : 1 + len("step-00000000")]
+            if final.exists():
+                shutil.rmtree(replaced)
+            else:  # killed between the two renames
+                replaced.rename(final)
+        for torn in folder.glob(f".step-*{_PARTIAL}"):
+            shutil.rmtree(torn)
+    except OSError as e:
+        raise CheckpointError(f"cannot tidy up {folder}: {e.strerror}") from e
+
+
+def _write(temporary: Path, trainer: Trainer, stats: FeatureStats, sampler: dict[str, Any], seconds: float, controls: ControlScale) -> None:
+    """The files of a checkpoint, durably."""
     safetensors.torch.save_file(_weights(trainer.model, trainer.objective), temporary / "model.safetensors")
     safetensors.torch.save_file(_optimizer_tensors(trainer), temporary / "optimizer.safetensors")
     state = {
@@ -121,17 +154,16 @@ def save_checkpoint(
     sums = "".join(f"{_sha256(temporary / name)}  {name}\n" for name in _FILES)
     (temporary / "SHA256SUMS").write_text(sums, encoding="ascii")
     _sync(temporary)
-    # The same step again, for an evaluation or after a resume: the old one stays until the new one has its place.
-    replaced = folder / f".{final.name}.{os.getpid()}.old.tmp"
+
+
+def _put_in_place(temporary: Path, final: Path) -> None:
+    """Give a complete checkpoint its name. The same step again, for an evaluation or after a resume, keeps the old one until then."""
+    replaced = final.with_name(f".{final.name}.{os.getpid()}{_REPLACED}")
     if final.exists():
         final.rename(replaced)
     temporary.rename(final)
-    _sync_folder(folder)
+    _sync_folder(final.parent)
     shutil.rmtree(replaced, ignore_errors=True)
-    # Later steps go first: they were left by a run that has resumed from an earlier checkpoint because these were damaged.
-    for old in sorted(list_checkpoints(folder), key=lambda path: (path.name <= final.name, path.name))[:-keep]:
-        shutil.rmtree(old)
-    return final
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -264,15 +296,11 @@ def restore(path: Path, trainer: Trainer) -> CheckpointState:
 
 
 def _check_same_networks(path: Path, state: CheckpointState, trainer: Trainer) -> None:
-    ours, theirs = trainer.config, state.config
-    for section in ("model", "objective", "features", "action"):
-        mine, other = getattr(ours, section), getattr(theirs, section)
-        for key in mine.__dataclass_fields__:
-            if getattr(mine, key) != getattr(other, key):
-                raise CheckpointError(
-                    f"{path} was trained with {section}.{key}={getattr(other, key)}, the run asks for {getattr(mine, key)}: "
-                    "resume with the old value or start a new run"
-                )
+    if change := first_change(state.config, trainer.config, SHAPES):
+        raise CheckpointError(
+            f"{path} was trained with {change.key}={change.before}, the run asks for {change.now}: "
+            "resume with the old value or start a new run"
+        )
 
 
 def _weights(model: WorldModelNet, objective: Objective) -> dict[str, Tensor]:
@@ -336,6 +364,13 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
         return safetensors.torch.load_file(path)
     except (OSError, safetensors.SafetensorError) as e:
         raise CheckpointError(f"{path} cannot be read: {e}") from e
+
+
+def _remove(checkpoint: Path) -> None:
+    """Remove a checkpoint: under another name first, so that half of one is never taken for a checkpoint, nor left for good."""
+    doomed = checkpoint.with_name(f".{checkpoint.name}.{os.getpid()}{_PARTIAL}")
+    checkpoint.rename(doomed)
+    shutil.rmtree(doomed)
 
 
 def _sha256(path: Path) -> str:

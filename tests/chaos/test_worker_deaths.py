@@ -17,7 +17,7 @@ import pytest
 from workers.layout import RunDir
 from workers.serial import collect
 
-pytestmark = pytest.mark.chaos
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(900)]
 
 MakeRun = Callable[..., RunDir]
 Recordings = Callable[..., Path]

@@ -20,6 +20,7 @@ import pytest
 
 from pydreaming import WorldModel
 from pydreaming.audio.sources.fsdd_download import bundled_digits
+from pydreaming.config import load_config
 from pydreaming.tracking.live import read_run
 from pydreaming.tracking.store import prepare_environment
 from workers.layout import hold
@@ -260,6 +261,28 @@ def test_the_folder_of_another_run_is_not_touched(tmp_path: Path) -> None:
     error = refused(*PRESETS, "--source.path", str(tmp_path), "--run.dir", str(tmp_path), "--run.name", "taken", code=2)
     assert f"--resume {run}" in error
     assert (run / "config.yaml").read_text() == "kept: true\n"
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("features.n_mels", "32"), ("run.seed", "1"), ("workers.lease_items", "7")],
+)
+def test_a_run_does_not_go_on_with_what_it_was_not_begun_with(key: str, value: str, finished: Outcome) -> None:
+    before = (finished.run_dir / "config.yaml").read_bytes()
+    error = refused("--resume", str(finished.run_dir), f"--{key}", value, code=2)
+    assert f"was begun with {key}=" in error
+    assert f"cannot go on with {value}: leave --{key} out, or start a new run" in error
+    assert (finished.run_dir / "config.yaml").read_bytes() == before  # or the next --resume would fail as well
+
+
+def test_a_run_of_another_version_names_the_key_and_the_way_out(tmp_path: Path) -> None:
+    run = tmp_path / "later"
+    run.mkdir()
+    (run / "config.yaml").write_text(load_config(["defaults"]).to_yaml().replace("run:\n", "run:\n  mood: calm\n", 1))
+    error = refused("--resume", str(run), code=2)
+    assert "'run.mood'" in error
+    assert "another version" in error
+    assert "start a new run" in error
 
 
 def test_a_run_that_is_at_work_is_not_started_twice(finished: Outcome) -> None:

@@ -97,11 +97,34 @@ def test_the_exit_code_is_the_learners(make_run: MakeRun, recordings: Recordings
     assert supervisor.run() == code
 
 
-def test_a_learner_killed_by_a_signal_is_an_error(make_run: MakeRun, recordings: Recordings, said: list[str]) -> None:
+def test_a_learner_that_is_killed_again_and_again_is_an_error(
+    make_run: MakeRun, recordings: Recordings, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(children, "FIRST_DELAY_S", 0.01)
     run = make_run(recordings(2), "--workers.count", "0")
     supervisor = supervise(run, said, "worker", "coordinator")
     supervisor._learner = children.Child("learner", ["-c", "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)"], None)
     assert supervisor.run() == 128 + signal.SIGSEGV
+    assert sum("the learner has ended (SIGSEGV) and will go on from the beginning" in line for line in said) == children.MAX_ERRORS - 1
+    assert said[-1] == f"the learner has ended {children.MAX_ERRORS} times (SIGSEGV) without a further checkpoint: given up"
+
+
+def test_a_learner_that_gets_further_each_time_is_never_given_up_nor_what_it_started_left(
+    make_run: MakeRun, recordings: Recordings, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(children, "FIRST_DELAY_S", 0.01)
+    run = make_run(recordings(2), "--workers.count", "0")
+    supervisor = supervise(run, said, "worker", "coordinator")
+    code = (
+        "import os, pathlib, subprocess, sys; place = pathlib.Path(sys.argv[1]); done = len(list(place.glob('step-*')));"
+        "(place / f'step-{done:08d}').mkdir(parents=True); assert ('--resume' in sys.argv) == (done > 0);"
+        "done < 7 and (subprocess.Popen(['sleep', '600', sys.argv[1]]), os.kill(os.getpid(), 9))"
+    )
+    supervisor._learner = children.Child("learner", ["-c", code, str(run.checkpoints)], None)
+    assert supervisor.run() == 0
+    assert len(list(run.checkpoints.iterdir())) == 8
+    assert said[-2].endswith("will go on from step-00000006")
+    assert not family(run)
 
 
 def test_the_coordinator_runs_for_workers_of_other_hosts(make_run: MakeRun, recordings: Recordings, said: list[str]) -> None:

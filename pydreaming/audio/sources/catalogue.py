@@ -193,7 +193,8 @@ class _Columns:
 def _build(config: SourceConfig, columns: list[str], seed: int, fingerprint: str, folder: Path) -> None:
     partial = folder.with_name(f"{folder.name}.tmp-{os.getpid()}")
     try:
-        shutil.rmtree(partial, ignore_errors=True)
+        for torn in folder.parent.glob(f"{folder.name}.tmp-*"):  # of a coordinator that was killed; a run has one
+            shutil.rmtree(torn)
         partial.mkdir(parents=True)
         rows = _spool(iter_source(config, columns), config, seed, partial / "spool.jsonl")
         kept = _sampled(rows, config.max_files)

@@ -293,7 +293,7 @@ def test_another_schema_version_is_named(tmp_path):
     (report,) = write_lease(tmp_path, 0, build_group("a", [(0, 9)], meta), meta)
     index = ReplayIndex(tmp_path)
     index.refresh()
-    assert index.damaged[report.name] == "schema version 99; this program reads version 1"
+    assert index.damaged[report.name] == "schema version 99; this program reads version 1: use the one that wrote it, or collect anew"
 
 
 def test_temporary_and_hidden_files_are_ignored(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from tiny_models import STRIDES, TOKEN_DIM, tiny_batch, tiny_config
 from pydreaming.audio.controls import ControlScale
 from pydreaming.audio.features import FeatureStats
 from pydreaming.errors import CheckpointError
+from pydreaming.objectives import TensorBatch
 from pydreaming.training.checkpoint import (
     latest_intact,
     list_checkpoints,
@@ -292,3 +294,28 @@ def test_a_checkpoint_from_before_a_key_existed_loads_with_what_it_was_trained_w
     file.write_text(json.dumps(state))
     with pytest.raises(CheckpointError, match=r"'model\.deter' is not set"):
         read_state(saved)
+
+
+def test_a_checkpoint_that_an_earlier_version_wrote_loads_computes_the_same_and_trains_on(tmp_path: Path) -> None:
+    """Written by commit 70c7828, from before latents, cores, control scales and held-out speakers could be chosen."""
+    old = shutil.copytree(Path(__file__).parents[2] / "fixtures/checkpoint-of-70c7828", tmp_path / "step-00000003")
+    expected = json.loads((old / "expected.json").read_text())
+    verify(old)
+    model, _, state = load_networks(old, torch.device("cpu"))
+    assert state.config.source.held_out_speakers == []
+    generator = torch.Generator().manual_seed(7)
+    tokens = torch.randn(4, 10, state.token_dim, generator=generator)
+    is_first = torch.zeros(4, 10, dtype=torch.bool)
+    is_first[:, 0] = is_first[1, 5] = True
+    with torch.no_grad():
+        observed = model.observe(tokens, torch.zeros(4, 10, 1), is_first)
+    actual = {"embed": observed.embed, "logits": observed.post.logits, "deter": observed.post.deter}
+    for name, values in expected.items():
+        torch.testing.assert_close(actual[name][0, -1].flatten(), torch.tensor(values), atol=2e-6, rtol=1e-5)
+    resumed = Trainer(state.config, state.token_dim, state.action_dim)
+    restore(old, resumed)
+    batch = TensorBatch(tokens, is_first, torch.zeros(4, 10, 1), torch.arange(40).reshape(4, 10), torch.ones(4, 10, dtype=torch.bool))
+    assert resumed.train_step(batch, progress=0.5).finite
+    assert resumed.step == 4
+    latest = save_checkpoint(tmp_path, resumed, state.stats, {}, 2.0, keep=1)
+    assert read_state(latest).config == state.config

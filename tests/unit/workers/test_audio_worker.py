@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import time
+from pathlib import Path
+
 import pytest
 
 from pydreaming.errors import ReplayError
-from workers.audio_worker import AudioWorker, Interrupted, Options, Stopped
+from workers.audio_worker import LIFE_S, AudioWorker, Interrupted, Options, Stopped
 from workers.protocol import Bye, FromPeer
 
 
@@ -54,3 +57,16 @@ def test_who_crashes_says_nothing_so_that_the_lease_counts_as_lost(monkeypatch: 
     heard, raised = last_words(MemoryError(), monkeypatch)
     assert heard == []
     assert isinstance(raised, MemoryError)
+
+
+def test_a_folder_that_takes_no_sign_of_life_is_a_warning_and_no_end(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    sign = tmp_path / "status" / "worker-0.alive"
+    worker = AudioWorker(Options(None, "tcp://127.0.0.1:9", None, None, None, "w", 1.0, sign))
+    for _ in range(2):
+        worker._show_life()
+        time.sleep(LIFE_S)
+    assert len(caplog.records) == 1
+    assert str(sign) in caplog.text
+    sign.parent.mkdir()
+    worker._show_life()
+    assert sign.exists()

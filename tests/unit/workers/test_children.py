@@ -107,3 +107,18 @@ def test_the_last_words_of_a_log_are_its_cause(tmp_path: Path, log: str, words: 
     (tmp_path / "log").write_text(log)
     assert Child("w", [], tmp_path / "log").last_words() == words
     assert Child("w", [], tmp_path / "none").last_words() == ""
+
+
+def test_one_that_was_silent_is_not_silent_again_while_it_dies(tmp_path: Path) -> None:
+    role = child(tmp_path, f"import pathlib, time; pathlib.Path({str(tmp_path / 'sign')!r}).touch(); time.sleep(60)")
+    role.alive = tmp_path / "sign"
+    role.start()
+    end = time.monotonic() + 30
+    while role.silent_s() < 0.2:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    role.kill_hung()
+    assert role.silent_s() == 0.0
+    time.sleep(0.3)
+    assert role.silent_s() == 0.0
+    assert finish(role) == -9

@@ -3,6 +3,8 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -39,3 +41,19 @@ def test_a_json_file_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch
         replace_json(path, {"a": 2})
     assert path.read_text() == '{\n "a": 1\n}'
     assert [p.name for p in tmp_path.iterdir()] == ["state.json"]
+
+
+def test_a_process_waits_for_its_predecessor_and_not_for_other_roles(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from workers.layout import hold\n"
+        "with hold(Path(sys.argv[1]), 'learner'): print(1, flush=True); time.sleep(float(sys.argv[2]))"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path), "1.5"], stdout=subprocess.PIPE) as earlier:
+        assert earlier.stdout is not None
+        assert earlier.stdout.readline() == b"1\n"
+        with hold(tmp_path), hold(tmp_path, "coordinator"):
+            pass
+        with pytest.raises(UsageError, match=rf"another learner .*pid {earlier.pid}\)"), hold(tmp_path, "learner"):
+            pass
+        with hold(tmp_path, "learner", wait_s=60.0):
+            assert earlier.wait(60) == 0
