@@ -174,6 +174,11 @@ class Collection:
         return self._shards.tokens
 
     @property
+    def capacity_tokens(self) -> int:
+        """Tokens that it may hold."""
+        return self._config.replay.capacity_tokens
+
+    @property
     def stored_files(self) -> int:
         """Files in the replay folder."""
         return len(self._shards)

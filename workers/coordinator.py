@@ -22,7 +22,7 @@ import msgspec
 from pydreaming.audio.sources import Catalogue, source_root
 from pydreaming.config import Config
 from pydreaming.errors import PydreamingError, TransportError
-from pydreaming.tracking.live import CollectionNow, WorkerNow, publish
+from pydreaming.tracking.live import CollectionNow, publish
 from workers.collection import Collection
 from workers.keys import load_server_keys
 from workers.layout import CoordinatorFile, RunDir, replace_json
@@ -47,7 +47,7 @@ from workers.protocol import (
     decode_from_peer,
     one_line,
 )
-from workers.roster import Peer, Roster
+from workers.roster import Peer, Roster, crew_of
 from workers.transport import Router, host_part, split_address
 
 log = logging.getLogger(__name__)
@@ -168,13 +168,13 @@ class Coordinator:
             exhausted=c.exhausted,
             all_failed=c.all_failed,
             dropped_messages=sum(self._dropped.values()),
-            workers=self._roster.workers(now),
+            leases=c.leases_in_hand,
+            crew=crew_of(self._roster.workers(now)),
         )
 
     def now(self, now: float) -> CollectionNow:
         """What `pydreaming status` shows."""
         s = self.status(now)
-        workers = [WorkerNow(w.name, one_line(w.host), w.silent_s, w.lease, w.clips_per_s, w.audio_per_s) for w in s.workers]
         return CollectionNow(
             time=time.time(),
             due_s=REGULAR_S,
@@ -185,12 +185,13 @@ class Coordinator:
             stored_tokens=s.stored_tokens,
             files=s.files,
             unreadable=s.unreadable,
-            leases=self._collection.leases_in_hand,
+            leases=s.leases,
             passes_done=s.passes_done,
             pass_share=s.pass_share,
             exhausted=s.exhausted,
             dropped_messages=s.dropped_messages,
-            workers=workers,
+            workers=self._roster.workers(now),
+            capacity_tokens=self._collection.capacity_tokens,
         )
 
     def _drop(self, kind: str, detail: str) -> list[FromCoordinator]:

@@ -65,7 +65,7 @@ class Learner:
         self.spool = Spool(run.path / SPOOL)
         # First of all: the tracker must not take the end of an earlier session for the end of this one.
         self.begun = _saved_progress(self.checkpoints) if resume else Progress(0, 0)
-        self.newest = self.begun.checkpoint
+        self.newest, self.saved = self.begun.checkpoint, _written(self.begun.checkpoint)  # path; s since the epoch, 0 for none
         self.spool.start(self.begun.step)
         self.gate = RatioGate.of(self.config.replay)
         self.index = ReplayIndex(run.replay(self.config))
@@ -225,23 +225,33 @@ class Learner:
             loss=metrics.get("learning/loss", 0.0),
             replay_ratio=metrics.get("replay/ratio", 0.0),
             checkpoint=self.newest,
+            checkpoint_time=self.saved,
+            trained_tokens=self.trainer.trained_tokens,
+            tokens_per_s=metrics.get("machine/tokens_per_s", 0.0),
+            non_finite_steps=self.trainer.non_finite_steps,
         )
         publish(self.run_dir.path, view)
 
     def _store_metrics(self) -> dict[str, float]:
         metrics = {
             "replay/tokens": float(self.index.tokens),
+            "replay/fill": self.index.tokens / self.config.replay.capacity_tokens,
             "replay/damaged_files": float(len(self.index.damaged)),
             "machine/trained_tokens": float(self.trainer.trained_tokens),
+            "machine/checkpoint_age_s": max(0.0, time.time() - self.saved) if self.newest else 0.0,
         }
         status = None if self.link is None else self.link.status
         if status is not None:
-            rates = [w.clips_per_s for w in status.workers]
             metrics |= {
-                "workers/count": float(len(rates)),
-                "workers/clips_per_s": sum(rates),
-                "workers/audio_s_per_s": sum(w.audio_per_s for w in status.workers),
+                "workers/count": float(status.crew.count),
+                "workers/clips_per_s": status.crew.clips_per_s,
+                "workers/audio_s_per_s": status.crew.audio_per_s,
+                "workers/silent_s_max": status.crew.silent_s,
+                "workers/leases": float(status.leases),
+                "workers/passes": status.passes_done + status.pass_share,
                 "workers/unreadable_files": float(status.unreadable),
+                "workers/dropped_messages": float(status.dropped_messages),
+                "replay/files": float(status.files),
                 "replay/written_tokens": float(status.written_tokens),
                 "replay/ratio": self.trainer.trained_tokens / max(1, status.written_tokens),
             }
@@ -251,7 +261,7 @@ class Learner:
         keep = self.config.training.keep_checkpoints
         sampler = self.sampler.state_dict()
         path = save_checkpoint(self.checkpoints, self.trainer, self.stats, sampler, self.train_seconds, keep, self.controls)
-        self.newest = str(path)
+        self.newest, self.saved = str(path), time.time()
         return path
 
     def _restore_if_asked(self) -> None:
@@ -329,6 +339,14 @@ def _saved_progress(checkpoints: Path) -> Progress:
     return Progress(int(counters["trained_tokens"]), int(counters["step"]), str(newest))
 
 
+def _written(checkpoint: str) -> float:
+    """When a checkpoint was written, s since the epoch; 0 for none."""
+    try:
+        return Path(checkpoint).stat().st_mtime if checkpoint else 0.0
+    except OSError:  # removed since
+        return 0.0
+
+
 def make_sampler(index: ReplayIndex, config: Config) -> ReplaySampler:
     """Draws the batches that a run of this configuration trains on."""
     t, r = config.training, config.replay
@@ -350,8 +368,8 @@ def _collection_line(status: CollectionStatus | None, prefill: int) -> str:
     if status is None:
         return "the coordinator is reading the list of recordings"
     if status.phase == "measure":
-        return f"measuring loudness statistics, {len(status.workers)} workers"
-    return f"{status.written_tokens} of {prefill} tokens, {len(status.workers)} workers, {status.unreadable} unreadable files"
+        return f"measuring loudness statistics, {status.crew.count} workers"
+    return f"{status.written_tokens} of {prefill} tokens, {status.crew.count} workers, {status.unreadable} unreadable files"
 
 
 def _size(trainer: Trainer) -> str:
