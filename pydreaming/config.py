@@ -30,6 +30,7 @@ Natural = Annotated[int, msgspec.Meta(ge=0, le=LARGEST)]
 PositiveFloat = Annotated[float, msgspec.Meta(gt=0, le=LARGEST)]
 NonNegative = Annotated[float, msgspec.Meta(ge=0, le=LARGEST)]
 Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Address = Annotated[str, msgspec.Meta(pattern=r"\A(\S+:[0-9]{1,5})?\Z", description="HOST:PORT such as 127.0.0.1:9464, or nothing")]
 
 
 def objective_names() -> list[str]:
@@ -243,13 +244,15 @@ class EvaluationConfig:
     context_tokens: Positive
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrackingConfig:
-    """Where MLflow is."""
+    """Where MLflow is, what logs look like, and where figures are offered to Prometheus. Keys with a value here: see ModelConfig."""
 
     uri: str
     experiment: str
     flush_s: PositiveFloat
+    logs: Literal["text", "json"] = "text"
+    prometheus: Address = ""
 
 
 @dataclass(frozen=True)

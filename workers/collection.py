@@ -248,7 +248,8 @@ class Collection:
     def _lost(self, loss: Loss) -> None:
         grant = loss.grant
         prefix = shard_prefix(grant.epoch, grant.number)
-        log.warning("lease %s of pass %d is lost with %s", grant.number, grant.epoch + 1, grant.owner)
+        ids = {"lease": grant.id, "peer": grant.owner, "split": loss.split}
+        log.warning("lease %s of pass %d is lost with %s", grant.number, grant.epoch + 1, grant.owner, extra=ids)
         self._dirty = True
         if self.stats is None:
             if loss.deadly is not None:
@@ -332,7 +333,8 @@ class Quarantine:
         """Write the line, unless the path has one."""
         if path in self._paths:
             return
-        log.warning("unreadable: %s: %s", one_line(path), one_line(cause))
+        shown, why = one_line(path), one_line(cause)
+        log.warning("unreadable: %s: %s", shown, why, extra={"path": shown, "cause": why})
         self._paths.add(path)
         with self._path.open("ab") as file:
             line = msgspec.json.encode(QuarantineEntry(path, cause, item, epoch))

@@ -23,6 +23,7 @@ from pydreaming.audio.sources import Catalogue, source_root
 from pydreaming.config import Config
 from pydreaming.errors import PydreamingError, TransportError
 from pydreaming.tracking.live import CollectionNow, publish
+from workers import logs
 from workers.collection import Collection
 from workers.keys import load_server_keys
 from workers.layout import CoordinatorFile, RunDir, replace_json
@@ -120,7 +121,8 @@ class Coordinator:
         if peer is None:
             return [Rehello()]
         if isinstance(message, Bye):
-            log.info("%s leaves%s", peer.owner, f": {one_line(message.reason)}" if message.reason else "")
+            reason = one_line(message.reason)
+            log.info("%s leaves%s", peer.owner, f": {reason}" if reason else "", extra={"peer": peer.owner, "reason": reason})
             self._collection.leave(peer.owner)
             self._roster.remove(address)
             return []
@@ -144,14 +146,15 @@ class Coordinator:
             return [] if stands else [Revoked(message.lease)]
         verdict = self._collection.done(message, peer.owner)
         if isinstance(verdict, Refused):
-            log.warning("%s: %s", peer.owner, verdict.reason)
+            log.warning("%s: %s", peer.owner, verdict.reason, extra={"peer": peer.owner, "lease": message.lease})
         return [] if verdict is None else [verdict]
 
     def _greet(self, address: bytes, hello: Hello, now: float) -> Welcome:
         for twin in self._roster.greet(address, hello, now):
             # Started again under the same name: most likely the old process is dead. If it lives, its beats say so before this.
             self._collection.hasten(twin.owner, max(now, twin.last_seen + 3 * self._beat_s))
-        log.info("%s %s joins from %s (pid %d)", hello.role, hello.name, one_line(hello.host), hello.pid)
+        host, ids = one_line(hello.host), {"peer": hello.name, "peer_role": hello.role, "pid": hello.pid}
+        log.info("%s %s joins from %s (pid %d)", hello.role, hello.name, host, hello.pid, extra=ids | {"host": host})
         return self._welcome
 
     def status(self, now: float) -> Status:
@@ -199,7 +202,9 @@ class Coordinator:
         now = time.monotonic()
         if now - self._complained >= COMPLAIN_S:
             self._complained = now
-            log.warning("dropped %s (so far: %s)", detail, dict(self._dropped))
+            log.warning(
+                "dropped %s (so far: %s)", detail, dict(self._dropped), extra={"kind": kind, "dropped": sum(self._dropped.values())}
+            )
         return []
 
 
@@ -232,6 +237,7 @@ def run_coordinator(run: RunDir, stop: Stopper) -> None:
             recordings=len(catalogue),
             control_mean=catalogue.info.control_mean,
             control_std=catalogue.info.control_std,
+            run=run.path.resolve().name,
         )
         coordinator = Coordinator(run.path, router, collection, welcome, config.workers.beat_s)
         stop.attach(coordinator)
@@ -267,7 +273,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m workers.coordinator", description="hands out work to audio workers")
     parser.add_argument("--run", type=Path, required=True, help="folder of the run, with its config.yaml")
     run = RunDir(parser.parse_args(arguments).run)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    logs.begin("coordinator", run)
     try:
         run_coordinator(run, Stopper())
     except PydreamingError as e:

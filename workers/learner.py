@@ -33,6 +33,7 @@ from pydreaming.tracking.spool import SPOOL, Spool, Status
 from pydreaming.training.checkpoint import latest_intact, list_checkpoints, read_state, restore, save_checkpoint
 from pydreaming.training.diagnostics import Averages, step_metrics, verdict, world_model_metrics
 from pydreaming.training.trainer import StepResult, Trainer
+from workers import logs
 from workers.evaluations import Evaluations
 from workers.keys import load_client_keys
 from workers.layout import RunDir
@@ -47,6 +48,7 @@ log = logging.getLogger("learner")
 REFRESH_S = 1.0  # between looks at the replay folder
 WAIT_LINE_S = 5.0  # between lines about waiting
 EVALUATION_DUE_S = 1800.0  # the last evaluation takes minutes, and says nothing on its way
+LOGGED = (("learning", "loss"), ("machine", "steps_per_s"), ("machine", "tokens_per_s"), ("machine", "data_wait_share"))
 MAX_NON_FINITE = 100  # refused steps in a row after which the run has failed
 
 
@@ -143,7 +145,7 @@ class Learner:
 
     def _finish(self) -> Status:
         checkpoint = self._save()
-        log.info("checkpoint %s after %d steps", checkpoint, self.trainer.step)
+        log.info("checkpoint %s after %d steps", checkpoint, self.trainer.step, extra={"step": self.trainer.step})
         for name in ("model.safetensors", "state.json", "SHA256SUMS"):  # what `runs:/<run id>` is loaded from
             self.spool.artifact(checkpoint / name, "checkpoint")
         if self.stopping:
@@ -207,7 +209,9 @@ class Learner:
         self.spool.metrics(self.trainer.step, metrics)
         self._logged = metrics
         self._show("training", self.config.training.log_s)
-        log.info("%s", _console_line(self.trainer.step, self._progress(), metrics, self.config.model.embed))
+        figures = {name: round(metrics[f"{section}/{name}"], 4) for section, name in LOGGED}
+        line = _console_line(self.trainer.step, self._progress(), metrics, self.config.model.embed)
+        log.info("%s", line, extra={"step": self.trainer.step, **figures})
 
     def _show(self, phase: Phase, due_s: float) -> None:
         """Leave what `pydreaming status` shows; the next sign of life comes within `due_s`."""
@@ -390,7 +394,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--run", type=Path, required=True, help="folder of the run, with config.yaml")
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
     options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stdout)
+    logs.begin("learner", RunDir(options.run), console=sys.stdout)
     spool: Spool | None = None
     try:
         learner = Learner(RunDir(options.run), options.resume)
@@ -404,7 +408,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             spool.end("FAILED")  # whatever it was: MLflow would show the run as running for ever
         if not isinstance(e, PydreamingError):
             raise
-        print(f"error: {e}", file=sys.stderr, flush=True)  # noqa: T201
+        log.error("error: %s", e)
         return e.exit_code
     return 0
 

@@ -156,7 +156,8 @@ class Bye(_Message):
 class Welcome(_Message):
     """What a peer needs to work: the run's configuration (JSON) and folders as they are called on the coordinator's host.
 
-    `control_mean` and `control_std` normalise the items' control columns (empty unless action.kind is controls).
+    `control_mean` and `control_std` normalise the items' control columns (empty unless action.kind is controls). `run` is its name, for
+    logs.
     """
 
     config: str
@@ -165,6 +166,7 @@ class Welcome(_Message):
     recordings: Natural
     control_mean: list[float]
     control_std: list[float]
+    run: Text = ""
 
 
 class Lease(_Message):

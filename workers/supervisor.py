@@ -7,9 +7,9 @@ Children end with the supervisor even when it is killed (see children). A second
 
 from __future__ import annotations
 
+import logging
 import signal
 import socket
-import sys
 import time
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -21,6 +21,8 @@ from pydreaming.errors import PydreamingError, UsageError
 from pydreaming.tracking.live import FOLDER
 from workers.children import Child, describe_exit
 from workers.layout import RunDir
+
+log = logging.getLogger("supervisor")
 
 Role = Literal["coordinator", "worker", "learner", "tracker"]
 ALL: frozenset[Role] = frozenset({"coordinator", "worker", "learner", "tracker"})
@@ -43,12 +45,6 @@ class RunError(PydreamingError):
         self.exit_code = exit_code
 
 
-def to_console(line: str) -> None:
-    """One line for the user."""
-    sys.stderr.write(f"{line}\n")
-    sys.stderr.flush()
-
-
 class Supervisor:
     """The processes of a run on this host.
 
@@ -62,7 +58,7 @@ class Supervisor:
     """
 
     def __init__(
-        self, run_dir: Path, config: Config, roles: Collection[Role] = ALL, resume: bool = False, say: Callable[[str], None] = to_console
+        self, run_dir: Path, config: Config, roles: Collection[Role] = ALL, resume: bool = False, say: Callable[[str], None] = log.info
     ) -> None:
         self._run, self._config, self._say = RunDir(run_dir), config, say
         self._remote = "coordinator" not in roles
@@ -76,6 +72,7 @@ class Supervisor:
         resumed = [*run, "--resume"] if resume else run
         self._learner = self._child("learner", resumed, log=False) if "learner" in roles else None
         self._tracker = self._child("tracker", run) if "tracker" in roles else None
+        self._exporter = self._child("exporter", run) if "tracker" in roles and config.tracking.prometheus else None
         self._signals = 0
         self._learner_done = False  # it has ended by itself, and said so in the spool
 
@@ -132,8 +129,9 @@ class Supervisor:
             for worker in self._workers:
                 self._replace_hung(worker)
                 self._check(worker)
-            if self._tracker is not None:
-                self._check(self._tracker)
+            for child in (self._tracker, self._exporter):
+                if child is not None:
+                    self._check(child)
             if self._learner is None:
                 if self._workers and all(w.finished or w.given_up for w in self._workers):
                     return 1 if any(w.given_up for w in self._workers) else 0
@@ -202,7 +200,7 @@ class Supervisor:
         """End whatever still runs, in the order in which nobody is left waiting."""
         self._end_learner()
         self._reap(self._workers, OTHERS_END_S)
-        last = [child for child in (self._coordinator, self._tracker) if child is not None]
+        last = [child for child in (self._coordinator, self._tracker, self._exporter) if child is not None]
         for child in last:
             child.signal(signal.SIGTERM)
         self._reap(last, 2 * OTHERS_END_S)
@@ -231,7 +229,7 @@ class Supervisor:
     # -- the processes ------------------------------------------------------------------------------------------------------------------
 
     def _children(self) -> list[Child]:
-        return [c for c in (self._coordinator, *self._workers, self._tracker, self._learner) if c is not None]
+        return [c for c in (self._coordinator, *self._workers, self._tracker, self._exporter, self._learner) if c is not None]
 
     def _child(self, role: str, arguments: Sequence[str], log: bool = True, threads: int = 0, name: str = "") -> Child:
         name = name or role
@@ -248,6 +246,7 @@ class Supervisor:
         else:
             arguments += ["--run", str(self._run.path)]
         arguments += ["--keys", c.coordinator.keys] if c.coordinator.keys else []
+        arguments += ["--logs", c.tracking.logs]
         alive = self._run.path / FOLDER / f"{name}.alive"
         child = self._child("audio_worker", [*arguments, "--alive", str(alive)], threads=1, name=name)
         child.alive = alive

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,6 +73,12 @@ def outcome(code: int, output: str, run_dir: Path, seconds_to_end: float = 0.0) 
     )  # fmt: skip
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 def logs(run_dir: Path) -> str:
     return "".join(f"\n--- {path.name}\n{path.read_text()[-2000:]}" for path in sorted((run_dir / "logs").glob("*.log")))
 
@@ -87,8 +94,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
 @pytest.fixture(scope="module")
 def interrupted(finished: Outcome) -> Iterator[Outcome]:
     """The same run, resumed without a limit, and ended by Ctrl-C in mid-training."""
+    port = free_port()
     process = subprocess.Popen(
-        command("--resume", str(finished.run_dir), "--training.steps", "1000000"),
+        command("--resume", str(finished.run_dir), "--training.steps", "1000000", "--tracking.prometheus", f"127.0.0.1:{port}"),
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT, start_new_session=True,
     )  # fmt: skip
     lines: list[str] = []
@@ -102,6 +110,8 @@ def interrupted(finished: Outcome) -> Iterator[Outcome]:
                 break
         assert process.poll() is None, "".join(lines)
         assert read_run(finished.run_dir).alive(time.time())
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=20) as scrape:
+            assert b'pydreaming_up{run="digits"} 1.0' in scrape.read().splitlines()
         family = psutil.Process(process.pid).children(recursive=True)
         assert len(family) >= 3  # coordinator, tracker, learner; the worker has ended if all passes were done before
         begin = time.monotonic()

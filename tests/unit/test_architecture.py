@@ -34,6 +34,8 @@ OWNERS = {
     "soundfile": {"pydreaming/audio/decode.py", "pydreaming/samples/make_digits.py"},
     "torchaudio": {"pydreaming/audio/features.py", "pydreaming/audio/render.py", "pydreaming/samples/make_digits.py"},
     "pyarrow": {"pydreaming/replay/"},
+    "prometheus_client": {"workers/exporter.py"},
+    "structlog": {"workers/logs.py"},
     "zmq": {"workers/transport.py", "workers/keys.py"},
     "mlflow": {"pydreaming/tracking/"},
 }
