@@ -211,9 +211,9 @@ class ObjectiveConfig:
     free_nats: NonNegative
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """Length of training, optimiser, device, and what is written when."""
+    """Length of training, optimiser, device, and what is written when. Keys with a value here: see ModelConfig."""
 
     steps: Natural
     seconds: NonNegative
@@ -226,6 +226,7 @@ class TrainingConfig:
     final_rate: Fraction
     clip: PositiveFloat
     device: str
+    processes: Positive = 1
     precision: Literal["auto", "float32", "bfloat16"]
     threads: Natural
     log_s: PositiveFloat
@@ -392,6 +393,10 @@ def _check_relations(config: Config) -> None:
         (
             2 * config.workers.beat_s <= config.workers.lease_ttl_s,
             "workers.lease_ttl_s must be at least twice workers.beat_s, or leases are taken from workers that are well",
+        ),
+        (
+            config.training.batch_size % config.training.processes == 0,
+            "training.batch_size must be a multiple of training.processes, which share it",
         ),
         (config.objective.horizon < config.training.batch_length, "objective.horizon must be below training.batch_length"),
         (

@@ -302,8 +302,8 @@ class AudioWorker:
             raise LeaseLost
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Entry point of `python -m workers.audio_worker`."""
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """The command line's options; ends the process with exit code 2 where they are wrong."""
     parser = argparse.ArgumentParser(prog="python -m workers.audio_worker", description="turns recordings into episodes of tokens")
     parser.add_argument("--run", type=Path, help="folder of the run, on the coordinator's host")
     parser.add_argument("--address", default="", help="the coordinator, tcp://host:port, from another host")
@@ -317,6 +317,12 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     if (given.run is None) == (not given.address):
         parser.error("give either --run or --address")
+    return given
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point of `python -m workers.audio_worker`."""
+    given = parse(arguments)
     logs.begin("worker", given.run and RunDir(given.run), worker=given.name, style=given.logs)
     torch.set_num_threads(1)
     os.nice(NICE)

@@ -210,8 +210,7 @@ class Collection:
         return LeaseTable(lambda _: leases, 1, self._config.workers.lease_ttl_s, self._ids, overlap=1)
 
     def _lease(self, kind: Literal["measure", "episodes"], grant: Grant) -> Lease:
-        items = [self._catalogue[i] for i in grant.items]
-        return Lease(grant.id, kind, grant.epoch, grant.number, items, self.stats, grant.ttl_s)
+        return Lease(grant.id, kind, grant.epoch, grant.number, self._catalogue.read(grant.items), self.stats, grant.ttl_s)
 
     def _done_measure(self, grant: Grant, message: Done, owner: str) -> Refused | None:
         sums, bands = message.sums, self._config.features.n_mels

@@ -73,7 +73,7 @@ class Coordinator:
         self._router, self._collection, self._welcome, self._beat_s = router, collection, welcome, beat_s
         self._roster = Roster(forget_s=max(60.0, 20 * beat_s))
         self._dropped: Counter[str] = Counter()
-        self._complained = self._regular = -COMPLAIN_S
+        self._complained = self._regular = self._ticked = -COMPLAIN_S
         self.stopping = False
 
     @property
@@ -96,7 +96,9 @@ class Coordinator:
             if count >= BATCH:
                 break
         now = time.monotonic()
-        self._collection.tick(now)
+        if now - self._ticked >= POLL_S:  # not after every message: it looks at all leases
+            self._ticked = now
+            self._collection.tick(now)
         if now - self._regular >= REGULAR_S:
             self._regular = now
             self._roster.forget_silent(now)

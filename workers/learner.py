@@ -11,6 +11,7 @@ last checkpoint. Exit codes: 0 done or stopped · 1 the run failed · 2 wrong us
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import signal
@@ -31,7 +32,7 @@ from pydreaming.replay.schema import StoreMeta, difference
 from pydreaming.tracking.live import LearnerNow, Phase, publish
 from pydreaming.tracking.spool import SPOOL, Spool, Status
 from pydreaming.training.checkpoint import latest_intact, list_checkpoints, read_state, restore, save_checkpoint
-from pydreaming.training.diagnostics import Averages, step_metrics, verdict, world_model_metrics
+from pydreaming.training.diagnostics import Averages, step_metrics, world_model_metrics
 from pydreaming.training.trainer import StepResult, Trainer
 from workers import logs
 from workers.evaluations import Evaluations
@@ -41,6 +42,8 @@ from workers.link import CoordinatorLink
 from workers.protocol import Progress
 from workers.protocol import Status as CollectionStatus
 from workers.ratio import RatioGate
+from workers.readout import Meter, collection_line, console_line, figures
+from workers.team import LostRankError, Team, may_start_again, others_there, ranks_of_environment, started_again
 from workers.transport import read_keys
 
 log = logging.getLogger("learner")
@@ -48,7 +51,6 @@ log = logging.getLogger("learner")
 REFRESH_S = 1.0  # between looks at the replay folder
 WAIT_LINE_S = 5.0  # between lines about waiting
 EVALUATION_DUE_S = 1800.0  # the last evaluation takes minutes, and says nothing on its way
-LOGGED = (("learning", "loss"), ("machine", "steps_per_s"), ("machine", "tokens_per_s"), ("machine", "data_wait_share"))
 MAX_NON_FINITE = 100  # refused steps in a row after which the run has failed
 
 
@@ -57,12 +59,14 @@ class Learner:
 
     Args:
       run: its folder, with config.yaml. resume: go on from the newest intact checkpoint.
+      team: of processes that train together, led by this one; None: it trains alone.
     Raises:
       PydreamingError: nothing can be trained on, or a setting cannot be used here.
     """
 
-    def __init__(self, run: RunDir, resume: bool) -> None:
+    def __init__(self, run: RunDir, resume: bool, team: Team | None = None) -> None:
         self.run_dir, self.config, self.resume = run, run.read_config(), resume
+        self.team = team or Team(self.config)
         self.checkpoints = run.path / "checkpoints"
         self.spool = Spool(run.path / SPOOL)
         # First of all: the tracker must not take the end of an earlier session for the end of this one.
@@ -75,10 +79,9 @@ class Learner:
         self.evaluations = Evaluations(run, self.config)
         self.stopping = ""
         self.train_seconds = 0.0
-        self._meter, self._averages = _Meter(), Averages()
+        self._meter, self._averages = Meter(), Averages()
         self._logged: dict[str, float] = {}
         self._refreshed = -REFRESH_S
-        torch.set_num_threads(self.config.training.threads or default_threads())
 
     def run(self) -> Status:
         """Train to the end; how the session ended."""
@@ -91,11 +94,16 @@ class Learner:
         if found := difference(StoreMeta.of(self.config.features, meta.stats, self.config.action), meta):
             raise ReplayError(f"{self.index.folder} was written with other settings than this run's: {found}")
         self.stats, self.controls = meta.stats, meta.controls
-        self.trainer = Trainer(self.config, meta.token_dim, meta.action_dim)
+        checkpoint = self._checkpoint_to_resume()
+        self.team.set_up(meta.token_dim, meta.action_dim, checkpoint)
+        with others_there():
+            self.trainer = Trainer(self.config, meta.token_dim, meta.action_dim, self.team.ranks)
         self.sampler = make_sampler(self.index, self.config)
-        self._restore_if_asked()
+        if checkpoint is not None:
+            self._restore(checkpoint)
         log.info("training %s on %s, %d tokens stored", _size(self.trainer), self.trainer.device, self.index.tokens)
         self._train()
+        self.team.dismiss()
         return self._finish()
 
     def request_stop(self, number: int, frame: FrameType | None) -> None:
@@ -114,9 +122,10 @@ class Learner:
             if not self._may_train():
                 self._meter.waited(time.monotonic() - begin)
                 continue
-            batch = self.trainer.to_device(self.sampler.sample())
+            progress = self._progress()
+            batch = self.trainer.to_device(self.team.share(self.sampler.sample(), progress))
             self._meter.waited(time.monotonic() - begin)
-            result = self._step(batch)
+            result = self._step(batch, progress)
             now = time.monotonic()
             self.train_seconds += now - begin
             self._meter.stepped()
@@ -137,9 +146,10 @@ class Learner:
         if logged < self.trainer.step and self._meter.has_steps:
             self._log(result, batch)
 
-    def _step(self, batch: TensorBatch) -> StepResult:
+    def _step(self, batch: TensorBatch, progress: float) -> StepResult:
         try:
-            return self.trainer.train_step(batch, self._progress())
+            with others_there():
+                return self.trainer.train_step(batch, progress)
         except torch.OutOfMemoryError as e:
             raise PydreamingError(f"the memory of {self.trainer.device} is full: lower training.batch_size or training.batch_length") from e
 
@@ -174,7 +184,8 @@ class Learner:
                     return
             if time.monotonic() - said > WAIT_LINE_S / 2:
                 said = time.monotonic()
-                log.info("waiting for audio: %s", _collection_line(status, self.config.replay.prefill_tokens))
+                log.info("waiting for audio: %s", collection_line(status, self.config.replay.prefill_tokens))
+            self.team.idle()
             time.sleep(0.1)
 
     def _may_train(self) -> bool:
@@ -194,6 +205,7 @@ class Learner:
         if now - self._meter.said_waiting > WAIT_LINE_S:
             self._meter.said_waiting = now
             log.info("waiting for workers: %d tokens trained on, %d collected", self.trainer.trained_tokens, status.written_tokens)
+        self.team.idle()
         time.sleep(0.05)
         return False
 
@@ -209,9 +221,8 @@ class Learner:
         self.spool.metrics(self.trainer.step, metrics)
         self._logged = metrics
         self._show("training", self.config.training.log_s)
-        figures = {name: round(metrics[f"{section}/{name}"], 4) for section, name in LOGGED}
-        line = _console_line(self.trainer.step, self._progress(), metrics, self.config.model.embed)
-        log.info("%s", line, extra={"step": self.trainer.step, **figures})
+        line = console_line(self.trainer.step, self._progress(), metrics, self.config.model.embed)
+        log.info("%s", line, extra={"step": self.trainer.step, **figures(metrics)})
 
     def _show(self, phase: Phase, due_s: float) -> None:
         """Leave what `pydreaming status` shows; the next sign of life comes within `due_s`."""
@@ -268,15 +279,17 @@ class Learner:
         self.newest, self.saved = str(path), time.time()
         return path
 
-    def _restore_if_asked(self) -> None:
+    def _checkpoint_to_resume(self) -> Path | None:
         if not self.resume:
-            return
+            return None
         path = latest_intact(self.checkpoints)
         if path is None:
             log.info("no checkpoint in %s yet: training begins anew", self.checkpoints)
-            return
-        if path != (newest := list_checkpoints(self.checkpoints)[-1]):
+        elif path != (newest := list_checkpoints(self.checkpoints)[-1]):
             log.warning("%s is damaged and left aside", newest)
+        return path
+
+    def _restore(self, path: Path) -> None:
         state = restore(path, self.trainer)
         if state.stats != self.stats:
             raise CheckpointError(f"{path} was trained with other statistics than {self.index.folder} holds; start a new run")
@@ -299,39 +312,11 @@ class Learner:
             )
 
 
-class _Meter:
-    """Rates since the last log line."""
-
-    def __init__(self) -> None:
-        self._begin, self._steps, self._waiting = time.monotonic(), 0, 0.0
-        self.said_waiting = 0.0
-
-    @property
-    def has_steps(self) -> bool:
-        return self._steps > 0
-
-    def waited(self, seconds: float) -> None:
-        self._waiting += seconds
-
-    def stepped(self) -> None:
-        self._steps += 1
-
-    def take(self, tokens_per_step: int) -> dict[str, float]:
-        elapsed = max(1e-9, time.monotonic() - self._begin)
-        rate = self._steps / elapsed
-        metrics = {
-            "machine/steps_per_s": rate,
-            "machine/tokens_per_s": rate * tokens_per_step,
-            "machine/data_wait_share": self._waiting / elapsed,
-        }
-        self._begin, self._steps, self._waiting = time.monotonic(), 0, 0.0
-        return metrics
-
-
-def default_threads() -> int:
-    """Half of the processors this process may use: the others belong to workers and evaluation, beside which waiting threads only spin."""
+def default_threads(processes: int = 1) -> int:
+    """Half of the processors this process may use, over the learner's processes: the others belong to workers and evaluation, beside which
+    waiting threads only spin."""
     mine = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, mine // 2)
+    return max(1, mine // 2 // processes)
 
 
 def _saved_progress(checkpoints: Path) -> Progress:
@@ -357,25 +342,6 @@ def make_sampler(index: ReplayIndex, config: Config) -> ReplaySampler:
     return ReplaySampler(index, t.batch_size, t.batch_length, r.group_share, r.cut_share, config.run.seed)
 
 
-def _console_line(step: int, progress: float, metrics: dict[str, float], width: int) -> str:
-    """One line that a newcomer can read: progress, prediction beside chance, and the verdict."""
-    gain, found = metrics.get("world_model/open_loop_gain_k1"), ""
-    if "learning/nce_accuracy_k1" in metrics:  # not every objective contrasts the next token
-        found = f" | next token found {metrics['learning/nce_accuracy_k1']:.0%} (chance {metrics['learning/chance']:.1%})"
-    return (
-        f"step {step} ({progress:4.0%}) {metrics['machine/steps_per_s']:.1f}/s | loss {metrics['learning/loss']:.2f}{found}"
-        f" | gain {'-' if gain is None else f'{gain:.1f}'} nat | {verdict(metrics, width)}"
-    )
-
-
-def _collection_line(status: CollectionStatus | None, prefill: int) -> str:
-    if status is None:
-        return "the coordinator is reading the list of recordings"
-    if status.phase == "measure":
-        return f"measuring loudness statistics, {status.crew.count} workers"
-    return f"{status.written_tokens} of {prefill} tokens, {status.crew.count} workers, {status.unreadable} unreadable files"
-
-
 def _size(trainer: Trainer) -> str:
     count = sum(p.numel() for p in trainer.world) + sum(p.numel() for p in trainer.probe)
     return f"{count / 1e6:.2f} M parameters"
@@ -394,22 +360,50 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--run", type=Path, required=True, help="folder of the run, with config.yaml")
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
     options = parser.parse_args(arguments)
-    logs.begin("learner", RunDir(options.run), console=sys.stdout)
+    run, ranks = RunDir(options.run), ranks_of_environment()
+    if ranks.rank:
+        logs.begin("learner", run, worker=f"rank-{ranks.rank}")
+    else:
+        logs.begin("learner", run, console=sys.stdout)
+    try:
+        config = run.read_config()
+        torch.set_num_threads(config.training.threads or default_threads(ranks.size))
+        if ranks.rank:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.SIG_IGN)  # the leader says when it is over
+            return Team(config, ranks).follow(config)
+        return lead(run, options.resume or started_again(), Team(config, ranks))
+    except LostRankError as e:
+        log.error("error: %s", e)
+        sys.exit(e.exit_code)  # not returned: for whoever starts lost processes again, this one is lost, too
+    except PydreamingError as e:
+        log.error("error: %s", e)
+        return e.exit_code
+
+
+def lead(run: RunDir, resume: bool, team: Team) -> int:
+    """Train one run as the only process, or as the first of a team; the exit code. Raises PydreamingError."""
+    if started_again():
+        log.warning("a process of this learner was lost: training goes on from the newest checkpoint")
     spool: Spool | None = None
     try:
-        learner = Learner(RunDir(options.run), options.resume)
+        learner = Learner(run, resume, team)
         spool = learner.spool
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, learner.request_stop)
-        status = learner.run()
-        spool.end(status)
-    except Exception as e:
+        spool.end(learner.run())
+    except PydreamingError as e:
+        lost = isinstance(e, LostRankError)
+        if spool is not None and not (lost and may_start_again()):
+            spool.end("FAILED")
+        if not lost:
+            with contextlib.suppress(LostRankError):
+                team.dismiss()
+        raise
+    except Exception:
         if spool is not None:
             spool.end("FAILED")  # whatever it was: MLflow would show the run as running for ever
-        if not isinstance(e, PydreamingError):
-            raise
-        log.error("error: %s", e)
-        return e.exit_code
+        raise
     return 0
 
 

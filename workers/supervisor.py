@@ -70,7 +70,8 @@ class Supervisor:
         self._coordinator = None if self._remote or offline else self._child("coordinator", run, threads=1)
         self._workers = [self._worker(i) for i in range(count)]
         resumed = [*run, "--resume"] if resume else run
-        self._learner = self._child("learner", resumed, log=False) if "learner" in roles else None
+        learner = "learners" if config.training.processes > 1 else "learner"
+        self._learner = self._child(learner, resumed, log=False, name="learner") if "learner" in roles else None
         self._tracker = self._child("tracker", run) if "tracker" in roles else None
         self._exporter = self._child("exporter", run) if "tracker" in roles and config.tracking.prometheus else None
         self._signals = 0

@@ -39,7 +39,7 @@ class TensorBatch:
     action: Tensor
     token_id: Tensor
     mask: Tensor
-    ranks: Ranks = ALONE
+    ranks: Ranks = field(default=ALONE, kw_only=True)
 
     @cached_property
     def rivals(self) -> Rivals:
@@ -54,7 +54,7 @@ class TensorBatch:
     def rows(self, count: int) -> TensorBatch:
         """The first `count` sequences."""
         s = slice(count)
-        return TensorBatch(self.tokens[s], self.is_first[s], self.action[s], self.token_id[s], self.mask[s], self.ranks)
+        return TensorBatch(self.tokens[s], self.is_first[s], self.action[s], self.token_id[s], self.mask[s], ranks=self.ranks)
 
 
 @dataclass(frozen=True)
