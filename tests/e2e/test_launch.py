@@ -142,6 +142,18 @@ def test_a_run_ends_with_everything_in_mlflow(finished: Outcome) -> None:
         assert any(name.startswith(f"{section}/") for name in finished.metrics), section
     for name in ("2 Is it a world model/retrieval_k1", "2 Is it a world model/retrieval_copy_k1", "1 Is it learning/held_out_loss"):
         assert name in finished.metrics
+    for name in (
+        "count",
+        "clips_per_s",
+        "silent_s_max",
+        "leases",
+        "passes",
+        "unreadable_files",
+        "dropped_messages",
+    ):  # as `pydreaming status`
+        assert f"5 Is the machine busy/workers.{name}" in finished.metrics
+    for name in ("replay.fill", "replay.files", "replay.ratio", "steps_per_s", "data_wait_share", "checkpoint_age_s"):
+        assert f"5 Is the machine busy/{name}" in finished.metrics
     assert any(name.startswith("3 Is it useful/label_leave_one_speaker_out.world_model") for name in finished.metrics)
     assert 12 <= len(finished.params) <= 18
     assert {"report.html", "config.yaml"} <= finished.artifacts
