@@ -31,7 +31,7 @@ WORKER_HOST: frozenset[Role] = frozenset({"worker"})
 
 POLL_S = 0.1
 ANNOUNCE_S = 20.0  # s between two lines about one wait
-LEARNER_END_S = 60.0  # s for its last checkpoint: of a large model, on a slow disk, on a busy host; a second signal does not wait
+LEARNER_END_S = 30.0  # s for its last checkpoint: of a large model, on a slow disk, on a busy host; a second signal does not wait
 OTHERS_END_S = 5.0
 HUNG_TTLS = 2.0  # times of a lease without a sign of life after which a worker is replaced: its lease is lost by then
 TRACKER_END_S = 40.0  # s for the rest of the spool to reach the tracking server; the tracker itself gives up before
