@@ -6,7 +6,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -104,15 +103,14 @@ def test_two_processes_train_what_one_would_and_end_with_a_signal(two: Callable[
     assert state["sampler"] == sampler  # so that one process, or any number, could go on from here
 
 
+@pytest.mark.slow
 def test_the_supervisor_starts_them_and_an_error_that_would_come_again_ends_the_run(
     two: Callable[..., RunDir], capfd: pytest.CaptureFixture[str]
 ) -> None:
     run = two("--training.steps", "100000", "--training.learning_rate", "1e12", "--training.warmup_steps", "0")
-    begin = time.monotonic()
     assert Supervisor(run.path, run.read_config(), {"coordinator", "worker", "learner"}).run() == 1
-    assert time.monotonic() - begin < 120
     said = capfd.readouterr()
-    assert said.err.count("not finite; lower training.learning_rate") == 1
+    assert said.err.count("not finite; lower training.learning_rate") == 1  # it was not tried again
     assert spool(run)[-1]["status"] == "FAILED"
 
 
