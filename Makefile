@@ -44,10 +44,12 @@ lint: env  ## ruff and mypy only
 ui: env  ## open MLflow on the runs: prints the link
 	@$(PY) -m workers.ui --run-dir "$(RUNS)" --port $(PORT)
 
-bench: env  ## front end, replay and training step beside their peers and limits
+bench: env  ## front end, replay, training step and coordinator beside their peers and limits
 	@$(PY) -m benchmarks.frontend
 	@$(PY) -m benchmarks.replay
 	@$(PY) -m benchmarks.step
+	@$(PY) -m benchmarks.store
+	@$(PY) -m benchmarks.coordinator
 
 chaos: env  ## kill and freeze real processes (minutes)
 	@$(PY) -m pytest -m chaos tests/chaos $(ARGS)

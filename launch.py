@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 import time
 from collections.abc import Sequence
@@ -11,6 +12,8 @@ from pathlib import Path
 from pydreaming.config import CONFIG_DIR, Config, load_config
 from pydreaming.config_changes import first_change
 from pydreaming.errors import ConfigError, PydreamingError, UsageError
+
+log = logging.getLogger("supervisor")
 
 DESCRIPTION = """\
 Learn a world model of sound from a folder of recordings.
@@ -100,20 +103,22 @@ def forget(run_dir: Path) -> None:
 
 def run(run_dir: Path, config: Config, role: str, resume: bool) -> int:
     """Run a role of a run to its end; the exit code. Raises PydreamingError."""
-    from workers import layout, supervisor  # after validation, so that a mistyped key is answered at once
+    from workers import layout, logs, supervisor  # after validation, so that a mistyped key is answered at once
 
     if role == "worker":
-        print(f"{config.workers.count} workers for {config.coordinator.address}; their logs are in {run_dir}/logs", file=sys.stderr)
+        logs.begin("supervisor", layout.RunDir(run_dir), style=config.tracking.logs, console=sys.stderr)
+        log.info("%d workers for %s; their logs are in %s/logs", config.workers.count, config.coordinator.address, run_dir)
         return supervisor.Supervisor(run_dir, config, supervisor.WORKER_HOST).run()
     with layout.hold(run_dir):
         prepare(run_dir, config, resume)
+        logs.begin("supervisor", layout.RunDir(run_dir), style=config.tracking.logs, console=sys.stderr)
         try:
             code = supervisor.Supervisor(run_dir, config, supervisor.ALL if role == "all" else supervisor.LEARNER_HOST, resume).run()
         except PydreamingError:
             if not resume:
                 forget(run_dir)
             raise
-        if code == 0:
+        if code == 0 and config.tracking.logs == "text":
             from workers import closing  # loads torch, which would delay the start by a second
 
             print("\n".join(closing.lines(run_dir, config)))
@@ -127,7 +132,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config, run_dir = resolve(options, overrides)
         return run(run_dir, config, options.role, options.resume is not None)
     except PydreamingError as e:
-        print(f"error: {e}", file=sys.stderr)
+        if logging.root.handlers:  # the run has begun: it is an event of its log
+            log.error("error: %s", e)
+        else:
+            print(f"error: {e}", file=sys.stderr)
         return e.exit_code
     except KeyboardInterrupt:  # before the supervisor listens to signals, or after it has ended everything
         return 0

@@ -8,7 +8,7 @@ COPY requirements.lock docker/gpu_packages.txt docker/subset_lock.py docker/cuda
 RUN --mount=type=cache,target=/pip-cache \
     python -m venv /opt/venv \
     && python subset_lock.py requirements.lock \
-         --roots torch torchaudio numpy soundfile pyarrow pyzmq msgspec pyyaml tqdm \
+         --roots torch torchaudio numpy soundfile pyarrow pyzmq msgspec pyyaml structlog tqdm \
          --without $(cat gpu_packages.txt) sympy networkx setuptools > subset.lock \
     && /opt/venv/bin/pip install --quiet --disable-pip-version-check --cache-dir /pip-cache --no-deps --require-hashes -r subset.lock \
     && python cuda_stubs.py /opt/venv/lib/python3.11/site-packages/torch/lib \

@@ -30,6 +30,7 @@ Natural = Annotated[int, msgspec.Meta(ge=0, le=LARGEST)]
 PositiveFloat = Annotated[float, msgspec.Meta(gt=0, le=LARGEST)]
 NonNegative = Annotated[float, msgspec.Meta(ge=0, le=LARGEST)]
 Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Address = Annotated[str, msgspec.Meta(pattern=r"\A(\S+:[0-9]{1,5})?\Z", description="HOST:PORT such as 127.0.0.1:9464, or nothing")]
 
 
 def objective_names() -> list[str]:
@@ -213,9 +214,9 @@ class ObjectiveConfig:
     scene: NonNegative = 1.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """Length of training, optimiser, device, and what is written when."""
+    """Length of training, optimiser, device, and what is written when. Keys with a value here: see ModelConfig."""
 
     steps: Natural
     seconds: NonNegative
@@ -228,6 +229,7 @@ class TrainingConfig:
     final_rate: Fraction
     clip: PositiveFloat
     device: str
+    processes: Positive = 1
     precision: Literal["auto", "float32", "bfloat16"]
     threads: Natural
     log_s: PositiveFloat
@@ -246,13 +248,15 @@ class EvaluationConfig:
     context_tokens: Positive
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrackingConfig:
-    """Where MLflow is."""
+    """Where MLflow is, what logs look like, and where figures are offered to Prometheus. Keys with a value here: see ModelConfig."""
 
     uri: str
     experiment: str
     flush_s: PositiveFloat
+    logs: Literal["text", "json"] = "text"
+    prometheus: Address = ""
 
 
 @dataclass(frozen=True)
@@ -394,6 +398,10 @@ def _check_relations(config: Config) -> None:
         (
             2 * config.workers.beat_s <= config.workers.lease_ttl_s,
             "workers.lease_ttl_s must be at least twice workers.beat_s, or leases are taken from workers that are well",
+        ),
+        (
+            config.training.batch_size % config.training.processes == 0,
+            "training.batch_size must be a multiple of training.processes, which share it",
         ),
         (config.objective.horizon < config.training.batch_length, "objective.horizon must be below training.batch_length"),
         (

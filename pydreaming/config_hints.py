@@ -44,6 +44,8 @@ def expected(kind: Any) -> str:
     """What a key of this type takes, e.g. `a whole number >= 1` or `one of belief, rssm`."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is typing.Annotated:
+        if description := next((meta.description for meta in arguments[1:] if meta.description), None):
+            return str(description)
         limits = [f"{sign} {value:g}" for meta in arguments[1:] for sign, value in _limits(meta) if value is not None]
         return " ".join([expected(arguments[0]), " and ".join(limits)])
     if origin is typing.Literal:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,15 @@ from pydreaming.config import load_config
 from workers.layout import RunDir
 
 torch.set_num_threads(1)  # tests run side by side; two processes with a thread per core each slow one another down tenfold
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    """A role whose `main` is called in a test takes the process's logging; the next test gets it back."""
+    handlers, level, hook = logging.root.handlers[:], logging.root.level, sys.excepthook
+    yield
+    logging.root.handlers[:], sys.excepthook = handlers, hook
+    logging.root.setLevel(level)
 
 
 @pytest.fixture

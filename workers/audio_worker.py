@@ -27,6 +27,7 @@ import torch
 from pydreaming.audio.controls import ControlScale
 from pydreaming.config import Config, config_from_dict
 from pydreaming.errors import PydreamingError, ReplayError, TransportError, UsageError
+from workers import logs
 from workers.keys import load_client_keys
 from workers.layout import RunDir
 from workers.produce import Producer
@@ -46,6 +47,7 @@ from workers.protocol import (
     Totals,
     Wait,
     Welcome,
+    one_line,
 )
 from workers.serial import work
 from workers.transport import Dealer
@@ -123,7 +125,8 @@ class AudioWorker:
         except Stopped as e:
             reason = str(e)
             t = self._totals
-            log.info("done: %s; %d recordings, %.1f s of audio, %d tokens", reason, t.clips, t.audio_s, t.tokens)
+            counts = {"clips": t.clips, "audio_s": round(t.audio_s, 1), "tokens": t.tokens}
+            log.info("done: %s; %d recordings, %.1f s of audio, %d tokens", reason, t.clips, t.audio_s, t.tokens, extra=counts)
         except Interrupted:
             reason = "interrupted"
             log.info("interrupted; any lease goes back")
@@ -260,6 +263,7 @@ class AudioWorker:
                 raise UsageError(f"{folder} is not a folder on this host; say with {flag} where it is here")
         if not os.access(replay, os.W_OK | os.X_OK):
             raise ReplayError(f"the replay folder {replay} cannot be written by this user")
+        logs.identify(run=one_line(welcome.run))
         self._beat_s = config.workers.beat_s
         if self._watchdog is None:
             self._watchdog = Watchdog(HUNG_TTLS * config.workers.lease_ttl_s)
@@ -282,12 +286,12 @@ class AudioWorker:
         try:
             done = work(self._producer, lease)
         except LeaseLost:
-            log.info("lease %d was given to another worker", lease.id)
+            log.info("lease %d was given to another worker", lease.id, extra={"lease": lease.id})
             return
         except ReplayError as e:
             if not self._is_fenced(e):
                 raise
-            log.info("lease %d was given to another worker", lease.id)
+            log.info("lease %d was given to another worker", lease.id, extra={"lease": lease.id})
             return
         finally:
             self._lease = -1
@@ -315,8 +319,8 @@ class AudioWorker:
             raise LeaseLost
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Entry point of `python -m workers.audio_worker`."""
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """The command line's options; ends the process with exit code 2 where they are wrong."""
     parser = argparse.ArgumentParser(prog="python -m workers.audio_worker", description="turns recordings into episodes of tokens")
     parser.add_argument("--run", type=Path, help="folder of the run, on the coordinator's host")
     parser.add_argument("--address", default="", help="the coordinator, tcp://host:port, from another host")
@@ -326,10 +330,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--name", default=f"{socket.gethostname()}-{os.getpid()}", help="shown in logs and metrics")
     parser.add_argument("--patience", type=float, default=60.0, help="s without a coordinator after which to give up (default 60)")
     parser.add_argument("--alive", type=Path, help="file to touch as a sign of life (the supervisor's)")
+    parser.add_argument("--logs", choices=("text", "json"), help="one event a line, as key=value or JSON (default: the run's, or text)")
     given = parser.parse_args(arguments)
     if (given.run is None) == (not given.address):
         parser.error("give either --run or --address")
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    return given
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point of `python -m workers.audio_worker`."""
+    given = parse(arguments)
+    logs.begin("worker", given.run and RunDir(given.run), worker=given.name, style=given.logs)
     torch.set_num_threads(1)
     os.nice(NICE)
     worker = AudioWorker(Options(given.run, given.address, given.keys, given.root, given.replay, given.name, given.patience, given.alive))

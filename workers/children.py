@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from workers.logs import event_of
+
 FIRST_DELAY_S, MAX_DELAY_S = 0.5, 10.0
 HEALTHY_S = 30.0  # a process that lived so long starts again without delay
 MAX_ERRORS = 5  # exits with an error in a row after which a process is given up
@@ -142,13 +144,13 @@ class Child:
             os.killpg(self._group, signal.SIGKILL)
 
     def last_words(self) -> str:
-        """The end of its log for a message, without time and level where it is an error."""
+        """The last event of its log for a message."""
         if self.log is None or not self.log.is_file():
             return ""
         with self.log.open("rb") as file:
             file.seek(max(0, self.log.stat().st_size - 4096))
             lines = file.read().decode(errors="replace").strip().splitlines()
-        line = lines[-1] if lines else ""
+        line = event_of(lines[-1]) if lines else ""
         return line.partition("error: ")[2] or line
 
 

@@ -175,6 +175,11 @@ class Collection:
         return self._shards.tokens
 
     @property
+    def capacity_tokens(self) -> int:
+        """Tokens that it may hold."""
+        return self._config.replay.capacity_tokens
+
+    @property
     def stored_files(self) -> int:
         """Files in the replay folder."""
         return len(self._shards)
@@ -206,8 +211,7 @@ class Collection:
         return LeaseTable(lambda _: leases, 1, self._config.workers.lease_ttl_s, self._ids, overlap=1)
 
     def _lease(self, kind: Literal["measure", "episodes"], grant: Grant) -> Lease:
-        items = [self._catalogue[i] for i in grant.items]
-        return Lease(grant.id, kind, grant.epoch, grant.number, items, self.stats, grant.ttl_s)
+        return Lease(grant.id, kind, grant.epoch, grant.number, self._catalogue.read(grant.items), self.stats, grant.ttl_s)
 
     def _done_measure(self, grant: Grant, message: Done, owner: str) -> Refused | None:
         sums, bands = message.sums, self._config.features.n_mels
@@ -244,7 +248,8 @@ class Collection:
     def _lost(self, loss: Loss) -> None:
         grant = loss.grant
         prefix = shard_prefix(grant.epoch, grant.number)
-        log.warning("lease %s of pass %d is lost with %s", grant.number, grant.epoch + 1, grant.owner)
+        ids = {"lease": grant.id, "peer": grant.owner, "split": loss.split}
+        log.warning("lease %s of pass %d is lost with %s", grant.number, grant.epoch + 1, grant.owner, extra=ids)
         self._dirty = True
         if self.stats is None:
             if loss.deadly is not None:
@@ -328,7 +333,8 @@ class Quarantine:
         """Write the line, unless the path has one."""
         if path in self._paths:
             return
-        log.warning("unreadable: %s: %s", one_line(path), one_line(cause))
+        shown, why = one_line(path), one_line(cause)
+        log.warning("unreadable: %s: %s", shown, why, extra={"path": shown, "cause": why})
         self._paths.add(path)
         with self._path.open("ab") as file:
             line = msgspec.json.encode(QuarantineEntry(path, cause, item, epoch))

@@ -22,7 +22,8 @@ import msgspec
 from pydreaming.audio.sources import Catalogue, source_root
 from pydreaming.config import Config
 from pydreaming.errors import PydreamingError, TransportError
-from pydreaming.tracking.live import CollectionNow, WorkerNow, publish
+from pydreaming.tracking.live import CollectionNow, publish
+from workers import logs
 from workers.collection import Collection
 from workers.keys import load_server_keys
 from workers.layout import PREDECESSOR_S, CoordinatorFile, RunDir, hold, replace_json
@@ -47,7 +48,7 @@ from workers.protocol import (
     decode_from_peer,
     one_line,
 )
-from workers.roster import Peer, Roster
+from workers.roster import Peer, Roster, crew_of
 from workers.transport import Router, host_part, split_address
 
 log = logging.getLogger(__name__)
@@ -72,7 +73,7 @@ class Coordinator:
         self._router, self._collection, self._welcome, self._beat_s = router, collection, welcome, beat_s
         self._roster = Roster(forget_s=max(60.0, 20 * beat_s))
         self._dropped: Counter[str] = Counter()
-        self._complained = self._regular = -COMPLAIN_S
+        self._complained = self._regular = self._ticked = -COMPLAIN_S
         self.stopping = False
 
     @property
@@ -95,7 +96,9 @@ class Coordinator:
             if count >= BATCH:
                 break
         now = time.monotonic()
-        self._collection.tick(now)
+        if now - self._ticked >= POLL_S:  # not after every message: it looks at all leases
+            self._ticked = now
+            self._collection.tick(now)
         if now - self._regular >= REGULAR_S:
             self._regular = now
             self._roster.forget_silent(now)
@@ -120,7 +123,8 @@ class Coordinator:
         if peer is None:
             return [Rehello()]
         if isinstance(message, Bye):
-            log.info("%s leaves%s", peer.owner, f": {one_line(message.reason)}" if message.reason else "")
+            reason = one_line(message.reason)
+            log.info("%s leaves%s", peer.owner, f": {reason}" if reason else "", extra={"peer": peer.owner, "reason": reason})
             self._collection.leave(peer.owner)
             self._roster.remove(address)
             return []
@@ -144,14 +148,15 @@ class Coordinator:
             return [] if stands else [Revoked(message.lease)]
         verdict = self._collection.done(message, peer.owner)
         if isinstance(verdict, Refused):
-            log.warning("%s: %s", peer.owner, verdict.reason)
+            log.warning("%s: %s", peer.owner, verdict.reason, extra={"peer": peer.owner, "lease": message.lease})
         return [] if verdict is None else [verdict]
 
     def _greet(self, address: bytes, hello: Hello, now: float) -> Welcome:
         for twin in self._roster.greet(address, hello, now):
             # Started again under the same name: most likely the old process is dead. If it lives, its beats say so before this.
             self._collection.hasten(twin.owner, max(now, twin.last_seen + 3 * self._beat_s))
-        log.info("%s %s joins from %s (pid %d)", hello.role, hello.name, one_line(hello.host), hello.pid)
+        host, ids = one_line(hello.host), {"peer": hello.name, "peer_role": hello.role, "pid": hello.pid}
+        log.info("%s %s joins from %s (pid %d)", hello.role, hello.name, host, hello.pid, extra=ids | {"host": host})
         return self._welcome
 
     def status(self, now: float) -> Status:
@@ -168,13 +173,13 @@ class Coordinator:
             exhausted=c.exhausted,
             all_failed=c.all_failed,
             dropped_messages=sum(self._dropped.values()),
-            workers=self._roster.workers(now),
+            leases=c.leases_in_hand,
+            crew=crew_of(self._roster.workers(now)),
         )
 
     def now(self, now: float) -> CollectionNow:
         """What `pydreaming status` shows."""
         s = self.status(now)
-        workers = [WorkerNow(w.name, one_line(w.host), w.silent_s, w.lease, w.clips_per_s, w.audio_per_s) for w in s.workers]
         return CollectionNow(
             time=time.time(),
             due_s=REGULAR_S,
@@ -185,12 +190,13 @@ class Coordinator:
             stored_tokens=s.stored_tokens,
             files=s.files,
             unreadable=s.unreadable,
-            leases=self._collection.leases_in_hand,
+            leases=s.leases,
             passes_done=s.passes_done,
             pass_share=s.pass_share,
             exhausted=s.exhausted,
             dropped_messages=s.dropped_messages,
-            workers=workers,
+            workers=self._roster.workers(now),
+            capacity_tokens=self._collection.capacity_tokens,
         )
 
     def _drop(self, kind: str, detail: str) -> list[FromCoordinator]:
@@ -198,7 +204,9 @@ class Coordinator:
         now = time.monotonic()
         if now - self._complained >= COMPLAIN_S:
             self._complained = now
-            log.warning("dropped %s (so far: %s)", detail, dict(self._dropped))
+            log.warning(
+                "dropped %s (so far: %s)", detail, dict(self._dropped), extra={"kind": kind, "dropped": sum(self._dropped.values())}
+            )
         return []
 
 
@@ -231,6 +239,7 @@ def run_coordinator(run: RunDir, stop: Stopper) -> None:
             recordings=len(catalogue),
             control_mean=catalogue.info.control_mean,
             control_std=catalogue.info.control_std,
+            run=run.path.resolve().name,
         )
         coordinator = Coordinator(run.path, router, collection, welcome, config.workers.beat_s)
         stop.attach(coordinator)
@@ -266,7 +275,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m workers.coordinator", description="hands out work to audio workers")
     parser.add_argument("--run", type=Path, required=True, help="folder of the run, with its config.yaml")
     run = RunDir(parser.parse_args(arguments).run)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    logs.begin("coordinator", run)
     try:
         stop = Stopper()
         with hold(run.path, "coordinator", PREDECESSOR_S):

@@ -38,6 +38,7 @@ from pydreaming.replay.sampler import Batch, ReplaySampler
 from pydreaming.tracking.spool import SPOOL, Spool
 from pydreaming.training.checkpoint import load_networks
 from pydreaming.training.trainer import pick_device
+from workers import logs
 from workers.eval_set import EvalSet, prepare_eval_set
 from workers.layout import RunDir, replace_json
 
@@ -195,7 +196,7 @@ def sequences(store: ReplayIndex, config: Config, device: torch.device) -> list[
 def _to_tensors(batch: Batch, device: torch.device) -> TensorBatch:
     arrays = (batch.tokens.astype("float32"), batch.is_first, batch.action, batch.token_id, batch.mask)
     tokens, is_first, action, token_id, mask = (torch.from_numpy(array).to(device) for array in arrays)
-    return TensorBatch(tokens, is_first, action, token_id, mask, batch.mixed)
+    return TensorBatch(tokens, is_first, action, token_id, mask, bool(batch.mixed.all()))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -205,7 +206,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--checkpoint", type=Path, required=True, help="folder of the checkpoint")
     parser.add_argument("--final", action="store_true", help="evaluate every part of the state and write the report")
     options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stdout)
+    logs.begin("evaluator", RunDir(options.run))
     if not options.final:
         os.nice(10)  # training goes first
         torch.set_num_threads(1)

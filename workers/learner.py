@@ -31,17 +31,20 @@ from pydreaming.replay.sampler import ReplaySampler
 from pydreaming.replay.schema import StoreMeta, difference
 from pydreaming.tracking.live import LearnerNow, Phase, publish
 from pydreaming.tracking.spool import SPOOL, Spool, Status
-from pydreaming.training.checkpoint import latest_intact, list_checkpoints, read_state, recover, restore, save_checkpoint
-from pydreaming.training.diagnostics import Averages, step_metrics, verdict, world_model_metrics
+from pydreaming.training.checkpoint import latest_intact, list_checkpoints, recover, restore, save_checkpoint
+from pydreaming.training.diagnostics import Averages, step_metrics, world_model_metrics
 from pydreaming.training.trainer import StepResult, Trainer
+from workers import logs
 from workers.evaluations import Evaluations
 from workers.keys import load_client_keys
 from workers.layout import PREDECESSOR_S, RunDir, hold
 from workers.link import CoordinatorLink
-from workers.meter import Meter
 from workers.protocol import Progress
 from workers.protocol import Status as CollectionStatus
 from workers.ratio import RatioGate
+from workers.readout import Meter, collection_line, console_line, figures
+from workers.saved import saved_progress, written_at
+from workers.team import LostRankError, Team, may_start_again, others_there, ranks_of_environment, started_again
 from workers.transport import read_keys
 
 log = logging.getLogger("learner")
@@ -57,19 +60,21 @@ class Learner:
 
     Args:
       run: its folder, with config.yaml. resume: go on from the newest intact checkpoint.
+      team: of processes that train together, led by this one; None: it trains alone.
     Raises:
       PydreamingError: nothing can be trained on, or a setting cannot be used here.
     """
 
-    def __init__(self, run: RunDir, resume: bool) -> None:
+    def __init__(self, run: RunDir, resume: bool, team: Team | None = None) -> None:
         self.run_dir, self.config, self.resume = run, run.read_config(), resume
+        self.team = team or Team(self.config)
         self.checkpoints = run.checkpoints
         self.spool = Spool(run.path / SPOOL)
         if resume:
             recover(self.checkpoints)
         # First of all: the tracker must not take the end of an earlier session for the end of this one.
-        self.begun = _saved_progress(self.checkpoints) if resume else Progress(0, 0)
-        self.newest = self.begun.checkpoint
+        self.begun = saved_progress(self.checkpoints) if resume else Progress(0, 0)
+        self.newest, self.saved = self.begun.checkpoint, written_at(self.begun.checkpoint)  # path; s since the epoch, 0 for none
         self.spool.start(self.begun.step)
         self.gate = RatioGate.of(self.config.replay)
         self.index = ReplayIndex(run.replay(self.config))
@@ -80,7 +85,6 @@ class Learner:
         self._meter, self._averages = Meter(), Averages()
         self._logged: dict[str, float] = {}
         self._refreshed = -REFRESH_S
-        torch.set_num_threads(self.config.training.threads or default_threads())
 
     def run(self) -> Status:
         """Train to the end; how the session ended."""
@@ -93,11 +97,16 @@ class Learner:
         if found := difference(StoreMeta.of(self.config.features, meta.stats, self.config.action), meta):
             raise ReplayError(f"{self.index.folder} was written with other settings than this run's: {found}")
         self.stats, self.controls = meta.stats, meta.controls
-        self.trainer = Trainer(self.config, meta.token_dim, meta.action_dim)
+        checkpoint = self._checkpoint_to_resume()
+        self.team.set_up(meta.token_dim, meta.action_dim, checkpoint)
+        with others_there():
+            self.trainer = Trainer(self.config, meta.token_dim, meta.action_dim, self.team.ranks)
         self.sampler = make_sampler(self.index, self.config)
-        self._restore_if_asked()
+        if checkpoint is not None:
+            self._restore(checkpoint)
         log.info("training %s on %s, %d tokens stored", _size(self.trainer), self.trainer.device, self.index.tokens)
         self._train()
+        self.team.dismiss()
         return self._finish()
 
     def request_stop(self, number: int, frame: FrameType | None) -> None:
@@ -116,9 +125,10 @@ class Learner:
             if not self._may_train():
                 self._meter.waited(time.monotonic() - begin)
                 continue
-            batch = self.trainer.to_device(self.sampler.sample())
+            progress = self._progress()
+            batch = self.trainer.to_device(self.team.share(self.sampler.sample(), progress))
             self._meter.waited(time.monotonic() - begin)
-            result = self._step(batch)
+            result = self._step(batch, progress)
             now = time.monotonic()
             self.train_seconds += now - begin
             self._meter.stepped()
@@ -140,15 +150,16 @@ class Learner:
         if logged < self.trainer.step and self._meter.has_steps:
             self._log(result, batch)
 
-    def _step(self, batch: TensorBatch) -> StepResult:
+    def _step(self, batch: TensorBatch, progress: float) -> StepResult:
         try:
-            return self.trainer.train_step(batch, self._progress())
+            with others_there():
+                return self.trainer.train_step(batch, progress)
         except torch.OutOfMemoryError as e:
             raise PydreamingError(f"the memory of {self.trainer.device} is full: lower training.batch_size or training.batch_length") from e
 
     def _finish(self) -> Status:
         checkpoint = self._save()
-        log.info("checkpoint %s after %d steps", checkpoint, self.trainer.step)
+        log.info("checkpoint %s after %d steps", checkpoint, self.trainer.step, extra={"step": self.trainer.step})
         for name in ("model.safetensors", "state.json", "SHA256SUMS"):  # what `runs:/<run id>` is loaded from
             self.spool.artifact(checkpoint / name, "checkpoint")
         if self.stopping:
@@ -177,7 +188,8 @@ class Learner:
                     return
             if time.monotonic() - said > WAIT_LINE_S / 2:
                 said = time.monotonic()
-                log.info("waiting for audio: %s", _collection_line(status, self.config.replay.prefill_tokens))
+                log.info("waiting for audio: %s", collection_line(status, self.config.replay.prefill_tokens))
+            self.team.idle()
             time.sleep(0.1)
 
     def _refresh(self) -> None:
@@ -204,6 +216,7 @@ class Learner:
         if now - self._meter.said_waiting > WAIT_LINE_S:
             self._meter.said_waiting = now
             log.info("waiting for workers: %d tokens trained on, %d collected", self.trainer.trained_tokens, status.written_tokens)
+        self.team.idle()
         time.sleep(0.05)
         return False
 
@@ -222,7 +235,8 @@ class Learner:
             log.warning("%s; these metrics are left out of MLflow", e)
         self._logged = metrics
         self._show("training", self.config.training.log_s)
-        log.info("%s", _console_line(self.trainer.step, self._progress(), metrics, self.config.model.embed))
+        line = console_line(self.trainer.step, self._progress(), metrics, self.config.model.embed)
+        log.info("%s", line, extra={"step": self.trainer.step, **figures(metrics)})
 
     def _show(self, phase: Phase, due_s: float) -> None:
         """Leave what `pydreaming status` shows; the next sign of life comes within `due_s`."""
@@ -240,23 +254,33 @@ class Learner:
             loss=metrics.get("learning/loss", 0.0),
             replay_ratio=metrics.get("replay/ratio", 0.0),
             checkpoint=self.newest,
+            checkpoint_time=self.saved,
+            trained_tokens=self.trainer.trained_tokens,
+            tokens_per_s=metrics.get("machine/tokens_per_s", 0.0),
+            non_finite_steps=self.trainer.non_finite_steps,
         )
         publish(self.run_dir.path, view)
 
     def _store_metrics(self) -> dict[str, float]:
         metrics = {
             "replay/tokens": float(self.index.tokens),
+            "replay/fill": self.index.tokens / self.config.replay.capacity_tokens,
             "replay/damaged_files": float(len(self.index.damaged)),
             "machine/trained_tokens": float(self.trainer.trained_tokens),
+            "machine/checkpoint_age_s": max(0.0, time.time() - self.saved) if self.newest else 0.0,
         }
         status = None if self.link is None else self.link.status
         if status is not None:
-            rates = [w.clips_per_s for w in status.workers]
             metrics |= {
-                "workers/count": float(len(rates)),
-                "workers/clips_per_s": sum(rates),
-                "workers/audio_s_per_s": sum(w.audio_per_s for w in status.workers),
+                "workers/count": float(status.crew.count),
+                "workers/clips_per_s": status.crew.clips_per_s,
+                "workers/audio_s_per_s": status.crew.audio_per_s,
+                "workers/silent_s_max": status.crew.silent_s,
+                "workers/leases": float(status.leases),
+                "workers/passes": status.passes_done + status.pass_share,
                 "workers/unreadable_files": float(status.unreadable),
+                "workers/dropped_messages": float(status.dropped_messages),
+                "replay/files": float(status.files),
                 "replay/written_tokens": float(status.written_tokens),
                 "replay/ratio": self.trainer.trained_tokens / max(1, status.written_tokens),
             }
@@ -266,7 +290,7 @@ class Learner:
         keep = self.config.training.keep_checkpoints
         sampler = self.sampler.state_dict()
         path = save_checkpoint(self.checkpoints, self.trainer, self.stats, sampler, self.train_seconds, keep, self.controls)
-        self.newest = str(path)
+        self.newest, self.saved = str(path), time.time()
         return path
 
     def _try_to_save(self) -> Path | None:
@@ -277,15 +301,17 @@ class Learner:
             log.warning("%s; training goes on from memory, the newest checkpoint is %s", e, self.newest or "none")
             return None
 
-    def _restore_if_asked(self) -> None:
+    def _checkpoint_to_resume(self) -> Path | None:
         if not self.resume:
-            return
+            return None
         path = latest_intact(self.checkpoints)
         if path is None:
             log.info("no checkpoint in %s yet: training begins anew", self.checkpoints)
-            return
-        if path != (newest := list_checkpoints(self.checkpoints)[-1]):
+        elif path != (newest := list_checkpoints(self.checkpoints)[-1]):
             log.warning("%s is damaged and left aside", newest)
+        return path
+
+    def _restore(self, path: Path) -> None:
         state = restore(path, self.trainer)
         if state.stats != self.stats:
             raise CheckpointError(f"{path} was trained with other statistics than {self.index.folder} holds; start a new run")
@@ -308,44 +334,17 @@ class Learner:
             )
 
 
-def default_threads() -> int:
-    """Half of the processors this process may use: the others belong to workers and evaluation, beside which waiting threads only spin."""
+def default_threads(processes: int = 1) -> int:
+    """Half of the processors this process may use, over the learner's processes: the others belong to workers and evaluation, beside which
+    waiting threads only spin."""
     mine = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, mine // 2)
-
-
-def _saved_progress(checkpoints: Path) -> Progress:
-    """What the newest intact checkpoint has behind it."""
-    newest = latest_intact(checkpoints)
-    if newest is None:
-        return Progress(0, 0)
-    counters = read_state(newest).counters
-    return Progress(int(counters["trained_tokens"]), int(counters["step"]), str(newest))
+    return max(1, mine // 2 // processes)
 
 
 def make_sampler(index: ReplayIndex, config: Config) -> ReplaySampler:
     """Draws the batches that a run of this configuration trains on."""
     t, r = config.training, config.replay
     return ReplaySampler(index, t.batch_size, t.batch_length, r.group_share, r.cut_share, config.run.seed)
-
-
-def _console_line(step: int, progress: float, metrics: dict[str, float], width: int) -> str:
-    """One line that a newcomer can read: progress, prediction beside chance, and the verdict."""
-    gain, found = metrics.get("world_model/open_loop_gain_k1"), ""
-    if "learning/nce_accuracy_k1" in metrics:  # not every objective contrasts the next token
-        found = f" | next token found {metrics['learning/nce_accuracy_k1']:.0%} (chance {metrics['learning/chance']:.1%})"
-    return (
-        f"step {step} ({progress:4.0%}) {metrics['machine/steps_per_s']:.1f}/s | loss {metrics['learning/loss']:.2f}{found}"
-        f" | gain {'-' if gain is None else f'{gain:.1f}'} nat | {verdict(metrics, width)}"
-    )
-
-
-def _collection_line(status: CollectionStatus | None, prefill: int) -> str:
-    if status is None:
-        return "the coordinator is reading the list of recordings"
-    if status.phase == "measure":
-        return f"measuring loudness statistics, {len(status.workers)} workers"
-    return f"{status.written_tokens} of {prefill} tokens, {len(status.workers)} workers, {status.unreadable} unreadable files"
 
 
 def _size(trainer: Trainer) -> str:
@@ -366,24 +365,48 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--run", type=Path, required=True, help="folder of the run, with config.yaml")
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
     options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stdout)
+    run, ranks = RunDir(options.run), ranks_of_environment()
+    if ranks.rank:
+        logs.begin("learner", run, worker=f"rank-{ranks.rank}")
+    else:
+        logs.begin("learner", run, console=sys.stdout)
+    try:
+        config = run.read_config()
+        torch.set_num_threads(config.training.threads or default_threads(ranks.size))
+        if ranks.rank:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.SIG_IGN)  # the leader says when it is over
+            return Team(config, ranks).follow(config)
+        return lead(run, options.resume or started_again(), Team(config, ranks))
+    except LostRankError as e:
+        log.error("error: %s", e)
+        sys.exit(e.exit_code)  # not returned: for whoever starts lost processes again, this one is lost, too
+    except PydreamingError as e:
+        log.error("error: %s", e)
+        return e.exit_code
+
+
+def lead(run: RunDir, resume: bool, team: Team) -> int:
+    """Train one run as the only process, or as the first of a team; the exit code. Raises PydreamingError."""
+    if started_again():
+        log.warning("a process of this learner was lost: training goes on from the newest checkpoint")
     spool: Spool | None = None
     try:
-        with hold(options.run, "learner", PREDECESSOR_S):
-            learner = Learner(RunDir(options.run), options.resume)
+        with hold(run.path, "learner", PREDECESSOR_S):
+            learner = Learner(run, resume, team)
             spool = learner.spool
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, learner.request_stop)
-            status = learner.run()
-            spool.end(status)
+            spool.end(learner.run())
     except Exception as e:
-        if spool is not None:  # whatever it was: MLflow would show the run as running for ever
-            with contextlib.suppress(TrackingError):  # the disk that is full may be the very reason of the end
+        lost = isinstance(e, LostRankError)
+        if spool is not None and not (lost and may_start_again()):
+            with contextlib.suppress(TrackingError):  # whatever it was, MLflow would show the run as running; the disk may be full
                 spool.end("FAILED")
-        if not isinstance(e, PydreamingError):
-            raise
-        print(f"error: {e}", file=sys.stderr, flush=True)  # noqa: T201
-        return e.exit_code
+        if not lost:
+            with contextlib.suppress(LostRankError):
+                team.dismiss()
+        raise
     return 0
 
 

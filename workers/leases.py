@@ -96,6 +96,7 @@ class LeaseTable:
         self._next_epoch = 0
         self._open: dict[int, _Epoch] = {}
         self._grants: dict[int, Grant] = {}
+        self._owned: dict[str, set[int]] = {}  # ids of grants by owner, so that no question walks through all of them
         self.skip: set[int] = set()  # deadly items
         self.passes_done = 0
         self.last_pass_tokens = -1  # tokens of the last finished epoch; -1: none yet
@@ -126,6 +127,7 @@ class LeaseTable:
         items = [i for i in epoch.items(number) if i not in self.skip]
         grant = Grant(next(self._ids), epoch.number, number, items, owner, now + self._ttl_s, self._ttl_s)
         self._grants[grant.id] = grant
+        self._owned.setdefault(owner, set()).add(grant.id)
         return grant
 
     @property
@@ -151,7 +153,7 @@ class LeaseTable:
         grant = self.current(grant_id, owner)
         if grant is None:
             return None
-        del self._grants[grant_id]
+        self._remove(grant)
         epoch = self._open[grant.epoch]
         epoch.tokens += tokens
         self._settle(epoch, grant.number)
@@ -160,17 +162,16 @@ class LeaseTable:
 
     def give_back(self, owner: str) -> list[Grant]:
         """The owner ends in good order: its leases are pending again, at no fault of their items."""
-        back = [g for g in self._grants.values() if g.owner == owner]
+        back = self._of(owner)
         for grant in back:
-            del self._grants[grant.id]
+            self._remove(grant)
             self._open[grant.epoch].pending.appendleft(grant.number)
         return back
 
     def hasten(self, owner: str, deadline: float) -> None:
         """The owner seems to be gone: its leases are lost at `deadline` at the latest."""
-        for grant in self._grants.values():
-            if grant.owner == owner:
-                grant.deadline = min(grant.deadline, deadline)
+        for grant in self._of(owner):
+            grant.deadline = min(grant.deadline, deadline)
 
     def expire(self, now: float) -> list[Loss]:
         """Take back every grant past its deadline: pending again, split into items, or given up."""
@@ -179,8 +180,18 @@ class LeaseTable:
         self._close_finished()
         return losses
 
-    def _lose(self, grant: Grant) -> Loss:
+    def _of(self, owner: str) -> list[Grant]:
+        return [self._grants[i] for i in sorted(self._owned.get(owner, ()))]
+
+    def _remove(self, grant: Grant) -> None:
         del self._grants[grant.id]
+        mine = self._owned[grant.owner]
+        mine.discard(grant.id)
+        if not mine:
+            del self._owned[grant.owner]
+
+    def _lose(self, grant: Grant) -> Loss:
+        self._remove(grant)
         epoch = self._open[grant.epoch]
         count = epoch.losses[grant.number] = epoch.losses.get(grant.number, 0) + 1
         if count < MAX_LOSSES:

@@ -27,7 +27,7 @@ from pydreaming.audio.sources.item import AudioItem
 from pydreaming.audio.stats import FeatureStats, StatsSums
 from pydreaming.errors import TransportError
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 MAX_MESSAGE_BYTES = 16 * 2**20
 _MAGIC = b"pyd"
 _HEADER = _MAGIC + bytes([PROTOCOL_VERSION])
@@ -87,16 +87,16 @@ class Unreadable(_Part):
     cause: Text
 
 
-class WorkerStatus(_Part):
-    """One worker as the coordinator sees it. Rates are over the last half minute; `silent_s` is the time since its last message."""
+class Crew(_Part):
+    """All workers together (one by one they stand in the status file). Rates are over the last half minute.
 
-    name: PeerName
-    host: Text
-    silent_s: Seconds
-    lease: int
-    totals: Totals
-    clips_per_s: Seconds
-    audio_per_s: Seconds
+    `silent_s` is the time since the last message of the one that has been silent longest.
+    """
+
+    count: Natural = 0
+    clips_per_s: Seconds = 0.0
+    audio_per_s: Seconds = 0.0
+    silent_s: Seconds = 0.0
 
 
 # -- from a peer ------------------------------------------------------------------------------------------------------------------------
@@ -156,7 +156,8 @@ class Bye(_Message):
 class Welcome(_Message):
     """What a peer needs to work: the run's configuration (JSON) and folders as they are called on the coordinator's host.
 
-    `control_mean` and `control_std` normalise the items' control columns (empty unless action.kind is controls).
+    `control_mean` and `control_std` normalise the items' control columns (empty unless action.kind is controls). `run` is its name, for
+    logs.
     """
 
     config: str
@@ -165,6 +166,7 @@ class Welcome(_Message):
     recordings: Natural
     control_mean: list[float]
     control_std: list[float]
+    run: Text = ""
 
 
 class Lease(_Message):
@@ -225,7 +227,8 @@ class Status(_Message):
     exhausted: bool
     all_failed: bool
     dropped_messages: Natural
-    workers: list[WorkerStatus]
+    leases: Natural
+    crew: Crew
 
 
 FromPeer: TypeAlias = Hello | Pull | Beat | Done | Progress | Bye

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from workers.protocol import Hello, Totals, WorkerStatus, one_line
+from pydreaming.tracking.live import WorkerNow
+from workers.protocol import Crew, Hello, Totals, one_line
 
 WINDOW_S = 30.0  # s over which rates are taken
 
@@ -18,6 +20,7 @@ class Peer:
     hello: Hello
     owner: str
     last_seen: float
+    joined: float
     lease: int = -1
     totals: Totals = field(default_factory=Totals)
     history: deque[tuple[float, Totals]] = field(default_factory=deque)
@@ -29,18 +32,19 @@ class Peer:
         while len(self.history) > 2 and now - self.history[0][0] > WINDOW_S:
             self.history.popleft()
 
-    def status(self, now: float) -> WorkerStatus:
-        """What the learner is told about this worker."""
+    def now(self, now: float) -> WorkerNow:
+        """This worker as `pydreaming status` shows it."""
         begin, first = self.history[0] if self.history else (now, self.totals)
         rate = 1 / (now - begin) if now > begin else 0.0
-        return WorkerStatus(
+        return WorkerNow(
             name=self.hello.name,
-            host=self.hello.host,
+            host=one_line(self.hello.host),
             silent_s=max(0.0, now - self.last_seen),
             lease=self.lease,
-            totals=self.totals,
             clips_per_s=max(0.0, (self.totals.clips - first.clips) * rate),
             audio_per_s=max(0.0, (self.totals.audio_s - first.audio_s) * rate),
+            age_s=max(0.0, now - self.joined),
+            clips=self.totals.clips,
         )
 
 
@@ -62,10 +66,10 @@ class Roster:
         """Enter a peer. Returns the ones it replaces: other processes of the same name and host."""
         owner = f"{one_line(hello.host)}/{hello.name}/{hello.pid}-{hello.session:x}"
         twins = [p for p in self._peers.values() if (p.hello.host, p.hello.name, p.hello.role) == (hello.host, hello.name, hello.role)]
-        peer = Peer(address, hello, owner, now)
+        peer = Peer(address, hello, owner, now, now)
         for twin in twins:
             if twin.owner == owner:  # the same process after a reconnection
-                peer.totals, peer.history, peer.lease = twin.totals, twin.history, twin.lease
+                peer.totals, peer.history, peer.lease, peer.joined = twin.totals, twin.history, twin.lease, twin.joined
                 del self._peers[twin.address]
         self._peers[address] = peer
         return [twin for twin in twins if twin.owner != owner]
@@ -83,6 +87,16 @@ class Roster:
         """ZeroMQ's names of all peers."""
         return list(self._peers)
 
-    def workers(self, now: float) -> list[WorkerStatus]:
-        """Status of all workers, by name."""
-        return sorted((p.status(now) for p in self._peers.values() if p.hello.role == "worker"), key=lambda w: (w.host, w.name))
+    def workers(self, now: float) -> list[WorkerNow]:
+        """All workers, by name."""
+        return sorted((p.now(now) for p in self._peers.values() if p.hello.role == "worker"), key=lambda w: (w.host, w.name))
+
+
+def crew_of(workers: Sequence[WorkerNow]) -> Crew:
+    """What the learner is told about all of them."""
+    return Crew(
+        count=len(workers),
+        clips_per_s=sum(w.clips_per_s for w in workers),
+        audio_per_s=sum(w.audio_per_s for w in workers),
+        silent_s=max((w.silent_s for w in workers), default=0.0),
+    )

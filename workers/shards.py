@@ -26,6 +26,8 @@ class ShardFolder:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._tokens: dict[str, int] = {}
+        self._total = 0  # their sum: asked for with every lease
+        self._doubtful: set[str] = set()  # leases of which somebody may have left files that were never reported
         self._evicted: set[str] = set()  # files that went between their renaming and the worker's Done
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -41,7 +43,7 @@ class ShardFolder:
     @property
     def tokens(self) -> int:
         """Tokens of all files."""
-        return sum(self._tokens.values())
+        return self._total
 
     @property
     def files(self) -> Mapping[str, int]:
@@ -56,6 +58,8 @@ class ShardFolder:
         """Go on with `files` (name -> tokens) of an earlier coordinator, as far as they are still there."""
         there = self.names_on_disk()
         self._tokens = {name: tokens for name, tokens in files.items() if name in there}
+        self._total = sum(self._tokens.values())
+        self._doubtful = {name.rpartition("-")[0] for name in there - self._tokens.keys()}
 
     def check(self, prefix: str, files: Sequence[StoredFile]) -> str | None:
         """Why these files cannot be the lease's: None when they can."""
@@ -75,11 +79,17 @@ class ShardFolder:
     def accept(self, prefix: str, files: Sequence[StoredFile]) -> int:
         """Count the lease's files, and remove any others of that lease. Returns its tokens."""
         reported = {file.name: file.tokens for file in files}
-        for path in self.folder.glob(f"{prefix}-*"):
-            if path.name not in reported:  # of an earlier worker, lost between renaming its files and saying so
-                path.unlink(missing_ok=True)
-                self._tokens.pop(path.name, None)
-        self._tokens.update({name: tokens for name, tokens in reported.items() if name not in self._evicted})
+        if prefix in self._doubtful:  # only then is the whole folder searched, which takes long in a large store
+            self._doubtful.discard(prefix)
+            for path in self.folder.glob(f"{prefix}-*"):
+                if path.name not in reported:  # of an earlier worker, lost between renaming its files and saying so
+                    path.unlink(missing_ok=True)
+                    self._forget(path.name)
+        for name, tokens in reported.items():
+            if name not in self._evicted:
+                self._forget(name)
+                self._tokens[name] = tokens
+                self._total += tokens
         self._evicted.difference_update(reported)
         return sum(reported.values())
 
@@ -93,10 +103,11 @@ class ShardFolder:
         """Remove every file of a lease that is to be done in another way."""
         for path in self.folder.glob(f"{prefix}-*"):
             path.unlink(missing_ok=True)
-            self._tokens.pop(path.name, None)
+            self._forget(path.name)
 
     def remove_temporaries(self, prefix: str) -> None:
         """Remove a lost worker's unfinished files. If it is still alive, it can no longer rename them."""
+        self._doubtful.add(prefix)
         for path in self.folder.glob(f"{prefix}-*{SUFFIX}.tmp-*"):
             path.unlink(missing_ok=True)
 
@@ -106,5 +117,11 @@ class ShardFolder:
             return
         removed = evict(self.folder, int(EVICT_TO * capacity_tokens))
         for name in removed:
-            if self._tokens.pop(name, None) is None:
+            if not self._forget(name):
                 self._evicted.add(name)
+
+    def _forget(self, name: str) -> bool:
+        """Whether the file counted."""
+        tokens = self._tokens.pop(name, None)
+        self._total -= tokens or 0
+        return tokens is not None

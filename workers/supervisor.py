@@ -9,9 +9,9 @@ Children end with the supervisor even when it is killed (see children). A second
 
 from __future__ import annotations
 
+import logging
 import signal
 import socket
-import sys
 import time
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -24,6 +24,8 @@ from pydreaming.tracking.live import COLLECTION, FOLDER
 from workers.children import MAX_ERRORS, Child, describe_exit
 from workers.layout import RunDir
 
+log = logging.getLogger("supervisor")
+
 Role = Literal["coordinator", "worker", "learner", "tracker"]
 ALL: frozenset[Role] = frozenset({"coordinator", "worker", "learner", "tracker"})
 LEARNER_HOST: frozenset[Role] = frozenset({"coordinator", "learner", "tracker"})
@@ -31,7 +33,7 @@ WORKER_HOST: frozenset[Role] = frozenset({"worker"})
 
 POLL_S = 0.1
 ANNOUNCE_S = 20.0  # s between two lines about one wait
-LEARNER_END_S = 30.0  # s for its last checkpoint, on a disk and a host that may be busy; a second signal does not wait
+LEARNER_END_S = 30.0  # s for its last checkpoint: of a large model, on a slow disk, on a busy host; a second signal does not wait
 OTHERS_END_S = 5.0
 HUNG_TTLS = 2.0  # times of a lease without a sign of life after which a worker is replaced: its lease is lost by then
 HUNG_COORDINATOR_S = 20.0  # s at least for the coordinator, whose sign of life is its status file
@@ -44,12 +46,6 @@ class RunError(PydreamingError):
     def __init__(self, message: str, exit_code: int = 1) -> None:
         super().__init__(message)
         self.exit_code = exit_code
-
-
-def to_console(line: str) -> None:
-    """One line for the user."""
-    sys.stderr.write(f"{line}\n")
-    sys.stderr.flush()
 
 
 class Supervisor:
@@ -65,7 +61,7 @@ class Supervisor:
     """
 
     def __init__(
-        self, run_dir: Path, config: Config, roles: Collection[Role] = ALL, resume: bool = False, say: Callable[[str], None] = to_console
+        self, run_dir: Path, config: Config, roles: Collection[Role] = ALL, resume: bool = False, say: Callable[[str], None] = log.info
     ) -> None:
         self._run, self._config, self._say = RunDir(run_dir), config, say
         self._remote = "coordinator" not in roles
@@ -78,11 +74,13 @@ class Supervisor:
         if self._coordinator is not None:
             self._coordinator.alive = run_dir / FOLDER / COLLECTION
         self._workers = [self._worker(i) for i in range(count)]
-        self._learner = self._child("learner", run, log=False) if "learner" in roles else None
+        learner = "learners" if config.training.processes > 1 else "learner"
+        self._learner = self._child(learner, run, log=False, name="learner") if "learner" in roles else None
         self._learner_deaths, self._reached = 0, ""  # since the newest checkpoint, and its name
         if resume:
             self._resume_learner()
         self._tracker = self._child("tracker", run) if "tracker" in roles else None
+        self._exporter = self._child("exporter", run) if "tracker" in roles and config.tracking.prometheus else None
         self._signals = 0
         self._learner_done = False  # it has ended by itself, and said so in the spool
 
@@ -141,8 +139,9 @@ class Supervisor:
             for worker in self._workers:
                 self._replace_hung(worker)
                 self._check(worker)
-            if self._tracker is not None:
-                self._check(self._tracker)
+            for child in (self._tracker, self._exporter):
+                if child is not None:
+                    self._check(child)
             if self._learner is None:
                 if self._workers and all(w.finished or w.given_up for w in self._workers):
                     return 1 if any(w.given_up for w in self._workers) else 0
@@ -237,7 +236,7 @@ class Supervisor:
         """End whatever still runs, in the order in which nobody is left waiting."""
         self._end_learner()
         self._reap(self._workers, OTHERS_END_S)
-        last = [child for child in (self._coordinator, self._tracker) if child is not None]
+        last = [child for child in (self._coordinator, self._tracker, self._exporter) if child is not None]
         for child in last:
             child.signal(signal.SIGTERM)
         self._reap(last, 2 * OTHERS_END_S)
@@ -266,7 +265,7 @@ class Supervisor:
     # -- the processes ------------------------------------------------------------------------------------------------------------------
 
     def _children(self) -> list[Child]:
-        return [c for c in (self._coordinator, *self._workers, self._tracker, self._learner) if c is not None]
+        return [c for c in (self._coordinator, *self._workers, self._tracker, self._exporter, self._learner) if c is not None]
 
     def _child(self, role: str, arguments: Sequence[str], log: bool = True, threads: int = 0, name: str = "") -> Child:
         name = name or role
@@ -283,6 +282,7 @@ class Supervisor:
         else:
             arguments += ["--run", str(self._run.path)]
         arguments += ["--keys", c.coordinator.keys] if c.coordinator.keys else []
+        arguments += ["--logs", c.tracking.logs]
         alive = self._run.path / FOLDER / f"{name}.alive"
         child = self._child("audio_worker", [*arguments, "--alive", str(alive)], threads=1, name=name)
         child.alive = alive

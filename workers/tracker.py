@@ -25,6 +25,8 @@ from pydreaming.errors import ConfigError, PydreamingError, TrackingError, Usage
 from pydreaming.tracking.spool import SPOOL, End, Spool, Start, read_events
 from pydreaming.tracking.store import redact, resolve_uri
 from pydreaming.tracking.writer import RunDeletedError, SpoolWriter
+from workers import logs
+from workers.layout import RunDir
 
 STOP_S = 5.0  # time to send what is left after SIGTERM
 END_S = 30.0  # time without progress, after the end of the session, until the rest is left in the spool
@@ -153,7 +155,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--run", type=Path, required=True, help="folder of the run")
     parser.add_argument("--drain", action="store_true", help="send what the spool holds, then exit")
     arguments = parser.parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s tracker: %(message)s")
+    logs.begin("tracker", RunDir(arguments.run))
     stop = threading.Event()
 
     def on_signal(number: int, frame: FrameType | None) -> None:
@@ -170,7 +172,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise UsageError(f"{arguments.run / 'config.yaml'}: {e}") from e
         return Tracker(arguments.run, config, arguments.drain, stop).run()
     except PydreamingError as e:
-        _log.error("%s", e)
+        _log.error("error: %s", e)
         return e.exit_code
 
 

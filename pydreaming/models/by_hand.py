@@ -108,8 +108,8 @@ def contrast_rows(query: Tensor, key: Tensor, positive: Tensor, barred: Tensor, 
     """InfoNCE of cosine similarities: each query tells its positive from all keys that are not barred.
 
     Args:
-      query: (R, P), of any length. key: (N, P) unit vectors. positive: (R,) int64, index of a key.
-      barred: (N, N), row i is what is added to the logits of a query whose positive is i: 0, or -inf for no candidate; 0 at i itself.
+      query: (R, P), of any length. key: (M, P) unit vectors. positive: (R,) int64, index of a key, below N <= M.
+      barred: (N, M), row i is what is added to the logits of a query whose positive is i: 0, or -inf for no candidate; 0 at i itself.
     Returns:
       (R,) loss in nats, and (R,) accuracy@1 without gradient, which ties share.
     """

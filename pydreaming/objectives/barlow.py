@@ -31,5 +31,5 @@ class Barlow(ReadoutObjective):
 
     def state_terms(self, states: Tensor, observed: Observed, key: Tensor, batch: TensorBatch, valid: Tensor) -> Parts:
         """`barlow`: a figure of the whole batch, the same at each of its steps."""
-        loss = redundancy(self.project(states), key, valid, OFF_DIAGONAL)
+        loss = redundancy(self.project(states), key, valid, OFF_DIAGONAL, batch.ranks)
         return Parts({"barlow": Term(loss.expand(valid.shape), valid, SCALE)})

@@ -18,6 +18,7 @@ from torch.nn import functional
 from pydreaming.config import ObjectiveConfig
 from pydreaming.errors import ConfigError
 from pydreaming.models.by_hand import by_hand, contrast_rows, unit
+from pydreaming.models.ranks import ALONE, Ranks
 from pydreaming.models.state import Observed, State
 from pydreaming.models.world_model import WorldModelNet
 from pydreaming.objectives.contrast import Contrast, Rivals, find_rivals, info_nce, reaches
@@ -31,6 +32,7 @@ class TensorBatch:
       tokens: (B, T, token_dim) float32. is_first: (B, T) bool. action: (B, T, A) float32.
       token_id: (B, T) int64, equal exactly where the audio is the same. mask: (B, T) bool, False on padding.
       mixed: True where the sequences are of all sources, False where they are of one.
+      ranks: the processes that share a batch of which this is one part; all batches of a step must then be shared.
     """
 
     tokens: Tensor
@@ -39,11 +41,12 @@ class TensorBatch:
     token_id: Tensor
     mask: Tensor
     mixed: bool = True
+    ranks: Ranks = field(default=ALONE, kw_only=True)
 
     @cached_property
     def rivals(self) -> Rivals:
         """What contrasts over all tokens of the batch take as negatives."""
-        return find_rivals(self.token_id, self.mask, within_sequence=False)
+        return find_rivals(self.token_id, self.mask, within_sequence=False, ranks=self.ranks)
 
     @cached_property
     def rivals_in_sequence(self) -> Rivals:
@@ -53,7 +56,7 @@ class TensorBatch:
     def rows(self, count: int) -> TensorBatch:
         """The first `count` sequences."""
         s = slice(count)
-        return TensorBatch(self.tokens[s], self.is_first[s], self.action[s], self.token_id[s], self.mask[s], self.mixed)
+        return TensorBatch(self.tokens[s], self.is_first[s], self.action[s], self.token_id[s], self.mask[s], self.mixed, ranks=self.ranks)
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,11 @@ class Term:
 
     def mean(self) -> Tensor:
         """Mean over the valid steps; zero where there is none."""
-        return (self.value * self.valid).sum() / self.valid.sum().clamp_min(1)
+        return self.part(self.valid.sum())
+
+    def part(self, count: Tensor) -> Tensor:
+        """What this process's steps give to a mean over `count` steps of several processes."""
+        return (self.value * self.valid).sum() / count.clamp_min(1)
 
 
 @dataclass(frozen=True)
@@ -81,9 +88,10 @@ class Losses:
     observed: Observed
     metrics: dict[str, Tensor] = field(default_factory=dict)
 
-    def total(self) -> Tensor:
-        """The weighted sum of the means: the scalar that is differentiated."""
-        return torch.stack([term.weight * term.mean() for term in self.terms.values()]).sum()
+    def total(self, ranks: Ranks = ALONE) -> Tensor:
+        """The weighted sum of the means: the scalar that is differentiated; of a shared batch, what this rank gives to it."""
+        counts = ranks.total(torch.stack([term.valid.sum() for term in self.terms.values()]))
+        return torch.stack([term.weight * term.part(count) for term, count in zip(self.terms.values(), counts, strict=True)]).sum()
 
 
 @dataclass(frozen=True)
@@ -173,6 +181,7 @@ class Objective(nn.Module, ABC):
             steps=steps,
             temperature=self.config.temperature,
             within_sequence=self.config.negatives == "sequence",
+            ranks=batch.ranks,
         )
 
     def ahead_nce(self, head: nn.Module, k: int, context: Tensor, key: Tensor, action: Tensor, batch: TensorBatch) -> Contrast:
@@ -190,9 +199,10 @@ class Objective(nn.Module, ABC):
 
     def _nce_of_rows(self, query: Tensor, rows: Tensor, key: Tensor, batch: TensorBatch, valid: Tensor, steps: int) -> Contrast:
         """`nce` of the valid steps alone, the others being zero: `query` (R, P) and `rows` (R,), the flat steps that it belongs to."""
-        rivals = batch.rivals_in_sequence if self.config.negatives == "sequence" else batch.rivals
+        near = self.config.negatives == "sequence"
+        rivals, keys = batch.rivals_in_sequence if near else batch.rivals, unit(key.flatten(0, 1))
         positive = rows + steps
-        loss, correct = contrast_rows(query, unit(key.flatten(0, 1)), positive, rivals.barred, self.config.temperature)
+        loss, correct = contrast_rows(query, keys if near else batch.ranks.gather(keys), positive, rivals.barred, self.config.temperature)
 
         def spread(values: Tensor) -> Tensor:
             return values.new_zeros(valid.numel()).index_copy(0, rows, values).reshape(valid.shape)

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from pydreaming.models.ranks import ALONE, Ranks
+
 
 @dataclass(frozen=True)
 class Contrast:
@@ -29,10 +31,10 @@ class Contrast:
 
 @dataclass(frozen=True)
 class Rivals:
-    """Which tokens of a batch are negatives of which positive; N = B * T flat steps.
+    """Which tokens of a batch are negatives of which positive; N = B * T flat steps, M = N, or those of all ranks, the own ones first.
 
     Attributes:
-      barred: (N, N) float32, row i for a query whose positive is i: 0 where the column is a candidate, -inf where it is not.
+      barred: (N, M) float32, row i for a query whose positive is i: 0 where the column is a candidate, -inf where it is not.
       chance: (N,) of guessing right by positive.
     """
 
@@ -40,16 +42,17 @@ class Rivals:
     chance: Tensor
 
 
-def find_rivals(token_id: Tensor, mask: Tensor, *, within_sequence: bool) -> Rivals:
+def find_rivals(token_id: Tensor, mask: Tensor, *, within_sequence: bool, ranks: Ranks = ALONE) -> Rivals:
     """Rivals of each token, arguments as in `info_nce`; right for queries that lie in the sequence of their positive."""
     B, T = mask.shape
+    ranks = ALONE if within_sequence else ranks
     ids = token_id.flatten()
-    banned = (ids.unsqueeze(1) == ids) | ~mask.flatten()
+    banned = (ids.unsqueeze(1) == ranks.gather(ids)) | ~ranks.gather(mask.flatten())
     if within_sequence:
         sequence = torch.arange(B * T, device=mask.device) // T
         banned |= sequence.unsqueeze(1) != sequence
     banned.fill_diagonal_(False)
-    barred = torch.zeros(B * T, B * T, device=mask.device).masked_fill_(banned, -torch.inf)
+    barred = torch.zeros(banned.shape, device=mask.device).masked_fill_(banned, -torch.inf)
     return Rivals(barred, barred.exp().sum(-1).reciprocal())
 
 
@@ -74,6 +77,7 @@ def info_nce(
     steps: int,
     temperature: float,
     within_sequence: bool = False,
+    ranks: Ranks = ALONE,
 ) -> Contrast:
     """Tell the token `steps` ahead from every other token.
 
@@ -85,14 +89,16 @@ def info_nce(
       steps: how far ahead the positive lies; 0 is the same step.
       temperature: of the cosine logits.
       within_sequence: take negatives from the same sequence only.
+      ranks: processes whose tokens are negatives, too.
     Returns:
       Contrast; with identical features everywhere the loss is ln N, N the number of candidates.
     """
     B, T, _ = query.shape
+    ranks = ALONE if within_sequence else ranks
     position = torch.arange(B * T, device=query.device)
-    positive = (position + steps).clamp_max(B * T - 1)
+    positive = (position + steps).clamp_max(B * T - 1)  # also among the tokens of all ranks (M): the own ones come first
     ids = token_id.flatten()
-    banned = ~mask.flatten().unsqueeze(0) | (ids[positive].unsqueeze(1) == ids.unsqueeze(0))
+    banned = ~ranks.gather(mask.flatten()).unsqueeze(0) | (ids[positive].unsqueeze(1) == ranks.gather(ids).unsqueeze(0))
     if within_sequence:
         banned = banned | (position.unsqueeze(1) // T != position.unsqueeze(0) // T)
     banned.scatter_(1, positive.unsqueeze(1), False)
@@ -100,9 +106,9 @@ def info_nce(
     # product even of float32 vectors. What is banned is added to the product, not filled in after it: no copies, forwards and backwards.
     with torch.autocast(query.device.type, enabled=False):
         q = functional.normalize(query.float(), dim=-1).flatten(0, 1)
-        k = functional.normalize(key.float(), dim=-1).flatten(0, 1)
-        allowed = torch.zeros(B * T, B * T, device=q.device).masked_fill_(banned, -torch.inf)
-        logits = torch.addmm(allowed, q, k.t(), alpha=1 / temperature)  # (BT, BT)
+        k = ranks.gather(functional.normalize(key.float(), dim=-1).flatten(0, 1))
+        allowed = torch.zeros(banned.shape, device=q.device).masked_fill_(banned, -torch.inf)
+        logits = torch.addmm(allowed, q, k.t(), alpha=1 / temperature)  # (BT, M)
     loss = functional.cross_entropy(logits, positive, reduction="none").reshape(B, T)
     # Found where no rival is likelier; ties share it, so that features that are all the same stand at chance.
     scores = logits.detach()
@@ -113,28 +119,29 @@ def info_nce(
     return Contrast(loss.where(valid, 0.0), correct, chance, valid)
 
 
-def redundancy(x: Tensor, target: Tensor, valid: Tensor, off_diagonal: float) -> Tensor:
+def redundancy(x: Tensor, target: Tensor, valid: Tensor, off_diagonal: float, ranks: Ranks = ALONE) -> Tensor:
     """Barlow Twins' loss: each feature agrees with its own target feature and with no other.
 
     Args:
       x, target: (B, T, E); each feature is standardised here over the valid steps, in float32.
       valid: (B, T) bool.
       off_diagonal: weight of the features' correlations with others.
+      ranks: processes over whose steps together the correlations are taken; each then returns the same figure.
     Returns:
       () sum (C_ii - 1)^2 + off_diagonal * sum_{i != j} C_ij^2 with C = x^T target / N over the N valid steps.
     Source: arXiv 2103.03230, as R2-Dreamer uses it (arXiv 2603.18202).
     """
     with torch.autocast(x.device.type, enabled=False):
-        count = valid.sum().clamp_min(1)
-        a, b = (_standardise(v.float(), valid.unsqueeze(-1), count).flatten(0, 1) for v in (x, target))
-        correlation = a.t() @ b / count  # (E, E)
+        count = ranks.total(valid.sum()).clamp_min(1)
+        a, b = (_standardise(v.float(), valid.unsqueeze(-1), count, ranks).flatten(0, 1) for v in (x, target))
+        correlation = ranks.sum(a.t() @ b) / count  # (E, E)
     diagonal = correlation.diagonal()
     others = correlation.square().sum() - diagonal.square().sum()
     return (diagonal - 1).square().sum() + off_diagonal * others
 
 
-def _standardise(x: Tensor, valid: Tensor, count: Tensor) -> Tensor:
+def _standardise(x: Tensor, valid: Tensor, count: Tensor, ranks: Ranks) -> Tensor:
     """(B, T, E) with mean 0 and variance 1 over the valid steps; 0 elsewhere, whatever was there."""
     x = x.where(valid, 0.0)
-    centred = (x - x.sum((0, 1)) / count).where(valid, 0.0)
-    return centred * (centred.square().sum((0, 1)) / count + 1e-5).rsqrt()  # a feature that never varies stays 0
+    centred = (x - ranks.sum(x.sum((0, 1))) / count).where(valid, 0.0)
+    return centred * (ranks.sum(centred.square().sum((0, 1))) / count + 1e-5).rsqrt()  # a feature that never varies stays 0

@@ -44,7 +44,7 @@ class NextEmbed(ReadoutObjective):
         # A transformer layer keeps its input's type; autocast may have made it bfloat16.
         hidden = self.transformer(x, mask=_hidden_from(batch, valid).repeat_interleave(self.heads, 0))
         valid = valid & reaches(batch.is_first, batch.mask, 1)
-        loss = redundancy(self.output(hidden), key.roll(-1, 1), valid, OFF_DIAGONAL)
+        loss = redundancy(self.output(hidden), key.roll(-1, 1), valid, OFF_DIAGONAL, batch.ranks)
         return Parts({"next_embed": Term(loss.expand(valid.shape), valid, SCALE)})
 
 

@@ -33,19 +33,21 @@ def scene_terms(encoder: SceneEncoder, head: nn.Module, batch: TensorBatch, weig
     clip, second, length = halves(batch.is_first, batch.mask)
     owner = torch.where(batch.mask, clip + second * S, 2 * S).flatten()  # padding has a place of its own
     vectors = encoder(batch.tokens.flatten(0, 1), owner, 2 * S + 1)[: 2 * S]
-    first, other = functional.normalize(head(vectors).float(), dim=-1).split(S)
+    first, later = functional.normalize(head(vectors).float(), dim=-1).split(S)
     valid = length >= LEAST
     ids = batch.token_id.new_full((S,), -1).scatter_reduce(0, clip.flatten(), batch.token_id.flatten(), "amax")
-    barred = (ids.unsqueeze(1) == ids) & ~torch.eye(S, dtype=torch.bool, device=ids.device) | ~valid  # the same clip is no negative
-    scores = (first @ other.t() / TEMPERATURE).masked_fill(barred, -torch.inf)
-    # A row that does not count keeps one score, so that its loss is finite.
-    back = scores.t().masked_fill(barred, -torch.inf)
-    own = torch.eye(S, dtype=torch.bool, device=ids.device)
-    scores, back = (torch.where(own & ~valid, torch.zeros_like(s), s) for s in (scores, back))
+    every = batch.ranks.gather(torch.where(valid, ids, -1))  # the clips of all ranks, the own ones first
+    own = torch.eye(S, len(every), dtype=torch.bool, device=ids.device)
+    barred = ~own & ((ids.unsqueeze(1) == every) | (every < 0))  # the same clip is no negative
     answer = torch.arange(S, device=ids.device)
-    loss = (functional.cross_entropy(scores, answer, reduction="none") + functional.cross_entropy(back, answer, reduction="none")) / 2
-    correct = (scores.argmax(1) == answer).float()
-    return Parts({"scene": Term(loss, valid, weight)}, {"scene_accuracy": masked_mean(correct, valid)})
+
+    def recognise(query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+        scores = (query @ batch.ranks.gather(key).t() / TEMPERATURE).masked_fill(barred, -torch.inf)
+        return functional.cross_entropy(scores, answer, reduction="none"), (scores.argmax(1) == answer).float()
+
+    loss, correct = recognise(first, later)
+    back, _ = recognise(later, first)
+    return Parts({"scene": Term((loss + back) / 2, valid, weight)}, {"scene_accuracy": masked_mean(correct, valid)})
 
 
 def halves(is_first: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -35,8 +35,8 @@ class Batch:
     tokens (B, T, D) float16; is_first (B, T) bool, always True at step 0; action (B, T, A) float32; token_id (B, T) int64, equal
     exactly where the item is the same and the windows begin nearest to the same place of the grid of tokens (the same audio, though perhaps
     shifted by half a window or augmented otherwise), -1 on padding; group (B,) int32, equal where the groups are, valid within this batch
-    only; mask (B, T) bool, False on padding, where tokens and actions are 0 and is_first is False; mixed: drawn from all groups together,
-    not from one.
+    only; mask (B, T) bool, False on padding, where tokens and actions are 0 and is_first is False; mixed (B,) bool, all
+    True where the sequences are drawn from all groups together, all False where from one.
     """
 
     tokens: NDArray[np.float16]
@@ -45,7 +45,7 @@ class Batch:
     token_id: NDArray[np.int64]
     group: NDArray[np.int32]
     mask: NDArray[np.bool_]
-    mixed: bool
+    mixed: NDArray[np.bool_]
 
 
 class SamplerState(msgspec.Struct, forbid_unknown_fields=True):
@@ -232,7 +232,7 @@ class ReplaySampler:
         token_id = np.where(mask, item * MAX_START_SAMPLE + (begin + stride // 2) // stride * stride, -1)
         # Not on padding: every reset is a row of its own to a fused recurrent kernel, and padding would make thousands.
         is_first[:, 0] = True
-        return Batch(obs, is_first, action, token_id, line.group[place], mask, mixed)
+        return Batch(obs, is_first, action, token_id, line.group[place], mask, np.full(len(position), mixed))
 
 
 def _line(index: ReplayIndex, length: int) -> _Line:

@@ -25,11 +25,15 @@ FOLDER = "status"
 COLLECTION, LEARNER = "collection.json", "learner.json"
 Phase = Literal["training", "evaluating", "finished", "stopped"]
 ENDS = ("finished", "stopped")
+MAX_ROWS = 40  # workers that are shown one by one
 LATE_S = 15.0  # s after a sign of life was due that a process is still taken to be alive
 
 
 class WorkerNow(msgspec.Struct, frozen=True):
-    """One worker: seconds since its last message, its lease (-1: none), and rates over the last half minute."""
+    """One worker: seconds since its last message, its lease (-1: none), and rates over the last half minute.
+
+    `age_s` is the time since it joined (over reconnections), `clips` what its process has read since it began.
+    """
 
     name: str
     host: str
@@ -37,12 +41,15 @@ class WorkerNow(msgspec.Struct, frozen=True):
     lease: int
     clips_per_s: float
     audio_per_s: float
+    age_s: float = 0.0
+    clips: int = 0
 
 
 class CollectionNow(msgspec.Struct, frozen=True):
     """The coordinator's view.
 
-    `time` is s since the epoch; it writes again within `due_s`. `leases` are in hands now; the rest as in `workers.protocol.Status`.
+    `time` is s since the epoch; it writes again within `due_s`. `leases` are in hands now; `capacity_tokens` is what the store may hold
+    (0 where a run of an earlier version did not say); the rest as in `workers.protocol.Status`.
     """
 
     time: float
@@ -60,13 +67,14 @@ class CollectionNow(msgspec.Struct, frozen=True):
     exhausted: bool
     dropped_messages: int
     workers: list[WorkerNow]
+    capacity_tokens: int = 0
 
 
 class LearnerNow(msgspec.Struct, frozen=True):
     """The learner's view. `time` and `due_s` as above.
 
     `progress` is the share of the run that is done; `wait_share` the share of time in which it waited for data; `replay_ratio` how often
-    each collected token was trained on (0 where that is not known); `checkpoint` the newest, "" for none.
+    each collected token was trained on (0 where that is not known); `checkpoint` the newest, "" for none, written at `checkpoint_time`.
     """
 
     time: float
@@ -81,6 +89,10 @@ class LearnerNow(msgspec.Struct, frozen=True):
     loss: float
     replay_ratio: float
     checkpoint: str
+    checkpoint_time: float = 0.0
+    trained_tokens: int = 0
+    tokens_per_s: float = 0.0
+    non_finite_steps: int = 0
 
 
 View = TypeVar("View", CollectionNow, LearnerNow)
@@ -143,16 +155,19 @@ def describe(run: RunNow, now: float | None = None) -> list[str]:
     now = time.time() if now is None else now
     lines = [f"{run.path.name}: {_state(run, now)}"]
     if (learner := run.learner) is not None:
-        doing = f"step {learner.step}, {learner.progress:.0%} of the run · {learner.steps_per_s:.1f} steps/s · loss {learner.loss:.3f}"
+        refused = f" · {learner.non_finite_steps} steps refused" if learner.non_finite_steps else ""
+        speed = f"{learner.steps_per_s:.1f} steps/s · loss {learner.loss:.3f}{refused}"
+        doing = f"step {learner.step}, {learner.progress:.0%} of the run · {speed}"
         lines.append(f"learner     {doing} · waits for data {learner.wait_share:.1%} of the time · {_ago(now - learner.time)}")
-        lines.append(f"checkpoint  {_checkpoint(learner.checkpoint, now)}")
+        lines.append(f"checkpoint  {_checkpoint(learner, now)}")
     if (c := run.collection) is not None:
         share = "all passes done" if c.exhausted else f"pass {c.passes_done + 1}, {c.pass_share:.0%} done"
         doing = "measuring statistics" if c.phase == "measure" else share
         written = f"{c.leases} leases in hand · {_count(c.written_tokens)} tokens written"
         lines.append(f"collection  {doing} · {written} · {_ago(now - c.time)}")
         ratio = f" · each trained on {learner.replay_ratio:.1f} times" if learner is not None and learner.replay_ratio else ""
-        lines.append(f"replay      {_count(c.stored_tokens)} tokens in {_count(c.files)} files{ratio}")
+        fill = f" · {c.stored_tokens / c.capacity_tokens:.0%} of replay.capacity_tokens" if c.capacity_tokens else ""
+        lines.append(f"replay      {_count(c.stored_tokens)} tokens in {_count(c.files)} files{fill}{ratio}")
         lines.append(f"refused     {c.unreadable} recordings unreadable (quarantine.jsonl) · {c.dropped_messages} messages dropped")
         lines += _workers(c.workers)
     return lines
@@ -181,22 +196,23 @@ def _state(run: RunNow, now: float) -> str:
 def _workers(workers: list[WorkerNow]) -> list[str]:
     if not workers:
         return ["workers     none connected"]
-    width = max(len(worker.name) for worker in workers)
+    shown = sorted(workers, key=lambda w: w.silent_s, reverse=True)[:MAX_ROWS]
+    width = max(len(worker.name) for worker in shown)
     rows = [
         f"  {w.name:<{width}}  {w.clips_per_s:8.1f} recordings/s {w.audio_per_s:8.0f} x real time  "
-        f"{'idle' if w.lease < 0 else 'at work'}, heard of {_ago(w.silent_s)}"
-        for w in workers
+        f"{'idle' if w.lease < 0 else 'at work'}, heard of {_ago(w.silent_s)}, joined {_ago(w.age_s)}"
+        for w in sorted(shown, key=lambda w: (w.host, w.name))
     ]
-    return [f"workers     {len(workers)}", *rows]
+    total = f"{sum(w.clips_per_s for w in workers):.1f} recordings/s, {sum(w.audio_per_s for w in workers):.0f} x real time"
+    rest = [f"  ... and {len(workers) - MAX_ROWS} that were heard of later (--json has all)"] if len(workers) > MAX_ROWS else []
+    return [f"workers     {len(workers)} · {total}", *rows, *rest]
 
 
-def _checkpoint(path: str, now: float) -> str:
-    if not path:
+def _checkpoint(learner: LearnerNow, now: float) -> str:
+    if not learner.checkpoint:
         return "none yet"
-    try:
-        return f"{Path(path).name}, {_ago(now - Path(path).stat().st_mtime)}"
-    except OSError:  # on another host's disk, or removed since
-        return Path(path).name
+    age = f", {_ago(now - learner.checkpoint_time)}" if learner.checkpoint_time else ""
+    return f"{Path(learner.checkpoint).name}{age}"
 
 
 def _count(number: int) -> str:

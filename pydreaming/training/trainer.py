@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import re
 from dataclasses import dataclass
 
@@ -10,11 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.parallel import DistributedDataParallel
 
 from pydreaming.config import Config
 from pydreaming.errors import ConfigError
+from pydreaming.models.ranks import ALONE, Ranks
 from pydreaming.models.world_model import WorldModelNet
-from pydreaming.objectives import Losses, TensorBatch, make_objective
+from pydreaming.objectives import Losses, Objective, TensorBatch, make_objective
 from pydreaming.replay.sampler import Batch
 from pydreaming.training.views import centre_sequences
 
@@ -41,11 +44,12 @@ class Trainer:
 
     Args:
       token_dim: values in one token; action_dim: width of the action vector (both as the replay store has them).
+      ranks: the processes that train together, all with a trainer of the same arguments; each takes its rows of every batch.
     """
 
-    def __init__(self, config: Config, token_dim: int, action_dim: int) -> None:
-        self.config = config
-        self.device = pick_device(config.training.device)
+    def __init__(self, config: Config, token_dim: int, action_dim: int, ranks: Ranks = ALONE) -> None:
+        self.config, self.ranks = config, ranks
+        self.device = pick_device(config.training.device, ranks)
         self.autocast_dtype = pick_precision(config.training.precision, self.device)
         torch.manual_seed(config.run.seed)
         self.model = WorldModelNet(config.model, token_dim, action_dim, config.features.n_mels).to(self.device)
@@ -55,6 +59,10 @@ class Trainer:
         self.probe = list(self.model.decoder.parameters())
         self.optimizer = adamw(self.world, config)
         self.decoder_optimizer = adamw(self.probe, config)
+        self.totals = Totals(self.model, self.objective)
+        self.forward: nn.Module = self.totals
+        if ranks.size > 1:  # sums gradients while they are made; an objective may leave parts of the model alone
+            self.forward = DistributedDataParallel(self.totals, broadcast_buffers=False, find_unused_parameters=True)
         self.step = 0
         self.trained_tokens = 0
         self.non_finite_steps = 0
@@ -64,22 +72,23 @@ class Trainer:
         """Update all networks on one batch.
 
         Args:
+          batch: this process's rows of it.
           progress: share of the run that is over, for the learning-rate schedule.
         Returns:
           StepResult. A step whose loss or gradient is not finite changes no weight and is counted in `non_finite_steps`.
         """
         self._set_rate(progress)
         B, T = batch.mask.shape
-        noise = self.model.noise(B, T, self.generator)
+        batch = dataclasses.replace(batch, ranks=self.ranks)
+        noise = self.ranks.own(self.model.noise(B * self.ranks.size, T, self.generator))
         if self.config.augment.centre:
             batch = centre_sequences(batch, self.config.features.n_mels, self.config.augment.centre)
         with self._autocast():
-            losses = self.objective(self.model, batch, noise)
-            total = losses.total()
-            decoder = decoder_loss(self.model, losses, batch)
+            total, decoder = self.forward(batch, noise)
         self.optimizer.zero_grad(set_to_none=True)
         self.decoder_optimizer.zero_grad(set_to_none=True)
-        (total + decoder).backward()
+        (self.ranks.size * (total + decoder)).backward()  # DistributedDataParallel takes the mean over ranks, and this is a sum
+        total, decoder, trained = self.ranks.total(torch.stack([total, decoder, batch.mask.sum()]).detach()).unbind()
         grad_norm = nn.utils.clip_grad_norm_(self.world, self.config.training.clip)
         nn.utils.clip_grad_norm_(self.probe, self.config.training.clip)
         finite = bool(torch.isfinite(grad_norm) & torch.isfinite(total) & torch.isfinite(decoder))
@@ -89,8 +98,8 @@ class Trainer:
         else:
             self.non_finite_steps += 1
         self.step += 1
-        self.trained_tokens += int(batch.mask.sum())  # not padding: the replay ratio is about what was collected
-        return StepResult(losses, total.detach(), decoder.detach(), grad_norm, finite)
+        self.trained_tokens += int(trained)  # not padding: the replay ratio is about what was collected
+        return StepResult(self.totals.losses, total, decoder, grad_norm, finite)
 
     def to_device(self, batch: Batch) -> TensorBatch:
         """A replay batch as tensors on the training device."""
@@ -99,7 +108,9 @@ class Trainer:
             return torch.from_numpy(np.ascontiguousarray(array)).to(self.device, non_blocking=True)
 
         tokens = move(batch.tokens).float()
-        return TensorBatch(tokens, move(batch.is_first), move(batch.action), move(batch.token_id), move(batch.mask), batch.mixed)
+        return TensorBatch(
+            tokens, move(batch.is_first), move(batch.action), move(batch.token_id), move(batch.mask), bool(batch.mixed.all())
+        )
 
     def _set_rate(self, progress: float) -> None:
         rate = self.config.training.learning_rate * rate_factor(self.config, self.step, progress)
@@ -113,11 +124,29 @@ class Trainer:
         return torch.autocast(self.device.type, self.autocast_dtype)
 
 
+class Totals(nn.Module):
+    """Model and objective as one module: (batch, noise) -> this process's parts of the weighted sum, and of the decoder's loss.
+
+    Attributes:
+      losses: of the last batch. They are not returned: DistributedDataParallel would wait for gradients of all that lies in them.
+    """
+
+    def __init__(self, model: WorldModelNet, objective: Objective) -> None:
+        super().__init__()
+        self.model, self.objective = model, objective
+        self.losses: Losses
+
+    def forward(self, batch: TensorBatch, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Objective.forward`."""
+        self.losses = self.objective(self.model, batch, noise)
+        return self.losses.total(batch.ranks), decoder_loss(self.model, self.losses, batch)
+
+
 def decoder_loss(model: WorldModelNet, losses: Losses, batch: TensorBatch) -> Tensor:
     """Squared error of the probe decoder on detached features: () per value of normalised log-mel."""
     predicted = model.decoder(losses.observed.post.feat)
     error = functional.mse_loss(predicted.float(), batch.tokens, reduction="none").mean(-1)
-    return (error * batch.mask).sum() / batch.mask.sum().clamp_min(1)
+    return (error * batch.mask).sum() / batch.ranks.total(batch.mask.sum()).clamp_min(1)
 
 
 def rate_factor(config: Config, step: int, progress: float) -> float:
@@ -130,10 +159,12 @@ def rate_factor(config: Config, step: int, progress: float) -> float:
     return warm * (1 - (1 - t.final_rate) * past)
 
 
-def pick_device(name: str) -> torch.device:
-    """`auto` is the first GPU where there is one. Raises ConfigError for a device that does not exist."""
+def pick_device(name: str, ranks: Ranks = ALONE) -> torch.device:
+    """`auto` is a GPU where there is one: the first, or each rank's own. Raises ConfigError for a device that does not exist."""
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and ranks.size > 1:
+        name = f"cuda:{ranks.local}"
     if not re.fullmatch(r"cpu|cuda(:\d+)?", name):  # the fused optimiser and the random generators know these two
         raise ConfigError(f"device {name!r} (training.device, --device) must be auto, cpu, cuda or cuda:N")
     try:

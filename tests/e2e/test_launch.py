@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,6 +74,12 @@ def outcome(code: int, output: str, run_dir: Path, seconds_to_end: float = 0.0) 
     )  # fmt: skip
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 def logs(run_dir: Path) -> str:
     return "".join(f"\n--- {path.name}\n{path.read_text()[-2000:]}" for path in sorted((run_dir / "logs").glob("*.log")))
 
@@ -88,8 +95,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
 @pytest.fixture(scope="module")
 def interrupted(finished: Outcome) -> Iterator[Outcome]:
     """The same run, resumed without a limit, and ended by Ctrl-C in mid-training."""
+    port = free_port()
     process = subprocess.Popen(
-        command("--resume", str(finished.run_dir), "--training.steps", "1000000"),
+        command("--resume", str(finished.run_dir), "--training.steps", "1000000", "--tracking.prometheus", f"127.0.0.1:{port}"),
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT, start_new_session=True,
     )  # fmt: skip
     lines: list[str] = []
@@ -103,6 +111,8 @@ def interrupted(finished: Outcome) -> Iterator[Outcome]:
                 break
         assert process.poll() is None, "".join(lines)
         assert read_run(finished.run_dir).alive(time.time())
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=20) as scrape:
+            assert b'pydreaming_up{run="digits"} 1.0' in scrape.read().splitlines()
         family = psutil.Process(process.pid).children(recursive=True)
         assert len(family) >= 3  # coordinator, tracker, learner; the worker has ended if all passes were done before
         begin = time.monotonic()
@@ -133,6 +143,18 @@ def test_a_run_ends_with_everything_in_mlflow(finished: Outcome) -> None:
         assert any(name.startswith(f"{section}/") for name in finished.metrics), section
     for name in ("2 Is it a world model/retrieval_k1", "2 Is it a world model/retrieval_copy_k1", "1 Is it learning/held_out_loss"):
         assert name in finished.metrics
+    for name in (
+        "count",
+        "clips_per_s",
+        "silent_s_max",
+        "leases",
+        "passes",
+        "unreadable_files",
+        "dropped_messages",
+    ):  # as `pydreaming status`
+        assert f"5 Is the machine busy/workers.{name}" in finished.metrics
+    for name in ("replay.fill", "replay.files", "replay.ratio", "steps_per_s", "data_wait_share", "checkpoint_age_s"):
+        assert f"5 Is the machine busy/{name}" in finished.metrics
     assert any(name.startswith("3 Is it useful/label_leave_one_speaker_out.world_model") for name in finished.metrics)
     assert 12 <= len(finished.params) <= 18
     assert {"report.html", "config.yaml"} <= finished.artifacts

@@ -19,8 +19,9 @@ from quick_training import train
 from pydreaming.training.checkpoint import list_checkpoints
 from pydreaming.training.trainer import Trainer
 from workers.layout import RunDir
-from workers.learner import Learner, _console_line, main
+from workers.learner import Learner, main
 from workers.protocol import Progress
+from workers.readout import console_line
 from workers.serial import collect
 
 OFFLINE = ("--workers.count", "0", "--training.checkpoint_s", "1000", "--evaluation.streams", "4", "--training.log_s", "0.2")
@@ -117,7 +118,7 @@ def test_a_resumed_learner_never_tells_the_coordinator_that_it_begins_anew(offli
 @pytest.mark.parametrize("contrast", [{}, {"learning/nce_accuracy_k1": 0.5, "learning/chance": 0.01}])
 def test_the_console_line_shows_the_contrast_of_objectives_that_have_one(contrast: dict[str, float]) -> None:
     health = {"health/information": 3.0, "health/effective_rank": 9.0, "health/non_finite_steps": 0.0}
-    line = _console_line(7, 0.5, health | contrast | {"machine/steps_per_s": 2.0, "learning/loss": 1.5}, 16)
+    line = console_line(7, 0.5, health | contrast | {"machine/steps_per_s": 2.0, "learning/loss": 1.5}, 16)
     assert line.startswith("step 7 ( 50%) 2.0/s | loss 1.50 | ")
     assert ("next token found 50% (chance 1.0%)" in line) == bool(contrast)
     assert line.endswith("healthy")

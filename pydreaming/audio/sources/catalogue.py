@@ -31,6 +31,7 @@ SPEAKERS_TO_SPLIT_BY = 10  # below it, holding out whole speakers would leave to
 NAMES_SHOWN = 20  # speakers named to who asks for an unknown one
 
 Ids = npt.NDArray[np.int64]
+_decode_item = msgspec.json.Decoder(AudioItem).decode
 
 
 class CatalogueInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -127,14 +128,19 @@ class Catalogue:
         """Item i, read from disk. Raises IndexError, SourceError."""
         if not -len(self) <= i < len(self):
             raise IndexError(f"item {i} of {len(self)}")
-        i = int(i) % len(self)
-        start, stop = int(self._offsets[i]), int(self._offsets[i + 1])
+        return self.read([int(i) % len(self)])[0]
+
+    def read(self, indices: Sequence[int]) -> list[AudioItem]:
+        """Several items, each from 0 to len - 1, for which the file is opened once. Raises SourceError."""
+        items: list[AudioItem] = []
         try:
             with (self.folder / "items.jsonl").open("rb") as file:
-                file.seek(start)
-                return msgspec.json.decode(file.read(stop - start), type=AudioItem)
+                for i in indices:
+                    file.seek(int(self._offsets[i]))
+                    items.append(_decode_item(file.read(int(self._offsets[i + 1]) - file.tell())))
         except (OSError, msgspec.MsgspecError) as e:
-            raise SourceError(f"{self.folder}: item {i} cannot be read ({e})") from e
+            raise SourceError(f"{self.folder}: item {indices[len(items)]} cannot be read ({e})") from e
+        return items
 
     def __iter__(self) -> Iterator[AudioItem]:
         """Every item in order, streamed."""

@@ -14,10 +14,11 @@ from pydreaming.errors import PydreamingError
 from pydreaming.tracking.live import CollectionNow, LearnerNow, WorkerNow, as_json, describe, publish, read_run
 
 NOW = 1_800_000_000.0
-LEARNER = LearnerNow(NOW - 3, 5.0, 7, "training", 2134, 0.64, 190.0, 8.94, 0.012, 3.2, 12.3, "/gone/checkpoints/step-00002100")
-WORKER = WorkerNow("host-0", "host", 0.4, 5, 31.0, 14.0)
+CHECKPOINT = "/gone/checkpoints/step-00002100"
+LEARNER = LearnerNow(NOW - 3, 5.0, 7, "training", 2134, 0.64, 190.0, 8.94, 0.012, 3.2, 12.3, CHECKPOINT, NOW - 42, 10**6, 5150.0)
+WORKER = WorkerNow("host-0", "host", 0.4, 5, 31.0, 14.0, 180.0, 5000)
 COLLECTION = CollectionNow(
-    NOW - 1, 2.0, 8, "tcp://127.0.0.1:5", "episodes", 1_234_567, 900_000, 120, 2, 1, 2, 0.45, False, 0, [WORKER]
+    NOW - 1, 2.0, 8, "tcp://127.0.0.1:5", "episodes", 1_234_567, 900_000, 120, 2, 1, 2, 0.45, False, 0, [WORKER], 10_000_000
 )  # fmt: skip
 
 
@@ -39,7 +40,11 @@ def test_a_training_run_in_lines_and_as_json(run: Path) -> None:
     (run / "quarantine.jsonl").write_text("{}\n{}\n")
     text = "\n".join(describe(read_run(run), NOW))
     assert text.startswith("my-run: training\n")
-    for part in ("step 2134, 64%", "8.9 steps/s", "step-00002100", "pass 3, 45% done", "1 234 567 tokens written", "12.3 times", "host-0"):
+    for part in (
+        "step 2134, 64%", "8.9 steps/s", "waits for data 1.2%", "step-00002100, 42 s ago", "pass 3, 45% done", "1 leases in hand",
+        "1 234 567 tokens written", "9% of replay.capacity_tokens", "12.3 times", "2 recordings unreadable",
+        "workers     1 · 31.0 recordings/s", "host-0", "heard of 0 s ago, joined 3 min ago",
+    ):  # fmt: skip
         assert part in text
     found = json.loads(as_json(read_run(run), NOW))
     assert (found["alive"], found["quarantined"], found["learner"]["step"]) == (True, 2, 2134)
@@ -65,6 +70,30 @@ def test_states(run: Path, learner: LearnerNow | None, collection: CollectionNow
     found = read_run(run)
     assert describe(found, NOW + after_s)[0] == f"my-run: {said}"
     assert found.alive(NOW + after_s) is alive
+
+
+def test_of_many_workers_the_silent_ones_are_shown(run: Path) -> None:
+    crew = [msgspec.structs.replace(WORKER, name=f"host-{i:03}", silent_s=float(i)) for i in range(100)]
+    publish(run, msgspec.structs.replace(COLLECTION, workers=crew))
+    lines = describe(read_run(run), NOW)
+    assert "workers     100 · 3100.0 recordings/s, 1400 x real time" in lines
+    assert lines[-1] == "  ... and 60 that were heard of later (--json has all)"
+    assert [line.split()[0] for line in lines[-41:-1]] == [f"host-{i:03}" for i in range(60, 100)]
+    assert len(json.loads(as_json(read_run(run), NOW))["collection"]["workers"]) == 100
+
+
+def test_status_files_of_an_earlier_version_are_read(run: Path) -> None:
+    publish(run, LEARNER)
+    publish(run, COLLECTION)
+    for name, young in (
+        ("learner", ("checkpoint_time", "trained_tokens", "tokens_per_s", "non_finite_steps")),
+        ("collection", ("capacity_tokens",)),
+    ):
+        path = run / "status" / f"{name}.json"
+        path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k not in young}))
+    text = "\n".join(describe(read_run(run), NOW))
+    assert "checkpoint  step-00002100\n" in text
+    assert "tokens in 120 files · each" in text
 
 
 def test_a_run_that_was_taken_up_again_has_not_ended(run: Path) -> None:

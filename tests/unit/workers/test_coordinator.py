@@ -108,8 +108,10 @@ def test_beats_of_a_lease_that_is_not_theirs_are_revoked(site: Site) -> None:
     site.tell(a, Beat(lease.id, Totals(audio_s=7.5, clips=3)))
     assert a.receive(0.05) is None
     learner = site.join("learner", "l", 3)
-    workers = site.ask(learner, Progress(0, 0), Status).workers
-    assert [(w.name, w.lease, w.totals.clips) for w in workers] == [("a", lease.id, 3), ("b", -1, 0)]
+    status = site.ask(learner, Progress(0, 0), Status)
+    assert (status.crew.count, status.leases) == (2, 1)
+    workers = site.coordinator.now(time.monotonic()).workers
+    assert [(w.name, w.lease, w.clips) for w in workers] == [("a", lease.id, 3), ("b", -1, 0)]
 
 
 def test_who_leaves_gives_its_lease_to_the_next(site: Site) -> None:

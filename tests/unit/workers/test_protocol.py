@@ -8,7 +8,6 @@ from pydreaming.audio.stats import FeatureStats, StatsSums
 from workers import protocol as p
 
 STATS = FeatureStats([0.5], [1.5], 10)
-WORKER = p.WorkerStatus("w", "host", 0.5, 3, p.Totals(1.5, 0.5, 2, 30), 4.0, 20.0)
 FROM_PEER: list[p.FromPeer] = [
     p.Hello("worker", "box-1", "box", 42),
     p.Pull(),
@@ -33,7 +32,7 @@ FROM_COORDINATOR: list[p.FromCoordinator] = [
     p.Refused("no"),
     p.Revoked(3),
     p.Rehello(),
-    p.Status("episodes", 1, 2, 3, 4, 5, 0.5, True, False, 6, [WORKER]),
+    p.Status("episodes", 1, 2, 3, 4, 5, 0.5, True, False, 6, 4, p.Crew(2, 4.0, 20.0, 0.5)),
 ]
 
 
