@@ -24,6 +24,7 @@ import torch
 
 from pydreaming.config import Config
 from pydreaming.errors import CheckpointError, PydreamingError, ReplayError
+from pydreaming.keys import load_client_keys
 from pydreaming.objectives import TensorBatch
 from pydreaming.replay.index import ReplayIndex
 from pydreaming.replay.sampler import ReplaySampler
@@ -34,7 +35,6 @@ from pydreaming.training.checkpoint import latest_intact, list_checkpoints, read
 from pydreaming.training.diagnostics import Averages, step_metrics, verdict, world_model_metrics
 from pydreaming.training.trainer import StepResult, Trainer
 from workers.evaluations import Evaluations
-from workers.keys import load_client_keys
 from workers.layout import RunDir
 from workers.link import CoordinatorLink
 from workers.protocol import Progress

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from workers.protocol import Hello, Totals, WorkerStatus, one_line
@@ -12,9 +13,13 @@ WINDOW_S = 30.0  # s over which rates are taken
 
 @dataclass
 class Peer:
-    """One connection. `address` is ZeroMQ's name for it; `owner` names the process, over reconnections too."""
+    """One connection. `address` is ZeroMQ's name for it; `owner` names the process, over reconnections too.
+
+    key: by which it was let in (empty: without keys); part of `owner`, so that nobody can take over another host's leases.
+    """
 
     address: bytes
+    key: str
     hello: Hello
     owner: str
     last_seen: float
@@ -58,11 +63,12 @@ class Roster:
             peer.last_seen = now
         return peer
 
-    def greet(self, address: bytes, hello: Hello, now: float) -> list[Peer]:
-        """Enter a peer. Returns the ones it replaces: other processes of the same name and host."""
-        owner = f"{one_line(hello.host)}/{hello.name}/{hello.pid}-{hello.session:x}"
-        twins = [p for p in self._peers.values() if (p.hello.host, p.hello.name, p.hello.role) == (hello.host, hello.name, hello.role)]
-        peer = Peer(address, hello, owner, now)
+    def greet(self, address: bytes, key: str, key_name: str, hello: Hello, now: float) -> list[Peer]:
+        """Enter a peer. Returns the ones it replaces: other processes of the same key, name and host."""
+        owner = f"{key_name and key_name + ':'}{one_line(hello.host)}/{hello.name}/{hello.pid}-{hello.session:x}"
+        same = (key, hello.host, hello.name, hello.role)
+        twins = [p for p in self._peers.values() if (p.key, p.hello.host, p.hello.name, p.hello.role) == same]
+        peer = Peer(address, key, hello, owner, now)
         for twin in twins:
             if twin.owner == owner:  # the same process after a reconnection
                 peer.totals, peer.history, peer.lease = twin.totals, twin.history, twin.lease
@@ -78,6 +84,10 @@ class Roster:
         """Drop peers that have not been heard from for long; they have to say Hello again."""
         for peer in [p for p in self._peers.values() if now - p.last_seen > self._forget_s]:
             del self._peers[peer.address]
+
+    def without_leave(self, lets_in: Callable[[str], bool]) -> list[Peer]:
+        """Peers whose keys are let in no more."""
+        return [peer for peer in self._peers.values() if not lets_in(peer.key)]
 
     def everyone(self) -> list[bytes]:
         """ZeroMQ's names of all peers."""

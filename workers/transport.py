@@ -1,4 +1,4 @@
-"""Sockets: one ROUTER for the coordinator, one DEALER for each peer. The only room (with keys) that knows ZeroMQ.
+"""Sockets: one ROUTER for the coordinator, one DEALER for each peer. The only room (with the doorman) that knows ZeroMQ.
 
 A peer that loses the coordinator is not told so by ZeroMQ: sends fail at once (IMMEDIATE) and receives time out. `Dealer.explain` says
 why, from the socket's own events, because a refused key is otherwise nothing but silence.
@@ -11,14 +11,15 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import zmq
-from zmq.auth.thread import ThreadAuthenticator
 from zmq.utils.monitor import recv_monitor_message
 
 from pydreaming.errors import TransportError
-from workers.keys import ClientKeys, ServerKeys
+from pydreaming.keys import ClientKeys, ServerKeys
+from workers.doorman import Doorman
 from workers.protocol import (
     MAX_MESSAGE_BYTES,
     FromCoordinator,
@@ -36,6 +37,17 @@ HEARTBEAT_MS = 2000
 _POLL_S = 0.1  # a waiting process looks at its stop flag this often
 
 
+class Received(NamedTuple):
+    """A frame, ZeroMQ's name for the connection that it came by, and the public key (Z85 text) that connection has proved to own.
+
+    `key` is empty where there are no keys.
+    """
+
+    peer: bytes
+    key: str
+    frame: bytes
+
+
 class Router:
     """The coordinator's socket.
 
@@ -50,19 +62,16 @@ class Router:
         host, _ = split_address(address)
         if keys is None and not is_loopback(host):
             raise TransportError(
-                f"{address} can be reached from other hosts, which needs keys: "
-                "python -m workers.keys init FOLDER, then --coordinator.keys FOLDER"
+                f"{address} can be reached from other hosts, which needs keys: pydreaming keys init FOLDER, then --coordinator.keys FOLDER"
             )
         self._context = zmq.Context()
-        self._authenticator: ThreadAuthenticator | None = None
-        self._keys = keys
-        self._authorized_state: object = None
+        self._doorman: Doorman | None = None
         self._socket = self._context.socket(zmq.ROUTER)
         _common_options(self._socket, host)
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         try:
             if keys is not None:
-                self._start_authenticator(keys)
+                self._doorman = Doorman(self._context, self._socket, keys)
             self._socket.bind(address)
         except zmq.ZMQError as e:
             self.close()
@@ -72,37 +81,32 @@ class Router:
         loopback = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 (compared with, not bound to)
         self.address = f"tcp://{loopback.get(bound_host) or host_part(bound_host)}:{self.port}"
 
-    def _start_authenticator(self, keys: ServerKeys) -> None:
-        # Without a running authenticator that knows a location, curve_server lets any key in: so this comes before the bind.
-        self._authenticator = ThreadAuthenticator(self._context)
-        self._authenticator.start()
-        self.refresh_keys()
-        self._socket.curve_secretkey, self._socket.curve_publickey = keys.secret, keys.public
-        self._socket.curve_server = True
+    def refresh_keys(self) -> bool:
+        """Take over keys that were added or revoked since; whether there are any. Cheap enough to be asked all the time."""
+        return self._doorman is not None and self._doorman.refresh()
 
-    def refresh_keys(self) -> None:
-        """Let in peers whose keys were added since, and shut out those whose keys were removed. Cheap when nothing changed."""
-        if self._authenticator is None or self._keys is None:
-            return
-        try:
-            state = sorted((p.name, p.stat().st_mtime_ns) for p in self._keys.authorized.glob("*.key"))
-        except FileNotFoundError:  # removed at this moment: the next look sees the rest
-            return
-        if state != self._authorized_state:
-            self._authenticator.configure_curve(domain="*", location=str(self._keys.authorized))
-            self._authorized_state = state
+    def lets_in(self, key: str) -> bool:
+        """Whether a message that came with this key counts (now: a key may be revoked while its owner is connected)."""
+        return self._doorman is None or self._doorman.lets_in(key)
 
-    def receive(self, timeout_s: float) -> Iterator[tuple[bytes, bytes]]:
-        """(peer, frame) of every message that is there, after waiting up to `timeout_s` for the first."""
+    def name_of(self, key: str) -> str:
+        """Name of the key's owner; empty where there are no keys, or for a stranger's."""
+        return "" if self._doorman is None else self._doorman.name_of(key)
+
+    def receive(self, timeout_s: float) -> Iterator[Received]:
+        """Every message that is there, after waiting up to `timeout_s` for the first."""
         if not self._socket.poll(int(timeout_s * 1000)):
             return
         while True:
             try:
-                parts = self._socket.recv_multipart(zmq.NOBLOCK)
+                peer, *parts = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
             except zmq.Again:
                 return
             # A message has one part. More parts are nobody's message here, and none: what they are replaced by fails to decode.
-            yield parts[0], parts[1] if len(parts) == 2 else b""
+            yield Received(peer.bytes, self._key(peer), parts[0].bytes if len(parts) == 1 else b"")
+
+    def _key(self, frame: zmq.Frame) -> str:
+        return "" if self._doorman is None else str(frame.get("User-Id"))
 
     def send(self, peer: bytes, message: FromCoordinator) -> bool:
         """False when the peer is gone or does not read."""
@@ -116,8 +120,8 @@ class Router:
 
     def close(self) -> None:
         """Let the last messages leave and free the port."""
-        if self._authenticator is not None:
-            self._authenticator.stop()
+        if self._doorman is not None:
+            self._doorman.close(self._socket)
         self._context.destroy(linger=LINGER_MS)
 
 
@@ -130,9 +134,7 @@ class Dealer:
     def __init__(self, address: str, keys: ClientKeys | None = None) -> None:
         host, _ = split_address(address)
         if keys is None and not is_loopback(host):
-            raise TransportError(
-                f"{address} is another host, which needs keys: on the coordinator's host, python -m workers.keys add FOLDER NAME"
-            )
+            raise TransportError(f"{address} is another host, which needs keys: on the coordinator's host, pydreaming keys add FOLDER NAME")
         self.address, self._keys = address, keys
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
@@ -192,7 +194,7 @@ class Dealer:
         if zmq.EVENT_HANDSHAKE_SUCCEEDED in self._seen:
             return begin + "it was reached, but the coordinator is silent or has ended"
         if zmq.EVENT_HANDSHAKE_FAILED_AUTH in self._seen:
-            return begin + "this host's key is refused; on the coordinator's host: python -m workers.keys add FOLDER NAME"
+            return begin + "this host's key is refused; on the coordinator's host: pydreaming keys add FOLDER NAME"
         if zmq.EVENT_CONNECTED in self._seen:
             if self._keys is None:
                 return begin + "something listens there but does not take a peer without keys; give --keys FOLDER"
