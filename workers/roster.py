@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from workers.protocol import Hello, Totals, WorkerStatus, one_line
+from workers.protocol import MAX_SECONDS, Hello, Totals, WorkerStatus, one_line
 
 WINDOW_S = 30.0  # s over which rates are taken
 
@@ -44,8 +44,8 @@ class Peer:
             silent_s=max(0.0, now - self.last_seen),
             lease=self.lease,
             totals=self.totals,
-            clips_per_s=max(0.0, (self.totals.clips - first.clips) * rate),
-            audio_per_s=max(0.0, (self.totals.audio_s - first.audio_s) * rate),
+            clips_per_s=_plausible((self.totals.clips - first.clips) * rate),
+            audio_per_s=_plausible((self.totals.audio_s - first.audio_s) * rate),
         )
 
 
@@ -96,3 +96,8 @@ class Roster:
     def workers(self, now: float) -> list[WorkerStatus]:
         """Status of all workers, by name."""
         return sorted((p.status(now) for p in self._peers.values() if p.hello.role == "worker"), key=lambda w: (w.host, w.name))
+
+
+def _plausible(rate: float) -> float:
+    """A rate as it may stand in a Status: a worker that lies must not make one that the learner refuses."""
+    return min(max(0.0, rate), MAX_SECONDS)

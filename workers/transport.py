@@ -22,6 +22,7 @@ from pydreaming.keys import ClientKeys, ServerKeys
 from workers.doorman import Doorman
 from workers.protocol import (
     MAX_MESSAGE_BYTES,
+    MAX_PEER_BYTES,
     FromCoordinator,
     FromPeer,
     Hello,
@@ -34,6 +35,7 @@ from workers.protocol import (
 
 LINGER_MS = 500  # long enough for a Bye or Stop to leave, short enough never to hang an exit
 HEARTBEAT_MS = 2000
+PEER_QUEUE = 16  # messages that wait for each peer, either way, before ZeroMQ lets it wait: memory is bounded by this times their size
 _POLL_S = 0.1  # a waiting process looks at its stop flag this often
 
 
@@ -67,8 +69,10 @@ class Router:
         self._context = zmq.Context()
         self._doorman: Doorman | None = None
         self._socket = self._context.socket(zmq.ROUTER)
-        _common_options(self._socket, host)
+        _common_options(self._socket, host, MAX_PEER_BYTES)
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        self._socket.setsockopt(zmq.RCVHWM, PEER_QUEUE)
+        self._socket.setsockopt(zmq.SNDHWM, PEER_QUEUE)
         try:
             if keys is not None:
                 self._doorman = Doorman(self._context, self._socket, keys)
@@ -138,7 +142,7 @@ class Dealer:
         self.address, self._keys = address, keys
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
-        _common_options(self._socket, host)
+        _common_options(self._socket, host, MAX_MESSAGE_BYTES)
         self._socket.setsockopt(zmq.IMMEDIATE, 1)
         self._socket.setsockopt(zmq.RECONNECT_IVL, 100)
         self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, 2000)
@@ -245,9 +249,9 @@ def read_keys(folder: str) -> Path | None:
     return Path(folder).expanduser() if folder else None
 
 
-def _common_options(socket: zmq.Socket[bytes], host: str) -> None:
+def _common_options(socket: zmq.Socket[bytes], host: str, max_bytes: int) -> None:
     socket.setsockopt(zmq.LINGER, LINGER_MS)
-    socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
+    socket.setsockopt(zmq.MAXMSGSIZE, max_bytes)
     socket.setsockopt(zmq.IPV6, int(":" in host))
     # These notice a host that vanished; a hung process is noticed by its missing beats.
     socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)

@@ -1,15 +1,18 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 import zmq
 
 from pydreaming import keys
 from pydreaming.errors import TransportError
-from workers.protocol import Hello, Pull, Wait, Welcome, decode_from_peer
+from workers.protocol import MAX_PEER_BYTES, Hello, Pull, Wait, Welcome, decode_from_peer
 from workers.transport import Dealer, Router, is_loopback, split_address
 
 HELLO = Hello("worker", "w", "host", 1)
@@ -135,3 +138,42 @@ def test_frames_of_several_parts_and_giants_do_not_reach_the_decoder_as_messages
     for frame in frames:
         with pytest.raises(TransportError):
             decode_from_peer(frame)
+
+
+FLOOD = """
+import sys, zmq
+socket = zmq.Context().socket(zmq.DEALER)
+socket.setsockopt(zmq.SNDTIMEO, 3000)
+socket.connect(sys.argv[1])
+message, sent = bytes(4 * 2**20 - 100), 0
+socket.setsockopt(zmq.SNDHWM, 4)
+try:
+    while sent < 400:
+        socket.send(message)
+        sent += 1
+except zmq.Again:
+    pass
+print(sent)
+socket.close(linger=0)
+"""
+
+
+def test_what_a_flood_can_make_the_coordinator_hold_is_bounded(plain: Router) -> None:
+    process = psutil.Process()
+    before = process.memory_info().rss
+    # The coordinator is busy elsewhere meanwhile: ZeroMQ's own thread takes messages in.
+    sender = subprocess.run([sys.executable, "-c", FLOOD, plain.address], capture_output=True, text=True, timeout=120, check=True)
+    assert int(sender.stdout) < 100  # of 400: it had to wait
+    assert process.memory_info().rss - before < 150 * 2**20
+    assert all(len(frame) == 4 * 2**20 - 100 for _, _, frame in plain.receive(0.1))
+
+
+def test_a_message_beyond_the_limit_ends_its_connection(plain: Router) -> None:
+    context = zmq.Context()
+    raw = context.socket(zmq.DEALER)
+    raw.connect(plain.address)
+    raw.send(bytes(MAX_PEER_BYTES + 1))
+    assert serve(plain, 0.5) == []
+    raw.send(b"small")
+    assert b"small" in serve(plain, 2.0)  # it may come again
+    context.destroy(linger=0)
