@@ -374,6 +374,7 @@ def _check_relations(config: Config) -> None:
     f, a, m = config.features, config.action, config.model
     attends = m.core == "transformer"
     limits = [
+        ("/" not in config.run.name and config.run.name not in (".", ".."), "run.name is one folder under run.dir, without '/'"),
         (len(m.encoder_layers) <= MOST_REPEATS, f"model.encoder_layers may have at most {MOST_REPEATS} layers"),
         (f.win_length <= f.n_fft, "features.win_length must not exceed features.n_fft"),
         (f.f_min < (f.f_max or f.sample_rate / 2), "features.f_min must be below features.f_max (0 means half of features.sample_rate)"),

@@ -82,8 +82,9 @@ class Router:
             raise TransportError(f"cannot listen on {address}: {e.strerror}") from e
         bound_host, self.port = split_address(self._socket.getsockopt_string(zmq.LAST_ENDPOINT).rstrip("\0"))
         # As peers on this host may call it; others know this host's name.
-        loopback = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 (compared with, not bound to)
-        self.address = f"tcp://{loopback.get(bound_host) or host_part(bound_host)}:{self.port}"
+        bound = ipaddress.ip_address(bound_host)
+        called = bound_host if not bound.is_unspecified else "::1" if bound.version == 6 else "127.0.0.1"
+        self.address = f"tcp://{host_part(called)}:{self.port}"
 
     def refresh_keys(self) -> bool:
         """Take over keys that were added or revoked since; whether there are any. Cheap enough to be asked all the time."""

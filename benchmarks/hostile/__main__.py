@@ -17,9 +17,9 @@ import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
+from benchmarks.hostile.confine import FellError
 from benchmarks.hostile.inputs import KINDS, bombard
 from benchmarks.hostile.messages import flood
-from pydreaming.errors import PydreamingError
 
 MB = 1 << 20
 
@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
                 f" ({o.begin_rss / MB:.0f} at the begin)   slowest {o.slowest_s:.1f} s",
                 flush=True,
             )
-    except PydreamingError as e:
+    except FellError as e:
         print(f"not withstood: {e}", file=sys.stderr)
         return 1
     if options.json:

@@ -28,6 +28,10 @@ class ConfinedError(RuntimeError):
     """What was tried."""
 
 
+class FellError(RuntimeError):
+    """A process did not withstand its input."""
+
+
 class Confinement:
     """What this process has tried since `begin`, in `tried`; `canary`: a file that nobody has a reason to open."""
 

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
-from benchmarks.hostile.confine import Confinement, limit_memory, peak_rss
+from benchmarks.hostile.confine import Confinement, FellError, limit_memory, peak_rss
 from benchmarks.hostile.mutate import damage
 from pydreaming.errors import PydreamingError
 
@@ -50,11 +50,11 @@ class Kind:
 
 
 def bombard(kinds: Sequence[str], files: int, seed: int, folder: Path) -> list[Outcome]:
-    """Read so many damaged files of each kind in one process. Raises PydreamingError with what it could not take."""
+    """Read so many damaged files of each kind in one process. Raises FellError with what it could not take."""
     command = [sys.executable, "-m", "benchmarks.hostile.inputs", str(files), str(seed), str(folder), *kinds]
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], check=False)
     if done.returncode:
-        raise PydreamingError(f"code {done.returncode}; the file lies in {folder}\n{done.stderr[-3000:]}")
+        raise FellError(f"code {done.returncode}; the file lies in {folder}\n{done.stderr[-3000:]}")
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]  # libsndfile writes there, too
     return [Outcome(**json.loads(line)) for line in lines]
 
@@ -254,8 +254,8 @@ def _bombard(name: str, kind: Kind, count: int, seed: int, folder: Path, confine
             kind.read(path)
         except PydreamingError as e:
             refused += 1
-            if "\n" in str(e):
-                raise AssertionError(f"several lines: {e}") from e
+            if not str(e).isprintable():
+                raise AssertionError(f"no line: {str(e)!r}") from e
         slowest = max(slowest, time.monotonic() - at)
         if slowest > SLOW_S or confinement.tried:
             raise AssertionError(f"{path} took {slowest:.0f} s, tried {confinement.tried}")
