@@ -12,7 +12,7 @@ DATA ?= ../shared/data
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test lint ui bench chaos cluster quality figures gallery lock clean
+.PHONY: help env demo test lint audit ui bench chaos cluster quality hostile figures gallery lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | awk -F'\t' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -41,6 +41,14 @@ lint: env  ## ruff and mypy only
 	@$(PY) -m ruff format --check .
 	@$(PY) -m mypy
 
+audit: env  ## bandit on the code, and pip-audit on the locked packages (which asks a service: needs the network)
+	@$(PY) -m pip install --quiet --disable-pip-version-check bandit pip-audit
+	@$(PY) -m bandit --quiet --recursive --configfile pyproject.toml pydreaming workers launch.py docker && echo "bandit: clean"
+	@out=$$($(PY) -m pip_audit --strict --progress-spinner off --disable-pip --require-hashes -r requirements.lock 2>&1) && echo "$$out" || { \
+	  case "$$out" in *"known vulnerabilit"*) echo "$$out" ;; \
+	  *) echo "$$out" | tail -n 1; echo "make audit: no verdict on the packages: pip-audit could not ask its service, which needs the network" >&2 ;; \
+	  esac; exit 1; }
+
 ui: env  ## open MLflow on the runs: prints the link
 	@$(PY) -m workers.ui --run-dir "$(RUNS)" --port $(PORT)
 
@@ -59,6 +67,9 @@ cluster: env  ## the compose stack on a real Docker engine (minutes)
 
 quality: env  ## train for minutes and check the figures of README
 	@$(PY) -m pytest -m quality tests/quality $(ARGS)
+
+hostile: env  ## a million hostile messages, and damaged files of every kind (minutes)
+	@$(PY) -m benchmarks.hostile $(ARGS)
 
 figures: env  ## the world model beside its peers, over seeds: DATA=<folder with fsdd, esc10, ...> (hours; goes on where it was)
 	@$(PY) -m benchmarks.quality --data "$(DATA)" --out "$(RUNS)/quality" --jobs 2 $(ARGS)

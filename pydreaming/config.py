@@ -27,6 +27,8 @@ _SHARED = {"__init__", "base", "contrast", "latents", "scene"}  # files there th
 
 Positive = Annotated[int, msgspec.Meta(ge=1, le=LARGEST)]
 Natural = Annotated[int, msgspec.Meta(ge=0, le=LARGEST)]
+MOST_REPEATS = 256
+Repeats = Annotated[int, msgspec.Meta(ge=1, le=MOST_REPEATS)]  # of a part of the networks: each is built, also for a stranger's checkpoint
 PositiveFloat = Annotated[float, msgspec.Meta(gt=0, le=LARGEST)]
 NonNegative = Annotated[float, msgspec.Meta(ge=0, le=LARGEST)]
 Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
@@ -179,7 +181,7 @@ class ModelConfig:
     detach_latents: bool
     core: Literal["gru", "transformer"] = "gru"
     window: Annotated[int, msgspec.Meta(ge=2, le=LARGEST)] = 32
-    layers: Positive = 2
+    layers: Repeats = 2
     heads: Positive = 4
     deter: Positive
     hidden: Positive
@@ -198,7 +200,7 @@ class ObjectiveConfig:
     """The training objective and the weights of its terms."""
 
     name: ObjectiveName
-    horizon: Positive
+    horizon: Repeats
     horizon_decay: Annotated[float, msgspec.Meta(gt=0, le=1)]
     temperature: PositiveFloat
     negatives: Literal["batch", "sequence"]
@@ -381,6 +383,8 @@ def _check_relations(config: Config) -> None:
     f, a, m = config.features, config.action, config.model
     attends = m.core == "transformer"
     limits = [
+        ("/" not in config.run.name and config.run.name not in (".", ".."), "run.name is one folder under run.dir, without '/'"),
+        (len(m.encoder_layers) <= MOST_REPEATS, f"model.encoder_layers may have at most {MOST_REPEATS} layers"),
         (f.win_length <= f.n_fft, "features.win_length must not exceed features.n_fft"),
         (f.f_min < (f.f_max or f.sample_rate / 2), "features.f_min must be below features.f_max (0 means half of features.sample_rate)"),
         (f.f_max <= f.sample_rate / 2, "features.f_max must not exceed half of features.sample_rate (0 means half)"),

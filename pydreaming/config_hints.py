@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import reprlib
 import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,11 +13,13 @@ import msgspec
 LARGEST = 10**12  # bound of numbers that have no other: refuses infinity, and whole numbers that fit no machine word
 _SYNONYMS = {"number": "count", "num": "count", "n": "count", "epochs": "passes", "folder": "dir"}
 _LONGEST = 60  # characters of a user's word that are shown
+_bounded = reprlib.Repr()  # a few YAML aliases, each a list of the one before, stand for more text than fits into memory
+_bounded.maxlevel, _bounded.maxlist, _bounded.maxdict, _bounded.maxlong, _bounded.maxother = 3, 20, 20, 2 * _LONGEST, 2 * _LONGEST
 
 
 def quote(value: Any) -> str:
     """A user's word or value for a message: on one line, and cut where it is long."""
-    shown = repr(value)
+    shown = repr(value) if isinstance(value, str) else _bounded.repr(value)
     return shown if len(shown) <= _LONGEST else shown[: _LONGEST - 3] + "..."
 
 

@@ -13,6 +13,10 @@ class PydreamingError(Exception):
 
     exit_code = 1
 
+    def __str__(self) -> str:
+        # Messages name files, and a file may be called anything: no name writes lines of its own into a log, or steers a terminal.
+        return "".join(ch if ch.isprintable() else " " for ch in super().__str__())
+
 
 class UsageError(PydreamingError):
     """The command was used wrongly (exit code 2)."""

@@ -27,8 +27,8 @@ import torch
 from pydreaming.audio.controls import ControlScale
 from pydreaming.config import Config, config_from_dict
 from pydreaming.errors import PydreamingError, ReplayError, TransportError, UsageError
+from pydreaming.keys import load_client_keys
 from workers import logs
-from workers.keys import load_client_keys
 from workers.layout import RunDir
 from workers.produce import Producer
 from workers.protocol import (

@@ -20,6 +20,7 @@ from pydreaming.audio.stats import FeatureStats, StatsSums, merge_stats
 from pydreaming.config import Config
 from pydreaming.errors import ConfigError, ReplayError, SourceError
 from pydreaming.replay.names import shard_prefix
+from pydreaming.replay.schema import TOKEN_DTYPE
 from workers.layout import RunDir, replace_json, tidy_json
 from workers.leases import EpochRecord, Grant, LeaseTable, Loss
 from workers.protocol import Done, Lease, Refused, Revoked, Stop, Unreadable, Wait, one_line
@@ -68,7 +69,7 @@ class Collection:
             raise SourceError("no recording is left to train on after the held-out split")
         self._run, self._config, self._catalogue = run, config, catalogue
         tidy_json([run.coordinator, run.coordinator_state, run.stats])
-        self._shards = ShardFolder(run.replay(config))
+        self._shards = ShardFolder(run.replay(config), config.features.token_dim * TOKEN_DTYPE.itemsize)
         self.state = self._load_state()
         self._gate = RatioGate.of(config.replay)
         self._ids = itertools.count(self.state.starts * 10**9)

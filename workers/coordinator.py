@@ -22,10 +22,10 @@ import msgspec
 from pydreaming.audio.sources import Catalogue, source_root
 from pydreaming.config import Config
 from pydreaming.errors import PydreamingError, TransportError
+from pydreaming.keys import LOCAL_PEER, load_server_keys
 from pydreaming.tracking.live import CollectionNow, publish
 from workers import logs
 from workers.collection import Collection
-from workers.keys import load_server_keys
 from workers.layout import PREDECESSOR_S, CoordinatorFile, RunDir, hold, replace_json
 from workers.protocol import (
     Beat,
@@ -49,13 +49,13 @@ from workers.protocol import (
     one_line,
 )
 from workers.roster import Peer, Roster, crew_of
-from workers.transport import Router, host_part, split_address
+from workers.throttle import ThrottledLog
+from workers.transport import Received, Router, host_part, split_address
 
 log = logging.getLogger(__name__)
 
 POLL_S = 0.1
 BATCH = 1000  # messages between two rounds of regular work, so that a flood cannot hold it up
-COMPLAIN_S = 10.0  # s between two log lines about dropped messages
 REGULAR_S = 2.0
 
 
@@ -73,7 +73,8 @@ class Coordinator:
         self._router, self._collection, self._welcome, self._beat_s = router, collection, welcome, beat_s
         self._roster = Roster(forget_s=max(60.0, 20 * beat_s))
         self._dropped: Counter[str] = Counter()
-        self._complained = self._regular = self._ticked = -COMPLAIN_S
+        self._say = ThrottledLog(log)
+        self._regular, self._ticked = -REGULAR_S, -POLL_S
         self.stopping = False
 
     @property
@@ -91,8 +92,11 @@ class Coordinator:
 
     def step(self, timeout_s: float) -> None:
         """One round: the messages that are there, and regular work."""
-        for count, (address, frame) in enumerate(self._router.receive(timeout_s), start=1):
-            self._handle(address, frame, time.monotonic())
+        if self._router.refresh_keys():
+            for peer in self._roster.without_leave(self._router.lets_in):
+                self._shut_out(peer.address, peer.key)
+        for count, received in enumerate(self._router.receive(timeout_s), start=1):
+            self._handle(received, time.monotonic())
             if count >= BATCH:
                 break
         now = time.monotonic()
@@ -102,31 +106,45 @@ class Coordinator:
         if now - self._regular >= REGULAR_S:
             self._regular = now
             self._roster.forget_silent(now)
-            self._router.refresh_keys()
             publish(self._run, self.now(now))
 
-    def _handle(self, address: bytes, frame: bytes, now: float) -> None:
+    def _handle(self, received: Received, now: float) -> None:
+        if not self._router.lets_in(received.key):
+            self._shut_out(received.peer, received.key)
+            return
         try:
-            message = decode_from_peer(frame)
+            message = decode_from_peer(received.frame)
         except ProtocolError as e:
             self._drop(e.kind, str(e))
             if e.kind == "version":  # an honest peer of another version; it sees the version in this frame's header
-                self._router.send(address, Refused(str(e)))
+                self._router.send(received.peer, Refused(str(e)))
             return
-        for answer in self._answer(address, message, now):
-            self._router.send(address, answer)
+        for answer in self._answer(received, message, now):
+            self._router.send(received.peer, answer)
 
-    def _answer(self, address: bytes, message: FromPeer, now: float) -> list[FromCoordinator]:
+    def _shut_out(self, address: bytes, key: str) -> None:
+        """A message of, or a connection with, a key that was revoked since the connection was made."""
+        name = self._router.name_of(key) or "somebody"
+        self._dropped["key"] += 1
+        self._say(logging.WARNING, ("key", key), "%s is shut out: its key was revoked", name)
+        peer = self._roster.find(address, time.monotonic())
+        if peer is not None:
+            self._collection.leave(peer.owner)
+            self._roster.remove(address)
+        self._router.send(address, Refused("this host's key was revoked"))
+
+    def _answer(self, received: Received, message: FromPeer, now: float) -> list[FromCoordinator]:
         if isinstance(message, Hello):
-            return [self._greet(address, message, now)]
-        peer = self._roster.find(address, now)
+            return [self._greet(received, message, now)]
+        peer = self._roster.find(received.peer, now)
         if peer is None:
             return [Rehello()]
         if isinstance(message, Bye):
             reason = one_line(message.reason)
-            log.info("%s leaves%s", peer.owner, f": {reason}" if reason else "", extra={"peer": peer.owner, "reason": reason})
+            about = {"peer": peer.owner, "reason": reason}
+            self._say(logging.INFO, ("bye", received.peer), "%s leaves%s", peer.owner, f": {reason}" if reason else "", about=about)
             self._collection.leave(peer.owner)
-            self._roster.remove(address)
+            self._roster.remove(received.peer)
             return []
         if isinstance(message, Progress):
             if peer.hello.role != "learner":
@@ -148,15 +166,22 @@ class Coordinator:
             return [] if stands else [Revoked(message.lease)]
         verdict = self._collection.done(message, peer.owner)
         if isinstance(verdict, Refused):
-            log.warning("%s: %s", peer.owner, verdict.reason, extra={"peer": peer.owner, "lease": message.lease})
+            about = {"peer": peer.owner, "lease": message.lease}
+            self._say(logging.WARNING, ("refused", peer.address), "%s: %s", peer.owner, verdict.reason, about=about)
         return [] if verdict is None else [verdict]
 
-    def _greet(self, address: bytes, hello: Hello, now: float) -> Welcome:
-        for twin in self._roster.greet(address, hello, now):
+    def _greet(self, received: Received, hello: Hello, now: float) -> Welcome | Refused:
+        key_name = self._router.name_of(received.key)
+        if hello.role == "learner" and received.key and key_name != LOCAL_PEER:
+            self._say(logging.WARNING, ("learner", received.key), "%s may not be the learner: only the key '%s' may", key_name, LOCAL_PEER)
+            return Refused(f"only the key '{LOCAL_PEER}' of the coordinator's own host may be the learner")
+        for twin in self._roster.greet(received.peer, received.key, key_name, hello, now):
             # Started again under the same name: most likely the old process is dead. If it lives, its beats say so before this.
             self._collection.hasten(twin.owner, max(now, twin.last_seen + 3 * self._beat_s))
-        host, ids = one_line(hello.host), {"peer": hello.name, "peer_role": hello.role, "pid": hello.pid}
-        log.info("%s %s joins from %s (pid %d)", hello.role, hello.name, host, hello.pid, extra=ids | {"host": host})
+        let_in, host = f" with the key of {key_name}" if key_name else "", one_line(hello.host)
+        about = {"peer": hello.name, "peer_role": hello.role, "pid": hello.pid, "host": host}
+        joins = "%s %s joins from %s (pid %d)%s"
+        self._say(logging.INFO, ("hello", received.peer), joins, hello.role, hello.name, host, hello.pid, let_in, about=about)
         return self._welcome
 
     def status(self, now: float) -> Status:
@@ -201,12 +226,8 @@ class Coordinator:
 
     def _drop(self, kind: str, detail: str) -> list[FromCoordinator]:
         self._dropped[kind] += 1
-        now = time.monotonic()
-        if now - self._complained >= COMPLAIN_S:
-            self._complained = now
-            log.warning(
-                "dropped %s (so far: %s)", detail, dict(self._dropped), extra={"kind": kind, "dropped": sum(self._dropped.values())}
-            )
+        about = {"kind": kind, "dropped": sum(self._dropped.values())}
+        self._say(logging.WARNING, ("dropped", kind), "dropped %s (so far: %s)", detail, dict(self._dropped), about=about)
         return []
 
 

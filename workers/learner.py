@@ -25,6 +25,7 @@ import torch
 
 from pydreaming.config import Config
 from pydreaming.errors import CheckpointError, PydreamingError, ReplayError, TrackingError
+from pydreaming.keys import load_client_keys
 from pydreaming.objectives import TensorBatch
 from pydreaming.replay.index import ReplayIndex
 from pydreaming.replay.sampler import ReplaySampler
@@ -36,7 +37,6 @@ from pydreaming.training.diagnostics import Averages, step_metrics, world_model_
 from pydreaming.training.trainer import StepResult, Trainer
 from workers import logs
 from workers.evaluations import Evaluations
-from workers.keys import load_client_keys
 from workers.layout import PREDECESSOR_S, RunDir, hold
 from workers.link import CoordinatorLink
 from workers.protocol import Progress

@@ -7,7 +7,7 @@ import socket
 import time
 
 from pydreaming.errors import TransportError
-from workers.keys import ClientKeys
+from pydreaming.keys import ClientKeys
 from workers.layout import RunDir
 from workers.protocol import Hello, Progress, ProtocolError, Refused, Rehello, Status, Stop
 from workers.transport import Dealer

@@ -28,12 +28,15 @@ from pydreaming.audio.stats import FeatureStats, StatsSums
 from pydreaming.errors import TransportError
 
 PROTOCOL_VERSION = 2
-MAX_MESSAGE_BYTES = 16 * 2**20
+MAX_MESSAGE_BYTES = 16 * 2**20  # from the coordinator
+MAX_PEER_BYTES = 4 * 2**20  # from a peer: strangers' memory is the coordinator's. Room for 500 recordings with the longest paths and causes
 _MAGIC = b"pyd"
 _HEADER = _MAGIC + bytes([PROTOCOL_VERSION])
 
-Natural = Annotated[int, msgspec.Meta(ge=0)]
-Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e12)]
+MAX_COUNT = 2**53  # beyond it floats, in which rates and ratios are taken, are not exact; JSON has numbers of any length
+Natural = Annotated[int, msgspec.Meta(ge=0, le=MAX_COUNT)]
+MAX_SECONDS = 1e12
+Seconds = Annotated[float, msgspec.Meta(ge=0, le=MAX_SECONDS)]
 Text = Annotated[str, msgspec.Meta(max_length=4096)]
 # \Z, not $: the latter also matches before a final newline. The names become parts of log lines, file names and metric names.
 PeerName = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")]
@@ -122,7 +125,7 @@ class Pull(_Message):
 class Beat(_Message):
     """Sign of life from the work loop. `lease` is the grant being worked on, -1 for none."""
 
-    lease: Annotated[int, msgspec.Meta(ge=-1)]
+    lease: Annotated[int, msgspec.Meta(ge=-1, le=MAX_COUNT)]
     totals: Totals
 
 
@@ -242,16 +245,16 @@ _from_coordinator: msgspec.json.Decoder[FromCoordinator] = msgspec.json.Decoder(
 
 
 def encode(message: Message) -> bytes:
-    """The frame of a message. Raises ProtocolError (`oversized`) beyond MAX_MESSAGE_BYTES."""
+    """The frame of a message. Raises ProtocolError (`oversized`) beyond what the other side takes."""
     frame = _HEADER + _encoder.encode(message)
-    if len(frame) > MAX_MESSAGE_BYTES:
+    if len(frame) > (MAX_PEER_BYTES if isinstance(message, FromPeer) else MAX_MESSAGE_BYTES):
         raise ProtocolError("oversized", f"{type(message).__name__} of {len(frame)} bytes; lower workers.lease_items")
     return frame
 
 
 def decode_from_peer(frame: bytes) -> FromPeer:
     """A worker's or learner's message. Raises ProtocolError as `decode_from_coordinator` does."""
-    return _decode(frame, _from_peer)
+    return _decode(frame, _from_peer, MAX_PEER_BYTES)
 
 
 def decode_from_coordinator(frame: bytes) -> FromCoordinator:
@@ -261,11 +264,11 @@ def decode_from_coordinator(frame: bytes) -> FromCoordinator:
       ProtocolError: `oversized`; `foreign` (not this program's frame); `version` (another protocol version); `malformed` (no JSON);
         `invalid` (JSON, but an unknown type, an unknown, missing or mistyped field, or a value out of its range).
     """
-    return _decode(frame, _from_coordinator)
+    return _decode(frame, _from_coordinator, MAX_MESSAGE_BYTES)
 
 
-def _decode(frame: bytes, decoder: msgspec.json.Decoder[M]) -> M:
-    if len(frame) > MAX_MESSAGE_BYTES:
+def _decode(frame: bytes, decoder: msgspec.json.Decoder[M], limit: int) -> M:
+    if len(frame) > limit:
         raise ProtocolError("oversized", f"{len(frame)} bytes")
     if frame[: len(_MAGIC)] != _MAGIC or len(frame) <= len(_MAGIC):
         raise ProtocolError("foreign", f"{len(frame)} bytes that do not begin as a pydreaming message")

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from pydreaming.tracking.live import WorkerNow
-from workers.protocol import Crew, Hello, Totals, one_line
+from workers.protocol import MAX_SECONDS, Crew, Hello, Totals, one_line
 
 WINDOW_S = 30.0  # s over which rates are taken
 
 
 @dataclass
 class Peer:
-    """One connection. `address` is ZeroMQ's name for it; `owner` names the process, over reconnections too."""
+    """One connection. `address` is ZeroMQ's name for it; `owner` names the process, over reconnections too.
+
+    key: by which it was let in (empty: without keys); part of `owner`, so that nobody can take over another host's leases.
+    """
 
     address: bytes
+    key: str
     hello: Hello
     owner: str
     last_seen: float
@@ -41,8 +45,8 @@ class Peer:
             host=one_line(self.hello.host),
             silent_s=max(0.0, now - self.last_seen),
             lease=self.lease,
-            clips_per_s=max(0.0, (self.totals.clips - first.clips) * rate),
-            audio_per_s=max(0.0, (self.totals.audio_s - first.audio_s) * rate),
+            clips_per_s=_plausible((self.totals.clips - first.clips) * rate),
+            audio_per_s=_plausible((self.totals.audio_s - first.audio_s) * rate),
             age_s=max(0.0, now - self.joined),
             clips=self.totals.clips,
         )
@@ -62,11 +66,12 @@ class Roster:
             peer.last_seen = now
         return peer
 
-    def greet(self, address: bytes, hello: Hello, now: float) -> list[Peer]:
-        """Enter a peer. Returns the ones it replaces: other processes of the same name and host."""
-        owner = f"{one_line(hello.host)}/{hello.name}/{hello.pid}-{hello.session:x}"
-        twins = [p for p in self._peers.values() if (p.hello.host, p.hello.name, p.hello.role) == (hello.host, hello.name, hello.role)]
-        peer = Peer(address, hello, owner, now, now)
+    def greet(self, address: bytes, key: str, key_name: str, hello: Hello, now: float) -> list[Peer]:
+        """Enter a peer. Returns the ones it replaces: other processes of the same key, name and host."""
+        owner = f"{key_name and key_name + ':'}{one_line(hello.host)}/{hello.name}/{hello.pid}-{hello.session:x}"
+        same = (key, hello.host, hello.name, hello.role)
+        twins = [p for p in self._peers.values() if (p.key, p.hello.host, p.hello.name, p.hello.role) == same]
+        peer = Peer(address, key, hello, owner, now, now)
         for twin in twins:
             if twin.owner == owner:  # the same process after a reconnection
                 peer.totals, peer.history, peer.lease, peer.joined = twin.totals, twin.history, twin.lease, twin.joined
@@ -83,6 +88,10 @@ class Roster:
         for peer in [p for p in self._peers.values() if now - p.last_seen > self._forget_s]:
             del self._peers[peer.address]
 
+    def without_leave(self, lets_in: Callable[[str], bool]) -> list[Peer]:
+        """Peers whose keys are let in no more."""
+        return [peer for peer in self._peers.values() if not lets_in(peer.key)]
+
     def everyone(self) -> list[bytes]:
         """ZeroMQ's names of all peers."""
         return list(self._peers)
@@ -96,7 +105,12 @@ def crew_of(workers: Sequence[WorkerNow]) -> Crew:
     """What the learner is told about all of them."""
     return Crew(
         count=len(workers),
-        clips_per_s=sum(w.clips_per_s for w in workers),
-        audio_per_s=sum(w.audio_per_s for w in workers),
+        clips_per_s=_plausible(sum(w.clips_per_s for w in workers)),
+        audio_per_s=_plausible(sum(w.audio_per_s for w in workers)),
         silent_s=max((w.silent_s for w in workers), default=0.0),
     )
+
+
+def _plausible(rate: float) -> float:
+    """A rate as it may stand in a Status: a worker that lies must not make one that the learner refuses."""
+    return min(max(0.0, rate), MAX_SECONDS)

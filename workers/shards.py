@@ -18,13 +18,13 @@ class ShardFolder:
     """Files that finished leases have put into the replay folder.
 
     Args:
-      folder: the store; made when missing.
+      folder: the store; made when missing. token_bytes: that a token takes in a file, at least.
     Raises:
       ReplayError: the folder cannot be made or read.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, token_bytes: int) -> None:
+        self.folder, self._token_bytes = folder, token_bytes
         self._tokens: dict[str, int] = {}
         self._total = 0  # their sum: asked for with every lease
         self._doubtful: set[str] = set()  # leases of which somebody may have left files that were never reported
@@ -66,6 +66,8 @@ class ShardFolder:
         for file in files:
             if not file.name.startswith(f"{prefix}-"):
                 return f"{file.name} is not a file of lease {prefix}"
+            if file.tokens * self._token_bytes > file.bytes:  # a lie would let the learner run ahead, and the rest be evicted
+                return f"{file.name} cannot hold {file.tokens} tokens in {file.bytes} bytes"
             try:
                 found = (self.folder / file.name).lstat()
             except OSError:

@@ -1,4 +1,4 @@
-"""Sockets: one ROUTER for the coordinator, one DEALER for each peer. The only room (with keys) that knows ZeroMQ.
+"""Sockets: one ROUTER for the coordinator, one DEALER for each peer. The only room (with the doorman) that knows ZeroMQ.
 
 A peer that loses the coordinator is not told so by ZeroMQ: sends fail at once (IMMEDIATE) and receives time out. `Dealer.explain` says
 why, from the socket's own events, because a refused key is otherwise nothing but silence.
@@ -11,16 +11,18 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import zmq
-from zmq.auth.thread import ThreadAuthenticator
 from zmq.utils.monitor import recv_monitor_message
 
 from pydreaming.errors import TransportError
-from workers.keys import ClientKeys, ServerKeys
+from pydreaming.keys import ClientKeys, ServerKeys
+from workers.doorman import Doorman
 from workers.protocol import (
     MAX_MESSAGE_BYTES,
+    MAX_PEER_BYTES,
     FromCoordinator,
     FromPeer,
     Hello,
@@ -33,7 +35,19 @@ from workers.protocol import (
 
 LINGER_MS = 500  # long enough for a Bye or Stop to leave, short enough never to hang an exit
 HEARTBEAT_MS = 2000
+PEER_QUEUE = 16  # messages that wait for each peer, either way, before ZeroMQ lets it wait: memory is bounded by this times their size
 _POLL_S = 0.1  # a waiting process looks at its stop flag this often
+
+
+class Received(NamedTuple):
+    """A frame, ZeroMQ's name for the connection that it came by, and the public key (Z85 text) that connection has proved to own.
+
+    `key` is empty where there are no keys.
+    """
+
+    peer: bytes
+    key: str
+    frame: bytes
 
 
 class Router:
@@ -50,59 +64,54 @@ class Router:
         host, _ = split_address(address)
         if keys is None and not is_loopback(host):
             raise TransportError(
-                f"{address} can be reached from other hosts, which needs keys: "
-                "python -m workers.keys init FOLDER, then --coordinator.keys FOLDER"
+                f"{address} can be reached from other hosts, which needs keys: pydreaming keys init FOLDER, then --coordinator.keys FOLDER"
             )
         self._context = zmq.Context()
-        self._authenticator: ThreadAuthenticator | None = None
-        self._keys = keys
-        self._authorized_state: object = None
+        self._doorman: Doorman | None = None
         self._socket = self._context.socket(zmq.ROUTER)
-        _common_options(self._socket, host)
+        _common_options(self._socket, host, MAX_PEER_BYTES)
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        self._socket.setsockopt(zmq.RCVHWM, PEER_QUEUE)
+        self._socket.setsockopt(zmq.SNDHWM, PEER_QUEUE)
         try:
             if keys is not None:
-                self._start_authenticator(keys)
+                self._doorman = Doorman(self._context, self._socket, keys)
             self._socket.bind(address)
         except zmq.ZMQError as e:
             self.close()
             raise TransportError(f"cannot listen on {address}: {e.strerror}") from e
         bound_host, self.port = split_address(self._socket.getsockopt_string(zmq.LAST_ENDPOINT).rstrip("\0"))
         # As peers on this host may call it; others know this host's name.
-        loopback = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 (compared with, not bound to)
-        self.address = f"tcp://{loopback.get(bound_host) or host_part(bound_host)}:{self.port}"
+        bound = ipaddress.ip_address(bound_host)
+        called = bound_host if not bound.is_unspecified else "::1" if bound.version == 6 else "127.0.0.1"
+        self.address = f"tcp://{host_part(called)}:{self.port}"
 
-    def _start_authenticator(self, keys: ServerKeys) -> None:
-        # Without a running authenticator that knows a location, curve_server lets any key in: so this comes before the bind.
-        self._authenticator = ThreadAuthenticator(self._context)
-        self._authenticator.start()
-        self.refresh_keys()
-        self._socket.curve_secretkey, self._socket.curve_publickey = keys.secret, keys.public
-        self._socket.curve_server = True
+    def refresh_keys(self) -> bool:
+        """Take over keys that were added or revoked since; whether there are any. Cheap enough to be asked all the time."""
+        return self._doorman is not None and self._doorman.refresh()
 
-    def refresh_keys(self) -> None:
-        """Let in peers whose keys were added since, and shut out those whose keys were removed. Cheap when nothing changed."""
-        if self._authenticator is None or self._keys is None:
-            return
-        try:
-            state = sorted((p.name, p.stat().st_mtime_ns) for p in self._keys.authorized.glob("*.key"))
-        except FileNotFoundError:  # removed at this moment: the next look sees the rest
-            return
-        if state != self._authorized_state:
-            self._authenticator.configure_curve(domain="*", location=str(self._keys.authorized))
-            self._authorized_state = state
+    def lets_in(self, key: str) -> bool:
+        """Whether a message that came with this key counts (now: a key may be revoked while its owner is connected)."""
+        return self._doorman is None or self._doorman.lets_in(key)
 
-    def receive(self, timeout_s: float) -> Iterator[tuple[bytes, bytes]]:
-        """(peer, frame) of every message that is there, after waiting up to `timeout_s` for the first."""
+    def name_of(self, key: str) -> str:
+        """Name of the key's owner; empty where there are no keys, or for a stranger's."""
+        return "" if self._doorman is None else self._doorman.name_of(key)
+
+    def receive(self, timeout_s: float) -> Iterator[Received]:
+        """Every message that is there, after waiting up to `timeout_s` for the first."""
         if not self._socket.poll(int(timeout_s * 1000)):
             return
         while True:
             try:
-                parts = self._socket.recv_multipart(zmq.NOBLOCK)
+                peer, *parts = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
             except zmq.Again:
                 return
             # A message has one part. More parts are nobody's message here, and none: what they are replaced by fails to decode.
-            yield parts[0], parts[1] if len(parts) == 2 else b""
+            yield Received(peer.bytes, self._key(peer), parts[0].bytes if len(parts) == 1 else b"")
+
+    def _key(self, frame: zmq.Frame) -> str:
+        return "" if self._doorman is None else str(frame.get("User-Id"))
 
     def send(self, peer: bytes, message: FromCoordinator) -> bool:
         """False when the peer is gone or does not read."""
@@ -116,8 +125,8 @@ class Router:
 
     def close(self) -> None:
         """Let the last messages leave and free the port."""
-        if self._authenticator is not None:
-            self._authenticator.stop()
+        if self._doorman is not None:
+            self._doorman.close(self._socket)
         self._context.destroy(linger=LINGER_MS)
 
 
@@ -130,13 +139,11 @@ class Dealer:
     def __init__(self, address: str, keys: ClientKeys | None = None) -> None:
         host, _ = split_address(address)
         if keys is None and not is_loopback(host):
-            raise TransportError(
-                f"{address} is another host, which needs keys: on the coordinator's host, python -m workers.keys add FOLDER NAME"
-            )
+            raise TransportError(f"{address} is another host, which needs keys: on the coordinator's host, pydreaming keys add FOLDER NAME")
         self.address, self._keys = address, keys
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
-        _common_options(self._socket, host)
+        _common_options(self._socket, host, MAX_MESSAGE_BYTES)
         self._socket.setsockopt(zmq.IMMEDIATE, 1)
         self._socket.setsockopt(zmq.RECONNECT_IVL, 100)
         self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, 2000)
@@ -192,7 +199,7 @@ class Dealer:
         if zmq.EVENT_HANDSHAKE_SUCCEEDED in self._seen:
             return begin + "it was reached, but the coordinator is silent or has ended"
         if zmq.EVENT_HANDSHAKE_FAILED_AUTH in self._seen:
-            return begin + "this host's key is refused; on the coordinator's host: python -m workers.keys add FOLDER NAME"
+            return begin + "this host's key is refused; on the coordinator's host: pydreaming keys add FOLDER NAME"
         if zmq.EVENT_CONNECTED in self._seen:
             if self._keys is None:
                 return begin + "something listens there but does not take a peer without keys; give --keys FOLDER"
@@ -243,9 +250,9 @@ def read_keys(folder: str) -> Path | None:
     return Path(folder).expanduser() if folder else None
 
 
-def _common_options(socket: zmq.Socket[bytes], host: str) -> None:
+def _common_options(socket: zmq.Socket[bytes], host: str, max_bytes: int) -> None:
     socket.setsockopt(zmq.LINGER, LINGER_MS)
-    socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
+    socket.setsockopt(zmq.MAXMSGSIZE, max_bytes)
     socket.setsockopt(zmq.IPV6, int(":" in host))
     # These notice a host that vanished; a hung process is noticed by its missing beats.
     socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)

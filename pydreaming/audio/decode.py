@@ -35,6 +35,7 @@ MAX_CHANNELS = 64
 BLOCK_VALUES = 1 << 22  # samples x channels in one block at most, so that odd headers cannot claim gigabytes
 SEGMENT_SLACK_S = 0.05  # s; manifests round durations, so a segment may end this far after the recording does
 STDIN_LIMIT = 1 << 31  # bytes
+STDIN_SAMPLES = 1 << 28  # a GiB once decoded (93 min at 48 kHz), of which a megabyte of FLAC may hold many; a file would be read in parts
 SPOOL_MEMORY = 1 << 26  # bytes of standard input kept in memory; more goes to a temporary file
 _UNKNOWN_FRAMES = 1 << 62  # libsndfile reports SF_COUNT_MAX where a stream does not say its length
 _INT16_SCALE = np.float32(1 / 32768)
@@ -211,7 +212,7 @@ def read_stdin(stream: IO[bytes] | None = None, limit: int = STDIN_LIMIT, channe
     Returns:
       samples (num_samples,) float32 mono, and the sample rate in Hz.
     Raises:
-      DecodeError: more than `limit` bytes, or not audio.
+      DecodeError: more than `limit` bytes, more than STDIN_SAMPLES, or not audio.
     """
     source = stream if stream is not None else sys.stdin.buffer
     with tempfile.SpooledTemporaryFile(max_size=SPOOL_MEMORY) as spool:
@@ -223,7 +224,7 @@ def read_stdin(stream: IO[bytes] | None = None, limit: int = STDIN_LIMIT, channe
             spool.write(piece)
         if not total:
             raise DecodeError(STDIN_NAME, "empty")
-        return _decode_open(cast(IO[bytes], spool), STDIN_NAME, channels)
+        return _decode_open(cast(IO[bytes], spool), STDIN_NAME, channels, most=STDIN_SAMPLES)
 
 
 def decode_bytes(data: bytes, name: str, channels: str = "mix", max_s: float = math.inf) -> tuple[Samples, int]:
@@ -237,7 +238,7 @@ def decode_bytes(data: bytes, name: str, channels: str = "mix", max_s: float = m
     return _decode_open(io.BytesIO(data), name, channels, max_s)
 
 
-def _decode_open(opened: IO[bytes], name: str, channels: str, max_s: float = math.inf) -> tuple[Samples, int]:
+def _decode_open(opened: IO[bytes], name: str, channels: str, max_s: float = math.inf, most: float = math.inf) -> tuple[Samples, int]:
     try:
         slack = integrity.check(opened)
         opened.seek(0)
@@ -254,6 +255,8 @@ def _decode_open(opened: IO[bytes], name: str, channels: str, max_s: float = mat
             length += len(block)
             if length > max_s * stream.sample_rate:
                 raise DecodeError(name, f"longer than {max_s:g} s")
+            if length > most:
+                raise DecodeError(name, f"longer than {most / stream.sample_rate:.0f} s; give it as a file, which is read in parts")
         return np.concatenate(blocks), stream.sample_rate
 
 

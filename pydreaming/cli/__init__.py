@@ -24,6 +24,7 @@ from pydreaming.cli import (
     horizon,
     inpaint,
     inspect_command,
+    keys,
     publish,
     report,
     search,
@@ -54,6 +55,7 @@ COMMANDS = (
     report.COMMAND,
     export.COMMAND,
     publish.COMMAND,
+    keys.COMMAND,
 )
 
 

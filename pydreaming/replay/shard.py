@@ -11,6 +11,7 @@ bytes, a hundred times slower.
 from __future__ import annotations
 
 import stat
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -59,19 +60,25 @@ class Shard:
 
     def decode(self, number: int) -> Raw:
         """Read the columns of episode `number` of this file through Parquet. Raises ReplayError."""
-        table = self._row_group(number, ["obs", "action", "start_sample"])
-        obs, action = (np.frombuffer(b"".join(table[name].to_pylist()), np.uint8) for name in ("obs", "action"))
-        start = np.ascontiguousarray(table["start_sample"].to_numpy(), START_DTYPE).view(np.uint8)
+        obs, action, start = self._columns(number, ("obs", "action", "start_sample"))
         steps, meta = int(self.lengths[number]), self.meta
         sizes = (steps * meta.token_dim * TOKEN_DTYPE.itemsize, steps * meta.action_dim * ACTION_DTYPE.itemsize, steps * 8)
-        if (len(obs), len(action), len(start)) != sizes:
+        try:
+            raw = Raw(
+                np.frombuffer(b"".join(obs), np.uint8),
+                np.frombuffer(b"".join(action), np.uint8),
+                np.array(start, START_DTYPE).view(np.uint8),
+            )
+        except (ValueError, TypeError, OverflowError) as e:  # a missing value, another type
+            raise ReplayError(f"{self.name}: episode {number} holds other values than its footer promises") from e
+        if tuple(map(len, raw)) != sizes:
             raise ReplayError(f"{self.name}: episode {number} does not have the sizes that its footer promises")
-        return Raw(obs, action, start)
+        return raw
 
     def episode(self, number: int) -> Episode:
         """Episode `number` of this file with the columns that are for people. Raises ReplayError."""
-        raw, table = self.decode(number), self._row_group(number, ["source", "label", "speaker"])
-        text = {name: table[name].to_pylist() for name in table.column_names}
+        raw = self.decode(number)
+        source, label, speaker = self._columns(number, ("source", "label", "speaker"))
         first = int(self.clip_counts[:number].sum())
         here = slice(first, first + int(self.clip_counts[number]))
         starts, items = self.clip_start[here].tolist(), self.clip_item[here].tolist()
@@ -79,18 +86,23 @@ class Shard:
         is_first = np.zeros(int(self.lengths[number]), np.bool_)
         is_first[starts] = True
         clips = [
-            Clip(start, item, text["source"][start], int(start_sample[start]), text["label"][start], text["speaker"][start])
+            Clip(start, item, source[start], int(start_sample[start]), label[start], speaker[start])
             for start, item in zip(starts, items, strict=True)
         ]
         tokens = raw.obs.view(TOKEN_DTYPE).reshape(-1, self.meta.token_dim)
         action = raw.action.view(ACTION_DTYPE).reshape(-1, self.meta.action_dim)
         return Episode(tokens, is_first, action, start_sample, clips, self.groups[number])
 
-    def _row_group(self, number: int, columns: list[str]) -> pa.Table:
+    def _columns(self, number: int, names: Sequence[str]) -> list[list[Any]]:
+        """Values of each column, one a step."""
         try:
-            return pq.ParquetFile(pa.BufferReader(pa.py_buffer(self.data))).read_row_group(number, columns=columns)
+            table = pq.ParquetFile(pa.BufferReader(pa.py_buffer(self.data))).read_row_group(number, columns=list(names))
+            columns = [table[name].to_pylist() for name in names]  # text is looked at only here: it need not be UTF-8
         except BROKEN as e:
-            raise ReplayError(f"{self.name}: cannot read episode {number}: {e}") from e
+            raise ReplayError(f"{self.name}: cannot read episode {number}: {' '.join(str(e).split())}") from e
+        if any(len(column) != self.lengths[number] for column in columns):
+            raise ReplayError(f"{self.name}: episode {number} does not have the steps that its footer promises")
+        return columns
 
 
 def open_shard(path: Path) -> Shard:

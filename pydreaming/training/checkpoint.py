@@ -42,6 +42,7 @@ from pydreaming.training.trainer import Trainer
 FORMAT = 1
 _PARTIAL, _REPLACED = ".tmp", ".old"  # ends of the names of folders that are being written, and that make way
 _NAME = re.compile(r"step-(\d{8})")
+_CPU = torch.device("cpu")
 _SAMPLING = "random.sampling."  # and the kind of device
 _FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
 WEIGHTS, STATE, HUB_CONFIG, SUMS, CARD = "model.safetensors", "state.json", "config.json", "SHA256SUMS", "README.md"
@@ -266,10 +267,34 @@ def _without_host(config: Config) -> dict[str, Any]:
 def load_networks(path: Path, device: torch.device) -> tuple[WorldModelNet, Objective, CheckpointState]:
     """Networks and heads of a checkpoint, ready for inference. Raises CheckpointError."""
     state = read_state(path)
-    model = WorldModelNet(state.config.model, state.token_dim, state.action_dim, state.config.features.n_mels)
-    objective = make_objective(state.config.objective, model)
+    _check_sizes(path, state)
+    model, objective = _networks(state)
     _load_weights(path, model, objective)
     return model.to(device).eval(), objective.to(device).eval(), state
+
+
+def _networks(state: CheckpointState) -> tuple[WorldModelNet, Objective]:
+    model = WorldModelNet(state.config.model, state.token_dim, state.action_dim, state.config.features.n_mels)
+    return model, make_objective(state.config.objective, model)
+
+
+def _check_sizes(path: Path, state: CheckpointState) -> None:
+    """Before networks take memory: they must be of the sizes that the file of weights has. A stranger's configuration may ask for any."""
+    file = path / WEIGHTS
+    try:
+        with torch.device("meta"):  # shapes without memory
+            wanted = {name: list(tensor.shape) for name, tensor in _weights(*_networks(state), torch.device("meta")).items()}
+        with safetensors.safe_open(file, "pt") as tensors:
+            there = {name: tensors.get_slice(name).get_shape() for name in tensors.keys()}  # noqa: SIM118 (it is no mapping)
+    except (OSError, safetensors.SafetensorError) as e:
+        raise CheckpointError(f"{file} cannot be read: {e}") from e
+    except (RuntimeError, OverflowError, TypeError) as e:  # more elements than can be counted
+        raise CheckpointError(f"{path / state_name(path)} asks for networks that cannot be built: {str(e).splitlines()[0]}") from e
+    for name in sorted(wanted.keys() | there.keys()):
+        if wanted.get(name) != there.get(name):
+            raise CheckpointError(
+                f"{file} does not fit its own configuration: {name} is {there.get(name, 'missing')}, should be {wanted.get(name, 'absent')}"
+            )
 
 
 def restore(path: Path, trainer: Trainer) -> CheckpointState:
@@ -303,9 +328,9 @@ def _check_same_networks(path: Path, state: CheckpointState, trainer: Trainer) -
         )
 
 
-def _weights(model: WorldModelNet, objective: Objective) -> dict[str, Tensor]:
+def _weights(model: WorldModelNet, objective: Objective, device: torch.device = _CPU) -> dict[str, Tensor]:
     modules: dict[str, torch.nn.Module] = {"model": model, "objective": objective}
-    return {f"{prefix}.{k}": v.detach().cpu().contiguous() for prefix, m in modules.items() for k, v in m.state_dict().items()}
+    return {f"{prefix}.{k}": v.detach().to(device).contiguous() for prefix, m in modules.items() for k, v in m.state_dict().items()}
 
 
 def _load_weights(path: Path, model: WorldModelNet, objective: Objective) -> None:

@@ -133,7 +133,7 @@ def stacks(tmp_path: Path, audio: Path) -> Iterator[tuple[Stack, Stack, int]]:
 
 def hand_over_keys(main: Stack, folder: Path) -> None:
     """Make keys for the further host and copy them there, as docs/cluster.md says."""
-    main("run", "--rm", "--entrypoint", "python", "keys", "-m", "workers.keys", "add", "/keys", "further")
+    main("run", "--rm", "--entrypoint", "python", "keys", "-m", "pydreaming.cli", "keys", "add", "/keys", "further")
     main("cp", "keys:/keys/peers/further", str(folder))
     own_by_worker(folder)
 

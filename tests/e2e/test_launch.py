@@ -18,8 +18,9 @@ from typing import Any
 
 import psutil
 import pytest
+from listening import beyond_this_host, listening
 
-from pydreaming import WorldModel
+from pydreaming import WorldModel, keys
 from pydreaming.audio.sources.fsdd_download import bundled_digits
 from pydreaming.config import load_config
 from pydreaming.tracking.live import read_run
@@ -47,17 +48,19 @@ class Outcome:
     last_step: int
     checkpoint_step: int
     seconds_to_end: float = 0.0
+    sockets: frozenset[tuple[str, int]] = frozenset()  # on which its processes listened
+    told: str = ""  # command lines and environments of its processes
 
 
 def command(*arguments: str) -> list[str]:
     return [sys.executable, str(ROOT / "launch.py"), *arguments]
 
 
-def launch(*arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+def launch(*arguments: str, timeout: float = 280) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=timeout, cwd=ROOT)
 
 
-def outcome(code: int, output: str, run_dir: Path, seconds_to_end: float = 0.0) -> Outcome:
+def outcome(code: int, output: str, run_dir: Path, seconds_to_end: float = 0.0, **seen: Any) -> Outcome:
     assert code == 0, output + logs(run_dir)
     prepare_environment()
     import mlflow
@@ -70,7 +73,7 @@ def outcome(code: int, output: str, run_dir: Path, seconds_to_end: float = 0.0) 
     newest = max((run_dir / "checkpoints").glob("step-*"))
     return Outcome(
         code, output, run_dir, run_id, run.info.status, run.data.metrics, run.data.params, artifacts,
-        max(point.step for point in loss), int(newest.name[-8:]), seconds_to_end,
+        max(point.step for point in loss), int(newest.name[-8:]), seconds_to_end, **seen,
     )  # fmt: skip
 
 
@@ -86,9 +89,11 @@ def logs(run_dir: Path) -> str:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
-    """A run from beginning to end over the digits that come with the package."""
+    """A run from beginning to end over the digits that come with the package, with keys."""
     runs = tmp_path_factory.mktemp("runs")
-    done = launch(*PRESETS, *QUICK, "--source.path", str(bundled_digits()), "--run.dir", str(runs), "--run.name", "digits")
+    keys.init_keys(runs.parent / "keys")
+    where = ("--run.dir", str(runs), "--run.name", "digits", "--coordinator.keys", str(runs.parent / "keys"))
+    done = launch(*PRESETS, *QUICK, "--source.path", str(bundled_digits()), *where)
     return outcome(done.returncode, done.stdout + done.stderr, runs / "digits")
 
 
@@ -115,13 +120,15 @@ def interrupted(finished: Outcome) -> Iterator[Outcome]:
             assert b'pydreaming_up{run="digits"} 1.0' in scrape.read().splitlines()
         family = psutil.Process(process.pid).children(recursive=True)
         assert len(family) >= 3  # coordinator, tracker, learner; the worker has ended if all passes were done before
+        sockets = frozenset(listening([*family, psutil.Process(process.pid)]))
+        told = "\n".join(f"{child.cmdline()} {child.environ()}" for child in family)
         begin = time.monotonic()
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to the whole group
         lines += process.stdout.readlines()
         code = process.wait(30)
         seconds = time.monotonic() - begin
         assert psutil.wait_procs(family, timeout=2)[1] == []
-        yield outcome(code, "".join(lines), finished.run_dir, seconds)
+        yield outcome(code, "".join(lines), finished.run_dir, seconds, sockets=sockets, told=told)
     finally:
         for child in [*family, process]:
             if child.pid and psutil.pid_exists(child.pid):
@@ -196,6 +203,24 @@ def test_a_resumed_run_goes_on_in_the_same_mlflow_run(resumed: Outcome, interrup
     assert resumed.checkpoint_step == resumed.last_step == interrupted.checkpoint_step + 10
     assert resumed.params["training.batch_size"] == interrupted.params["training.batch_size"]
     assert f"evaluation step-{resumed.checkpoint_step:08d}: " in resumed.output
+
+
+def test_a_run_listens_on_this_host_only(interrupted: Outcome) -> None:
+    assert interrupted.sockets  # the coordinator's
+    assert beyond_this_host(interrupted.sockets) == []
+
+
+def test_no_secret_key_leaves_its_file(resumed: Outcome, interrupted: Outcome, finished: Outcome) -> None:
+    folder = finished.run_dir.parent.parent / "keys"
+    secrets = [keys.load_server_keys(folder).secret, keys.load_client_keys(folder).secret]
+    files = [path for path in finished.run_dir.parent.rglob("*") if path.is_file()]
+    assert {"config.yaml", "coordinator.log", "mlflow.db", "report.html", "state.json"} <= {path.name for path in files}
+    assert str(folder) in (finished.run_dir / "config.yaml").read_text()  # it was a run with keys
+    said = "".join(o.output + o.told for o in (resumed, interrupted, finished))
+    assert "--run" in said
+    for secret in secrets:
+        assert secret.decode() not in said
+        assert [path for path in files if secret in path.read_bytes()] == []
 
 
 @pytest.mark.parametrize("sign", ["logs", "logs/coordinator.log", "logs/tracker.log"])

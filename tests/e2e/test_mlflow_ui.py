@@ -20,7 +20,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import psutil
 import pytest
+from listening import beyond_this_host, listening
 
 from pydreaming.config import load_config
 from pydreaming.tracking import Spool, run_link, runs_link
@@ -45,12 +47,13 @@ METRICS = {
 
 
 class Shown(NamedTuple):
-    """A served run: the link that `workers.ui` printed, the address below it, and the ids."""
+    """A served run: the link that `workers.ui` printed, the address below it, the ids, and where its processes listen."""
 
     link: str
     base: str
     experiment_id: str
     run_id: str
+    sockets: frozenset[tuple[str, int]]
 
 
 def _write_run(run_dir: Path) -> None:
@@ -92,7 +95,9 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shown]:
         link = page.stdout.readline().removeprefix("MLflow: ").strip()
         assert link.startswith("http://127.0.0.1"), "the page did not start"
         run = json.loads((runs / "digits-first-try" / RUN_FILE).read_text())
-        yield Shown(link, f"http://127.0.0.1:{port}", run["experiment_id"], run["run_id"])
+        served = psutil.Process(page.pid)
+        sockets = frozenset(listening([served, *served.children(recursive=True)]))
+        yield Shown(link, f"http://127.0.0.1:{port}", run["experiment_id"], run["run_id"], sockets)
     finally:
         page.send_signal(signal.SIGINT)
         assert page.wait(30) == 0
@@ -132,6 +137,11 @@ def _until(browser: Any, what: Callable[[], bool], name: str, seconds: float = 4
 
 def _text(browser: Any) -> str:
     return str(browser.execute_script("return document.body.innerText"))
+
+
+def test_the_page_is_served_to_this_host_only(shown: Shown) -> None:
+    assert int(shown.base.rpartition(":")[2]) in {port for _, port in shown.sockets}
+    assert beyond_this_host(shown.sockets) == []
 
 
 def test_link_opens_the_dashboard_with_charts_under_questions(shown: Shown, browser: Any) -> None:

@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 import zmq
 
+from pydreaming import keys
 from pydreaming.audio.sources import Catalogue
-from workers import keys
 from workers.layout import RunDir
 from workers.protocol import Hello, Progress, Refused, Status, Stop, Welcome
 from workers.serial import collect

@@ -119,6 +119,21 @@ def test_image_is_pinned_unprivileged_and_stops_on_sigterm(path: Path) -> None:
     assert all("--require-hashes" in line and "--no-deps" in line for line in installs)
 
 
+def test_no_key_gets_into_an_image() -> None:
+    lines = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    assert lines.index("**/*.key_secret") > max(
+        i for i, line in enumerate(lines) if line.startswith("!")
+    )  # the last line that fits decides
+    assert "*.key_secret" in (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()
+    for image in IMAGES:
+        text = image.read_text(encoding="utf-8")
+        assert not re.search(r"^(ARG|ENV|RUN).*(secret|password|keys init)", text, re.MULTILINE | re.IGNORECASE)
+    for stack in ("compose.yaml", "compose.worker.yaml"):  # keys come by mounts, at run time
+        for service, value in services(stack).items():
+            assert "KEY" not in str(value.get("environment", "")).upper(), service
+            assert "keys" not in str(value.get("build", "")), service
+
+
 @pytest.mark.parametrize("path", IMAGES, ids=lambda path: path.stem)
 def test_image_copies_only_what_the_context_holds(path: Path) -> None:
     let_in = [line[1:] for line in (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines() if line.startswith("!")]

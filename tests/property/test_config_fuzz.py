@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -57,3 +59,17 @@ def test_arbitrary_values_raise_nothing_but_one_line(key: str, value: str) -> No
 def test_arbitrary_plain_values_raise_nothing_but_one_line(key: str, value: Any) -> None:
     section, name = key.removeprefix("--").split(".")
     answered_in_one_line(lambda: config_from_dict(DEFAULTS | {section: DEFAULTS[section] | {name: value}}))
+
+
+@pytest.mark.parametrize("key", ["model.encoder_layers", "run.name", "model.deter", "action.columns"])
+def test_a_few_aliases_do_not_fill_the_memory(tmp_path: Path, key: str) -> None:
+    section, name = key.split(".")
+    laughs = "".join(f"  x{i}: &x{i} [{', '.join([f'*x{i - 1}' if i else 'ha'] * 10)}]\n" for i in range(30))  # 10^30 words
+    (tmp_path / "laughs.yaml").write_text(f"junk:\n{laughs}{section}:\n  {name}: *x29\n")
+    answered_in_one_line(lambda: load_config(["defaults", str(tmp_path / "laughs.yaml")]))
+    (tmp_path / "laughs.yaml").write_text(f"{section}:\n  {name}: &x0 [ha, ha]\n" + laughs.replace("&x0 ", "&y "))
+    answered_in_one_line(lambda: load_config(["defaults", str(tmp_path / "laughs.yaml")]))
+    nested = "&a [ha, ha]"
+    for letter in "bcdefghijklmnopqrstuvwxyz":
+        nested = f"&{letter} [{nested}, *{chr(ord(letter) - 1)}, *{chr(ord(letter) - 1)}]"  # 3^25 words
+    attempt([f"--{key}", nested])

@@ -61,6 +61,14 @@ PIECES = st.sampled_from(
 )
 
 
+@pytest.mark.parametrize("first", ["a\0b", "/" * 5000])
+def test_a_fairseq_manifest_that_begins_with_no_folder_is_refused(tmp_path, first):
+    (tmp_path / "train.tsv").write_text(f"{first}\na.wav\t100\n")
+    config = load_config(["defaults"], ["--source.path", str(tmp_path / "train.tsv"), "--source.kind", "fairseq"]).source
+    with pytest.raises(SourceError, match=r"train\.tsv, line 1"):
+        list(iter_source(config))
+
+
 @pytest.mark.parametrize("kind", sorted(MANIFESTS))
 @settings(max_examples=30, deadline=None, derandomize=True)
 @given(start=st.sampled_from(STARTS), pieces=st.lists(PIECES, max_size=30))

@@ -19,6 +19,7 @@ ALLOWED = {
     "config_files": {"errors", "config_hints"},
     "config": {"errors", "config_hints", "config_files"},
     "config_changes": {"config"},
+    "keys": {"errors"},
     "tracking": {"errors", "config"},
     "audio": {"errors", "config"},
     "samples": {"errors", "config", "audio"},
@@ -28,7 +29,7 @@ ALLOWED = {
     "training": {"errors", "config", "config_changes", "audio", "models", "replay", "objectives"},
     "evaluation": {"errors", "config", "audio", "models", "replay", "objectives", "training"},
     "analysis": {"errors", "config", "audio", "models", "replay", "objectives", "training", "evaluation", "tracking"},
-    "cli": {"errors", "config", "audio", "models", "replay", "objectives", "training", "evaluation", "analysis", "tracking"},
+    "cli": {"errors", "config", "audio", "models", "replay", "objectives", "training", "evaluation", "analysis", "tracking", "keys"},
     "hear": {"errors", "audio", "analysis"},
 }
 OWNERS = {
@@ -37,7 +38,7 @@ OWNERS = {
     "pyarrow": {"pydreaming/replay/"},
     "prometheus_client": {"workers/exporter.py"},
     "structlog": {"workers/logs.py"},
-    "zmq": {"workers/transport.py", "workers/keys.py"},
+    "zmq": {"workers/transport.py", "workers/doorman.py", "pydreaming/keys.py"},  # the last for the format of key files
     "mlflow": {"pydreaming/tracking/"},
 }
 

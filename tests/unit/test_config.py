@@ -232,3 +232,9 @@ def test_widths_follow_from_the_settings() -> None:
     assert config.action.dim == 1
     assert load_config(["defaults"], ["--action.kind", "stride", "--action.strides", "[1,2]"]).action.dim == 2
     assert load_config(["defaults"], ["--action.kind", "controls", "--action.columns", "[a]"]).action.dim == 1
+
+
+@pytest.mark.parametrize("name", ["../elsewhere", "/tmp/elsewhere", "..", ".", "a/../../b"])
+def test_a_run_stays_in_its_folder(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"run\.name is one folder under run\.dir"):
+        load_config(["defaults"], ["--run.name", name])

@@ -44,10 +44,12 @@ def items(config: SourceConfig, root: Path, columns: Sequence[str]) -> Iterator[
 
 
 def _start(line: str, where: str, root: Path) -> Below:
-    base = (root / line.strip()).resolve()
+    try:
+        base = (root / line.strip()).resolve()
+    except (OSError, ValueError) as e:  # a NUL, a name too long
+        raise SourceError(f"{where}: no name of a folder ({e})") from e
     if not base.is_relative_to(root.resolve()):
         raise SourceError(f"{where}: the folder {line.strip()} is not inside the source root {root}; set source.root")
-
     return Below(root, base)
 
 

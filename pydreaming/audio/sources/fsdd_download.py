@@ -93,7 +93,7 @@ def bundled_digits() -> Path:
 
 def _download(url: str, out: BinaryIO, timeout_s: float, total_s: float) -> None:
     deadline = time.monotonic() + total_s
-    with urllib.request.urlopen(url, timeout=timeout_s) as response:  # noqa: S310 (checked by content)
+    with urllib.request.urlopen(url, timeout=timeout_s) as response:  # noqa: S310 (checked by content)  # nosec B310
         length = response.headers.get("Content-Length", "")
         expected = int(length) if length.isdecimal() else None
         with tqdm(total=expected, unit="B", unit_scale=True, desc="Free Spoken Digit Dataset", disable=None) as bar:

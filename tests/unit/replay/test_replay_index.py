@@ -302,3 +302,20 @@ def test_temporary_and_hidden_files_are_ignored(tmp_path):
     (tmp_path / ".hidden.parquet").write_bytes(b"half")
     assert index.refresh() == ([], [])
     assert not index.damaged
+
+
+@pytest.mark.parametrize("column", ["source", "label"])
+def test_text_that_is_no_utf8_is_damage_in_one_line(tmp_path, column):
+    meta = store_meta()
+    (report,) = write_lease(tmp_path, 0, build_group("a", [(0, 16)], meta), meta)
+    path = tmp_path / report.name
+    whole = pq.read_table(path)
+    keys = {k: v for k, v in pq.read_metadata(path).metadata.items() if k in (META_KEY, TABLE_KEY, CHECK_KEY)}
+    forged = pa.array([b"\xff\xfe\n"] * len(whole)).view(pa.string())
+    rewrite(path, whole.set_column(whole.column_names.index(column), column, forged), keys, row_group_size=16)
+    index = ReplayIndex(tmp_path)
+    index.refresh()
+    assert index.episodes == 1
+    with pytest.raises(ReplayError, match="cannot read episode 0") as refusal:
+        index.episode(0)
+    assert "\n" not in str(refusal.value)

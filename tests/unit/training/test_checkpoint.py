@@ -6,10 +6,12 @@ import hashlib
 import json
 import pickle
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import safetensors.torch
 import torch
@@ -186,6 +188,38 @@ class Trap:
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         return pytest.fail, ("a checkpoint was unpickled",)
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [
+        ("model", "deter", 10**6),
+        ("model", "deter", 10**12),
+        ("model", "embed", 10**8),
+        ("model", "groups", 10**7),
+        ("model", "classes", 2**62),
+        ("model", "encoder_layers", [10**6] * 3),
+        ("model", "encoder_layers", [8] * 10**6),
+        ("model", "layers", 10**8),
+        ("objective", "horizon", 10**7),
+        ("", "token_dim", 10**9),
+        ("", "action_dim", 10**12),
+    ],
+)
+def test_a_configuration_cannot_ask_for_more_memory_than_the_weights_take(saved: Path, section: str, key: str, value: object) -> None:
+    state = json.loads((saved / "state.json").read_text())
+    (state["config"][section] if section else state)[key] = value
+    if key == "layers":
+        state["config"]["model"] |= {"core": "transformer", "posterior": "token"}
+    if key == "horizon":
+        state["config"]["training"]["batch_length"] = 10**8
+    (saved / "state.json").write_text(json.dumps(state))
+    begin, resident = time.monotonic(), psutil.Process().memory_info().rss
+    with pytest.raises(CheckpointError) as refusal:
+        load_networks(saved, torch.device("cpu"))
+    assert "\n" not in str(refusal.value)
+    assert time.monotonic() - begin < 10
+    assert psutil.Process().memory_info().rss - resident < 100 * 2**20
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors"])

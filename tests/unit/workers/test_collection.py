@@ -244,7 +244,7 @@ def test_the_store_stays_within_its_capacity(make_run: MakeRun, recordings: Reco
 
 
 def test_a_full_folder_is_not_searched_for_every_lease(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder, searched = ShardFolder(tmp_path), list[int]()
+    folder, searched = ShardFolder(tmp_path, 1), list[int]()
 
     def oldest_first(_: Path, capacity_tokens: int) -> list[str]:
         searched.append(capacity_tokens)

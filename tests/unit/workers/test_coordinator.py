@@ -114,6 +114,14 @@ def test_beats_of_a_lease_that_is_not_theirs_are_revoked(site: Site) -> None:
     assert [(w.name, w.lease, w.clips) for w in workers] == [("a", lease.id, 3), ("b", -1, 0)]
 
 
+def test_a_worker_that_lies_about_its_work_does_not_blind_the_learner(site: Site) -> None:
+    worker, learner = site.join("worker", "a", 1), site.join("learner", "l", 2)
+    for audio_s, clips in ((0.0, 0), (1e12, 2**53), (0.0, 0), (1e12, 2**53)):
+        site.tell(worker, Beat(-1, Totals(audio_s=audio_s, clips=clips)))
+    (status,) = site.ask(learner, Progress(0, 0), Status).workers  # more than 1e12 s a second would be refused
+    assert status.audio_per_s == 1e12
+
+
 def test_who_leaves_gives_its_lease_to_the_next(site: Site) -> None:
     a, b = site.join("worker", "a", 1), site.join("worker", "b", 2)
     lease = site.ask(a, Pull(), Lease)

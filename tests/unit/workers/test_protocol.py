@@ -105,3 +105,21 @@ def test_peer_names_that_do_not_fit_in_a_log_line_or_metric_are_refused(name: st
 def test_a_message_that_is_too_large_is_not_sent() -> None:
     with pytest.raises(p.ProtocolError, match="lease_items"):
         p.encode(p.Welcome("x" * p.MAX_MESSAGE_BYTES, "", "", 0, [], []))
+
+
+@pytest.mark.parametrize("number", ["9007199254740993", "1" + "0" * 309, "9" * 4000])
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"type":"Progress","trained_tokens":NUMBER,"step":1}',
+        '{"type":"Beat","lease":NUMBER,"totals":{}}',
+        '{"type":"Beat","lease":1,"totals":{"clips":NUMBER}}',
+        '{"type":"Done","lease":1,"files":[],"unreadable":[{"path":"","item":NUMBER,"cause":""}],"sums":null,"totals":{}}',
+        '{"type":"Hello","role":"worker","name":"w","host":"h","pid":1,"session":NUMBER}',
+    ],
+)
+def test_counts_that_no_float_can_hold_are_refused(body: str, number: str) -> None:
+    # One such Progress ended the coordinator: the replay ratio divides.
+    with pytest.raises(p.ProtocolError, match="invalid"):
+        p.decode_from_peer(frame(body.replace("NUMBER", number).encode()))
+    p.decode_from_peer(frame(body.replace("NUMBER", "9007199254740992").encode()))
