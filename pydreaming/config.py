@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 import yaml
 
+from pydreaming.config_checks import MOST_REPEATS, check_relations
 from pydreaming.config_files import parse_overrides, parse_yaml, read_preset
 from pydreaming.config_hints import LARGEST, expected, nearest, nearest_key, quote
 from pydreaming.errors import ConfigError
@@ -27,7 +28,6 @@ _SHARED = {"__init__", "base", "contrast", "latents", "scene"}  # files there th
 
 Positive = Annotated[int, msgspec.Meta(ge=1, le=LARGEST)]
 Natural = Annotated[int, msgspec.Meta(ge=0, le=LARGEST)]
-MOST_REPEATS = 256
 Repeats = Annotated[int, msgspec.Meta(ge=1, le=MOST_REPEATS)]  # of a part of the networks: each is built, also for a stranger's checkpoint
 PositiveFloat = Annotated[float, msgspec.Meta(gt=0, le=LARGEST)]
 NonNegative = Annotated[float, msgspec.Meta(ge=0, le=LARGEST)]
@@ -324,7 +324,7 @@ def config_from_dict(values: Mapping[str, Any]) -> Config:
             raise ConfigError(f"key '{section}.{min(missing)}' is not set; begin with --configs defaults")
         sections[section] = kind(**{key: _convert(content[key], f"{section}.{key}", types[key]) for key in types})
     config = Config(**sections)
-    _check_relations(config)
+    check_relations(config)
     return config
 
 
@@ -376,47 +376,3 @@ def _convert(value: Any, dotted: str, kind: Any) -> Any:
         if isinstance(text, str) and any(c == "\0" or 0xD800 <= ord(c) <= 0xDFFF for c in text):
             raise ConfigError(f"key '{dotted}': {quote(value)} is not UTF-8 text")
     return converted
-
-
-def _check_relations(config: Config) -> None:
-    """Constraints that involve more than one key."""
-    f, a, m = config.features, config.action, config.model
-    attends = m.core == "transformer"
-    limits = [
-        ("/" not in config.run.name and config.run.name not in (".", ".."), "run.name is one folder under run.dir, without '/'"),
-        (len(m.encoder_layers) <= MOST_REPEATS, f"model.encoder_layers may have at most {MOST_REPEATS} layers"),
-        (f.win_length <= f.n_fft, "features.win_length must not exceed features.n_fft"),
-        (f.f_min < (f.f_max or f.sample_rate / 2), "features.f_min must be below features.f_max (0 means half of features.sample_rate)"),
-        (f.f_max <= f.sample_rate / 2, "features.f_max must not exceed half of features.sample_rate (0 means half)"),
-        (f.hop_length <= f.win_length, "features.hop_length must not exceed features.win_length, or samples are skipped"),
-        (a.kind != "stride" or bool(a.strides), "action.strides needs at least one stride for action.kind 'stride'"),
-        (len(set(a.strides)) == len(a.strides), "action.strides must not repeat a stride"),
-        (a.kind != "controls" or bool(a.columns), "action.columns needs at least one column for action.kind 'controls'"),
-        (
-            not (attends and m.dynamics == "rssm" and m.posterior == "filter"),
-            "model.core 'transformer' attends to a whole sequence at once, so with model.dynamics 'rssm' the posterior cannot wait for the "
-            "state: set model.posterior 'token', or model.dynamics 'belief'",
-        ),
-        (not attends or m.deter % (2 * m.heads) == 0, "model.deter must be a multiple of 2 * model.heads for model.core 'transformer'"),
-        (config.training.steps > 0 or config.training.seconds > 0, "set training.steps or training.seconds"),
-        (
-            2 * config.workers.beat_s <= config.workers.lease_ttl_s,
-            "workers.lease_ttl_s must be at least twice workers.beat_s, or leases are taken from workers that are well",
-        ),
-        (
-            config.training.batch_size % config.training.processes == 0,
-            "training.batch_size must be a multiple of training.processes, which share it",
-        ),
-        (config.objective.horizon < config.training.batch_length, "objective.horizon must be below training.batch_length"),
-        (
-            config.replay.episode_tokens >= config.training.batch_length,
-            "replay.episode_tokens must be at least training.batch_length",
-        ),
-        (
-            config.replay.prefill_tokens <= config.replay.capacity_tokens,
-            "replay.prefill_tokens must not exceed replay.capacity_tokens",
-        ),
-    ]
-    for holds, message in limits:
-        if not holds:
-            raise ConfigError(message)

@@ -17,7 +17,8 @@ ALLOWED = {
     "errors": set(),
     "config_hints": {"errors"},
     "config_files": {"errors", "config_hints"},
-    "config": {"errors", "config_hints", "config_files"},
+    "config_checks": {"errors", "config"},  # the latter for its type alone
+    "config": {"errors", "config_checks", "config_hints", "config_files"},
     "config_changes": {"config"},
     "keys": {"errors"},
     "tracking": {"errors", "config"},

@@ -184,7 +184,7 @@ def test_a_replay_batch_becomes_tensors() -> None:
     is_first, mask = np.zeros((2, 3), bool), np.ones((2, 3), bool)
     tokens = rng.normal(size=(2, 3, TOKEN_DIM)).astype(np.float16)
     action = rng.normal(size=(2, 3, STRIDES)).astype(np.float32)
-    batch = Batch(tokens, is_first, action, np.arange(6).reshape(2, 3), np.zeros(2, np.int32), mask)
+    batch = Batch(tokens, is_first, action, np.arange(6).reshape(2, 3), np.zeros(2, np.int32), mask, np.ones(2, np.bool_))
     tensors = trainer().to_device(batch)
     assert tensors.tokens.dtype == torch.float32
     assert np.array_equal(tensors.tokens.numpy(), tokens.astype(np.float32))

@@ -147,7 +147,7 @@ def test_who_has_no_key_is_kept_out_told_why_and_logged(
     for _ in range(30):
         site.coordinator.step(0.02)
     assert dealer.receive(0.1) is None
-    assert not site.coordinator.status(time.monotonic()).workers
+    assert not site.coordinator.status(time.monotonic()).crew.count
     assert sum("refused" in line for line in caplog.messages) <= 2  # however often it tries; "unknown address" is another matter
     for secret in (own.secret, stranger.secret):
         assert secret.decode() not in caplog.text
@@ -208,7 +208,7 @@ def test_a_revoked_worker_is_refused_its_lease_goes_to_the_next_at_once(site: Si
             site.coordinator.step(0.02)
     after = site.facts()
     assert after[:-1] == before[:-1]
-    assert all(w.totals.clips != 7 for w in site.coordinator.status(time.monotonic()).workers)
+    assert all(w.clips != 7 for w in site.coordinator.now(time.monotonic()).workers)
     assert [line for line in caplog.messages if "box is shut out: its key was revoked" in line]
     assert site.coordinator.dropped["key"] >= 4
 

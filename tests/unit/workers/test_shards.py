@@ -18,7 +18,7 @@ def write(folder: Path, prefix: str, part: int, size: int = 8) -> StoredFile:
 
 @pytest.fixture
 def shards(tmp_path: Path) -> ShardFolder:
-    return ShardFolder(tmp_path)
+    return ShardFolder(tmp_path, 1)
 
 
 def test_the_sum_follows_every_change(shards: ShardFolder, tmp_path: Path) -> None:
@@ -43,7 +43,7 @@ def test_what_a_lost_worker_has_renamed_goes_when_the_lease_is_done_by_another(s
 
 def test_what_was_never_reported_before_a_restart_goes_too(tmp_path: Path) -> None:
     reported, stray = write(tmp_path, "e00000-000001", 0), write(tmp_path, "e00000-000002", 5)
-    again = ShardFolder(tmp_path)
+    again = ShardFolder(tmp_path, 1)
     again.restore({reported.name: 100})
     assert (tmp_path / stray.name).exists()  # until its lease is done
     done = write(tmp_path, "e00000-000002", 0)
