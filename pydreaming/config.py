@@ -161,6 +161,9 @@ class ReplayConfig:
     slack_tokens: Positive
     group_share: Fraction
     cut_share: Fraction
+    cache: str = ""  # this and the next two: see ModelConfig
+    cache_gb: PositiveFloat = 20.0
+    patience_s: NonNegative = 300.0
 
 
 @dataclass(frozen=True, kw_only=True)

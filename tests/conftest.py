@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from places import Bucket, Folder, Place
+from s3_server import S3Server
 from tones import RATE, write_tone
 
 from pydreaming.config import load_config
@@ -23,6 +26,28 @@ def data_dir() -> Path:
     if not folder:
         pytest.skip("PYDREAMING_DATA is not set: no real recordings here")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    """A real S3 server; the test is skipped where moto is not installed."""
+    if importlib.util.find_spec("moto") is None:
+        pytest.skip("moto is not installed: no S3 server here")
+    server = S3Server()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def bucket(s3_server: S3Server, tmp_path: Path) -> Bucket:
+    """An empty store on S3."""
+    return Bucket(s3_server, tmp_path / "copies")
+
+
+@pytest.fixture(params=["folder", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """An empty store of either kind."""
+    return Folder(tmp_path / "store") if request.param == "folder" else request.getfixturevalue("bucket")
 
 
 @pytest.fixture
@@ -64,3 +89,9 @@ def make_run(tmp_path: Path) -> Callable[..., RunDir]:
         return run
 
     return make
+
+
+@pytest.fixture
+def make_s3_run(make_run: Callable[..., RunDir], s3_server: S3Server) -> Callable[..., RunDir]:
+    """As make_run, with the replay store on S3."""
+    return lambda source, *overrides, **options: make_run(source, "--replay.dir", s3_server.new_address(), *overrides, **options)

@@ -20,7 +20,7 @@ def train(run: RunDir, steps: int = 3) -> Path:
     """Collect what is not there yet, train for a few steps and save a checkpoint, which is returned."""
     config = run.read_config()
     index = ReplayIndex(run.replay(config))
-    if not index.folder.is_dir():
+    if not Path(index.location).is_dir():
         collect(run, config)
     index.refresh()
     meta = index.meta

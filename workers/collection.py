@@ -18,7 +18,7 @@ import msgspec
 from pydreaming.audio.sources import Catalogue
 from pydreaming.audio.stats import FeatureStats, StatsSums, merge_stats
 from pydreaming.config import Config
-from pydreaming.errors import ConfigError, ReplayError, SourceError
+from pydreaming.errors import ConfigError, ReplayError, SourceError, UnreachableError
 from pydreaming.replay.names import shard_prefix
 from workers.layout import RunDir, replace_json
 from workers.leases import EpochRecord, Grant, LeaseTable, Loss
@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 DEADLY = "worker died while reading it"
 MEASURE_ITEMS = 8  # recordings in a measure lease: few, so that all workers share the short phase
 SAVE_S = 1.0
+SWEEP_S = 60.0  # s between two looks for files that nobody has reported
+PROBE_S = 2.0  # s between two questions to a replay store that does not answer
 
 
 class SavedState(msgspec.Struct, forbid_unknown_fields=True):
@@ -60,7 +62,7 @@ class Collection:
       run: the run's folder; config: of the run; catalogue: of the recordings.
       now: the present time in the caller's clock's seconds, which every later call must use too.
     Raises:
-      SourceError: nothing to train on. ReplayError: the replay folder holds another run's files. ConfigError: statistics of other features.
+      SourceError: nothing to train on. ReplayError: the replay store holds another run's files. ConfigError: statistics of other features.
     """
 
     def __init__(self, run: RunDir, config: Config, catalogue: Catalogue, now: float) -> None:
@@ -87,6 +89,7 @@ class Collection:
         sample = catalogue.sample(config.features.stats_files, config.run.seed)
         self._measure = self._measure_table([] if self.stats else sample.tolist())
         self._dirty, self._saved = True, now
+        self._swept = self._probed = now
         self.save(now)
 
     # -- what peers ask for -------------------------------------------------------------------------------------------------------------
@@ -111,6 +114,8 @@ class Collection:
         if self.stats is None:
             grant = self._measure.grant(owner, now)
             return self._lease("measure", grant) if grant else Wait(0.2, "the statistics of the recordings are being measured")
+        if not self._shards.reachable:
+            return Wait(1.0, "the replay store does not answer")
         if not self._gate.may_write(self.state.written_tokens, self.state.trained_tokens):
             return Wait(1.0, f"{self.state.written_tokens} tokens are collected, and the learner has to catch up (replay.replay_ratio)")
         grant = self._episodes.grant(owner, now)
@@ -150,13 +155,14 @@ class Collection:
         self.state.trained_tokens = trained_tokens
 
     def tick(self, now: float) -> None:
-        """Regular work: lost leases, and the state on disk once in `SAVE_S`."""
+        """Regular work: lost leases, the replay store, and the state on disk once in `SAVE_S`."""
         for loss in self._measure.expire(now):
             self._lost(loss)
         for loss in self._episodes.expire(now):
             self._lost(loss)
         self._end_measure()
         self._end_passes()
+        self._look_after_store(now)
         if self._dirty and now - self._saved >= SAVE_S:
             self.save(now)
 
@@ -170,12 +176,12 @@ class Collection:
 
     @property
     def stored_tokens(self) -> int:
-        """Tokens in the replay folder."""
+        """Tokens in the replay store."""
         return self._shards.tokens
 
     @property
     def stored_files(self) -> int:
-        """Files in the replay folder."""
+        """Files in the replay store."""
         return len(self._shards)
 
     @property
@@ -219,9 +225,14 @@ class Collection:
         self._end_measure()
         return None
 
-    def _done_episodes(self, grant: Grant, message: Done, owner: str) -> Refused | None:
+    def _done_episodes(self, grant: Grant, message: Done, owner: str) -> Refused | Revoked | None:
         prefix = shard_prefix(grant.epoch, grant.number)
-        problem = self._shards.check(prefix, message.files)
+        try:
+            problem = self._shards.check(prefix, message.files)
+        except UnreachableError as e:  # nobody's fault; done again, the lease replaces what there is of its files
+            self._shards.unreachable(e)
+            self._give_back(owner)
+            return Revoked(message.lease)
         if problem:
             self._give_back(owner)
             return Refused(problem)
@@ -248,16 +259,24 @@ class Collection:
         if self.stats is None:
             if loss.deadly is not None:
                 self._episodes.skip.add(loss.deadly)
-        elif loss.split:
-            self._shards.remove_lease(prefix)  # its items get files of their own
         else:
-            self._shards.remove_temporaries(prefix)
+            self._shards.lost(prefix)
+            if loss.split:
+                self._shards.remove_lease(prefix)  # its items get files of their own
         if loss.deadly is not None:
             self._quarantine.add(self._catalogue[loss.deadly].path, DEADLY, loss.deadly, grant.epoch)
 
     def _give_back(self, owner: str) -> None:
         for grant in [*self._measure.give_back(owner), *self._episodes.give_back(owner)]:
-            self._shards.remove_temporaries(shard_prefix(grant.epoch, grant.number))
+            self._shards.lost(shard_prefix(grant.epoch, grant.number))
+
+    def _look_after_store(self, now: float) -> None:
+        if now - self._probed >= PROBE_S:
+            self._probed = now
+            self._shards.probe()
+        if now - self._swept >= SWEEP_S and self.stats is not None:
+            self._swept = now
+            self._shards.sweep(lambda: (shard_prefix(grant.epoch, grant.number) for grant in self._episodes.granted))
 
     def _end_measure(self) -> None:
         if self.stats is not None or self.all_failed or not self._measure.exhausted:
@@ -282,17 +301,17 @@ class Collection:
             state = msgspec.json.decode(self._run.coordinator_state.read_bytes(), type=SavedState)
         except FileNotFoundError:
             state = SavedState()
-            strangers = self._shards.names_on_disk()
+            strangers = self._shards.there_at_first
             if strangers:
                 raise ReplayError(
-                    f"{self._shards.folder} already holds {len(strangers)} files of another run; "
+                    f"{self._shards.location} already holds {len(strangers)} files of another run; "
                     "set workers.count 0 to train from them, or replay.dir to an empty folder"
                 ) from None
         except (msgspec.MsgspecError, UnicodeDecodeError) as e:
             raise ReplayError(f"{self._run.coordinator_state} is damaged ({e}); begin a new run") from e
         self._shards.restore(state.files)
         if state.written_tokens and not len(self._shards):
-            log.warning("the replay folder is empty: collecting from the first pass again")
+            log.warning("the replay store is empty: collecting from the first pass again")
             state = SavedState(starts=state.starts, address=state.address, deadly=state.deadly)
         state.starts += 1
         return state

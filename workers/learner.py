@@ -37,6 +37,7 @@ from workers.evaluations import Evaluations
 from workers.keys import load_client_keys
 from workers.layout import RunDir
 from workers.link import CoordinatorLink
+from workers.lookout import Lookout, Stopping
 from workers.protocol import Progress
 from workers.protocol import Status as CollectionStatus
 from workers.ratio import RatioGate
@@ -44,7 +45,6 @@ from workers.transport import read_keys
 
 log = logging.getLogger("learner")
 
-REFRESH_S = 1.0  # between looks at the replay folder
 WAIT_LINE_S = 5.0  # between lines about waiting
 EVALUATION_DUE_S = 1800.0  # the last evaluation takes minutes, and says nothing on its way
 MAX_NON_FINITE = 100  # refused steps in a row after which the run has failed
@@ -68,14 +68,14 @@ class Learner:
         self.newest = self.begun.checkpoint
         self.spool.start(self.begun.step)
         self.gate = RatioGate.of(self.config.replay)
-        self.index = ReplayIndex(run.replay(self.config))
+        self.lookout = Lookout(run, self.config, lambda: bool(self.stopping))
+        self.index = self.lookout.index
         self.link = self._connect(self.config)
         self.evaluations = Evaluations(run, self.config)
         self.stopping = ""
         self.train_seconds = 0.0
         self._meter, self._averages = _Meter(), Averages()
         self._logged: dict[str, float] = {}
-        self._refreshed = -REFRESH_S
         torch.set_num_threads(self.config.training.threads or default_threads())
 
     def run(self) -> Status:
@@ -85,9 +85,9 @@ class Learner:
             return "KILLED"
         meta = self.index.meta
         if meta is None:
-            raise ReplayError(f"{self.index.folder} holds no episodes; collect some first, or set workers.count above 0")
+            raise ReplayError(f"{self.index.location} holds no episodes; collect some first, or set workers.count above 0")
         if found := difference(StoreMeta.of(self.config.features, meta.stats, self.config.action), meta):
-            raise ReplayError(f"{self.index.folder} was written with other settings than this run's: {found}")
+            raise ReplayError(f"{self.index.location} was written with other settings than this run's: {found}")
         self.stats, self.controls = meta.stats, meta.controls
         self.trainer = Trainer(self.config, meta.token_dim, meta.action_dim)
         self.sampler = make_sampler(self.index, self.config)
@@ -112,7 +112,14 @@ class Learner:
             if not self._may_train():
                 self._meter.waited(time.monotonic() - begin)
                 continue
-            batch = self.trainer.to_device(self.sampler.sample())
+            try:
+                batch = self.trainer.to_device(self.sampler.sample())
+            except Stopping:
+                break
+            except ReplayError:
+                if self.link is None or self.index.tokens:
+                    raise
+                continue  # somebody has emptied the store, and workers fill it again
             self._meter.waited(time.monotonic() - begin)
             result = self._step(batch)
             now = time.monotonic()
@@ -163,7 +170,7 @@ class Learner:
             self.index.refresh()
             if self.link is None:
                 if self.index.episodes == 0:
-                    raise ReplayError(f"{self.index.folder} holds no episodes to train from{_damage(self.index)}")
+                    raise ReplayError(f"{self.index.location} holds no episodes to train from{_damage(self.index)}")
                 return
             status = self.link.exchange(self.begun)
             if status is not None:
@@ -178,15 +185,16 @@ class Learner:
     def _may_train(self) -> bool:
         """Refresh the view of the store, and hold back while training is too far ahead of collection."""
         now = time.monotonic()
-        if now - self._refreshed > REFRESH_S and self.link is not None:
-            self.index.refresh()
-            self._refreshed = now
         if self.link is None:
             return True
+        self.lookout.look()
         status = self.link.exchange(Progress(self.trainer.trained_tokens, self.trainer.step, self.newest))
         if status is None:
             return True
         self._require_readable(status)
+        if not self.index.tokens:
+            time.sleep(0.1)
+            return False
         if self.gate.may_train(status.written_tokens, self.trainer.trained_tokens, status.exhausted):
             return True
         if now - self._meter.said_waiting > WAIT_LINE_S:
@@ -265,7 +273,7 @@ class Learner:
             log.warning("%s is damaged and left aside", newest)
         state = restore(path, self.trainer)
         if state.stats != self.stats:
-            raise CheckpointError(f"{path} was trained with other statistics than {self.index.folder} holds; start a new run")
+            raise CheckpointError(f"{path} was trained with other statistics than {self.index.location} holds; start a new run")
         self.sampler.load_state_dict(state.sampler)
         self.train_seconds = state.counters["seconds"]
         log.info("resumed %s at step %d", path, self.trainer.step)

@@ -40,8 +40,8 @@ def test_shapes_and_types(tmp_path):
     assert batch.is_first[:, 0].all()
 
 
-def test_every_value_belongs_to_its_identity(tmp_path):
-    sampler = ReplaySampler(small_store(tmp_path), 6, 8, 0.5, 0.3, 0)
+def test_every_value_belongs_to_its_identity(place):
+    sampler = ReplaySampler(small_store(place.open()), 6, 8, 0.5, 0.3, 0)
     for _ in range(20):
         batch = sampler.sample()
         for row in range(6):
@@ -61,14 +61,14 @@ def test_same_seed_same_batches_and_another_seed_others(tmp_path):
     assert not same(a.sample(), c.sample())
 
 
-def test_resumed_from_json_in_a_fresh_process_state(tmp_path):
-    index = small_store(tmp_path)
+def test_resumed_from_json_in_a_fresh_process_state(place):
+    index = small_store(place.open())
     sampler = ReplaySampler(index, 4, 8, 0.75, 0.3, 1)
     for _ in range(7):
         sampler.sample()
     state = json.loads(json.dumps(sampler.state_dict()))
     expected = [sampler.sample() for _ in range(5)]
-    again = ReplayIndex(tmp_path)
+    again = ReplayIndex(place.open())
     again.refresh()
     resumed = ReplaySampler(again, 4, 8, 0.75, 0.3, 999)
     resumed.load_state_dict(state)
@@ -202,10 +202,10 @@ def test_every_part_of_a_long_recording_is_seen_equally_often(tmp_path):
     assert counts.max() < 1.25 * counts.mean()
 
 
-def test_short_episodes_are_padded(tmp_path):
+def test_short_episodes_are_padded(place):
     meta = store_meta()
-    write_lease(tmp_path, 0, build_group("g", [(0, 3), (1, 2)], meta), meta)
-    index = ReplayIndex(tmp_path)
+    write_lease(place.open(), 0, build_group("g", [(0, 3), (1, 2)], meta), meta)
+    index = ReplayIndex(place.open())
     index.refresh()
     batch = ReplaySampler(index, 2, 9, 0.5, 1.0, 0).sample()
     for row in range(2):
@@ -228,20 +228,38 @@ def test_the_same_audio_of_two_passes_has_the_same_identity(tmp_path):
     assert len(set(batch.token_id[0].tolist())) == 8
 
 
-def test_the_sampler_follows_the_index(tmp_path):
+def test_the_sampler_follows_the_index(place):
     meta = store_meta()
-    index = ReplayIndex(tmp_path)
+    index = ReplayIndex(place.open())
     sampler = ReplaySampler(index, 4, 8, 0.5, 0.3, 0)
     with pytest.raises(ReplayError, match="no episode yet"):
         sampler.sample()
-    write_lease(tmp_path, 0, build_group("a", [(0, 100)], meta), meta)
+    write_lease(place.open(), 0, build_group("a", [(0, 100)], meta), meta)
     index.refresh()
     assert {item for item, _ in places(sampler.sample())} == {0}
-    for path in tmp_path.iterdir():
-        path.unlink()
-    write_lease(tmp_path, 1, build_group("b", [(7, 100)], meta), meta)
+    place.wipe()
+    write_lease(place.open(), 1, build_group("b", [(7, 100)], meta), meta)
     index.refresh()
     assert {item for item, _ in places(sampler.sample())} == {7}
+
+
+def test_what_is_evicted_before_it_was_fetched_is_drawn_anew(bucket):
+    index = small_store(bucket.open(), groups=6)
+    sampler = ReplaySampler(index, 4, 8, 1.0, 0.3, 0)
+    sampler.sample()
+    gone = [name for name in bucket.names() if not name.startswith("e00000-000003")]
+    for name in gone:
+        bucket.remove(name)
+    seen = {item // 20 for _ in range(20) for item, _ in places(sampler.sample())}
+    assert 3 in seen
+    while index.refresh() != ([], []):
+        pass
+    assert {item // 20 for _ in range(5) for item, _ in places(sampler.sample())} == {3}
+    for name in bucket.names():
+        bucket.remove(name)
+    fresh = ReplaySampler(ReplayIndex(bucket.open()), 4, 8, 1.0, 0.3, 0)
+    with pytest.raises(ReplayError, match="holds no episode"):
+        fresh.sample()
 
 
 @pytest.mark.parametrize("wrong", [(0, 8, 0.5, 0.5), (4, 0, 0.5, 0.5), (4, 8, 1.5, 0.5), (4, 8, 0.5, -0.1)])
