@@ -74,7 +74,10 @@ class ReplayIndex:
           ReplayError: a file was made with other settings, or the store cannot be listed. The index is then as before.
           UnreachableError: the store does not answer. The index is as before and still of use.
         """
-        present = self._store.scan(patient)
+        return self._store.patiently(self._refresh) if patient else self._refresh()
+
+    def _refresh(self) -> tuple[list[str], list[str]]:
+        present = self._store.scan()
         shards = {name: known for name, known in self._shards.items() if present.get(name) == known[0]}
         seen = {name: identity for name, identity in self._seen_damaged.items() if present.get(name) == identity}
         causes = {name: self.damaged[name] for name in seen}

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -25,7 +25,7 @@ from pydreaming.replay.address import parse_address
 from pydreaming.replay.cache import Cache, key_of
 from pydreaming.replay.names import SUFFIX
 from pydreaming.replay.staging import Staging
-from pydreaming.replay.store import Bytes, File, Identity, Patience, Store
+from pydreaming.replay.store import Bytes, File, Identity, Patience, Store, T
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ FIRST_PAUSE_S, LAST_PAUSE_S, SLICE_S = 0.2, 5.0, 0.1  # between requests while a
 _FINAL = re.compile(
     r"AWS Error (ACCESS_DENIED|NO_SUCH_BUCKET|INVALID_ACCESS_KEY_ID|SIGNATURE_DOES_NOT_MATCH|\w*TOKEN\w*|\w*CREDENTIALS\w*)\b"
 )
-T = TypeVar("T")
+_GONE = re.compile(r"AWS Error (RESOURCE_NOT_FOUND|NO_SUCH_KEY)\b")  # between two requests of one operation
 
 
 class S3File(File):
@@ -80,6 +80,28 @@ class S3Store(Store):
         except OSError as e:
             raise UsageError(f"{location} cannot be used: {_brief(e)}") from e
 
+    def patiently(self, operation: Callable[[], T]) -> T:
+        """See Store."""
+        deadline, pause, said = time.monotonic() + self._patience.seconds, FIRST_PAUSE_S, False
+        while True:
+            try:
+                done = operation()
+            except UnreachableError as e:
+                if time.monotonic() + pause > deadline:
+                    raise
+                if not said:
+                    log.warning("%s; trying again for %.0f s", e, self._patience.seconds)
+                said = True
+            else:
+                if said:
+                    log.info("the replay store %s answers again", self.location)
+                return done
+            end = time.monotonic() + pause
+            while time.monotonic() < end:
+                self._patience.meanwhile()
+                time.sleep(SLICE_S)
+            pause = min(2 * pause, LAST_PAUSE_S)
+
     def make(self) -> None:
         """See Store."""
         self.check_writable()
@@ -91,14 +113,10 @@ class S3Store(Store):
             if self._fs.get_file_info(bucket).type == fs.FileType.NotFound:
                 raise ReplayError(f"the replay store {self.location} cannot be used: there is no bucket '{bucket}', or no right to see it")
 
-    def scan(self, patient: bool = False) -> dict[str, Identity]:
+    def scan(self) -> dict[str, Identity]:
         """See Store."""
-
-        def listed() -> dict[str, Identity]:
-            with self._talking():
-                return _identities(self._fs.get_file_info(fs.FileSelector(self._base, allow_not_found=True)))
-
-        return self._patiently(listed) if patient else listed()
+        with self._talking():
+            return _identities(self._fs.get_file_info(fs.FileSelector(self._base, allow_not_found=True)))
 
     def find(self, names: Iterable[str]) -> dict[str, Identity]:
         """See Store."""
@@ -128,7 +146,7 @@ class S3Store(Store):
                     data[file] = self._cache.put(file.key, got) if self._cache else got
 
         if any(copy is None for copy in data.values()):
-            self._patiently(fetch_missing)
+            self.patiently(fetch_missing)
         return [copy for file in wanted if (copy := data[file]) is not None]
 
     def forget(self, files: Iterable[File]) -> None:
@@ -147,7 +165,7 @@ class S3Store(Store):
     def publish(self, files: Sequence[tuple[Path, str]]) -> None:
         """See Store."""
         for path, name in files:
-            self._patiently(lambda path=path, name=name: self._upload(path, name))  # type: ignore[misc]
+            self.patiently(lambda path=path, name=name: self._upload(path, name))  # type: ignore[misc]
             path.unlink()
 
     def remove(self, names: Iterable[str]) -> None:
@@ -212,31 +230,11 @@ class S3Store(Store):
         except OSError as e:
             if "AWS Error" not in str(e):
                 raise
+            if _GONE.search(str(e)):
+                raise FileNotFoundError(f"{self.location}: {_brief(e)}") from e
             if _FINAL.search(str(e)):
                 raise ReplayError(f"the replay store {self.location} cannot be used: {_brief(e)}") from e
             raise UnreachableError(f"the replay store {self.location} cannot be reached: {_brief(e)}") from e
-
-    def _patiently(self, operation: Callable[[], T]) -> T:
-        """Do it, again and again while the store does not answer. Raises UnreachableError when patience ends."""
-        deadline, pause, said = time.monotonic() + self._patience.seconds, FIRST_PAUSE_S, False
-        while True:
-            try:
-                done = operation()
-            except UnreachableError as e:
-                if time.monotonic() + pause > deadline:
-                    raise
-                if not said:
-                    log.warning("%s; trying again for %.0f s", e, self._patience.seconds)
-                said = True
-            else:
-                if said:
-                    log.info("the replay store %s answers again", self.location)
-                return done
-            end = time.monotonic() + pause
-            while time.monotonic() < end:
-                self._patience.meanwhile()
-                time.sleep(SLICE_S)
-            pause = min(2 * pause, LAST_PAUSE_S)
 
 
 def _is_safe(name: str) -> bool:
@@ -256,4 +254,4 @@ def _brief(error: OSError) -> str:
     """What the SDK says, without its preamble and request ids, on one line."""
     text = " ".join(str(error).split())
     text = text.partition("AWS Error ")[2] or text
-    return re.sub(r" \(Request ID: [^)]*\)", "", text)[:300]
+    return re.sub(r" \(Request ID: [^)]*\)", "", text)[:300].rstrip(": ")

@@ -17,7 +17,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -29,6 +29,7 @@ from pydreaming.replay.address import Location, is_distant
 from pydreaming.replay.names import SUFFIX, temporary_pid
 
 Bytes: TypeAlias = NDArray[np.uint8]
+T = TypeVar("T")
 
 
 class Identity(NamedTuple):
@@ -68,6 +69,10 @@ class Store(ABC):
     location: str
     concurrency = 1
 
+    def patiently(self, operation: Callable[[], T]) -> T:
+        """Do what may safely be done again, until a store that does not answer does, or patience ends (UnreachableError)."""
+        return operation()
+
     @abstractmethod
     def make(self) -> None:
         """Make the store where it is missing; remove what writers that died have left of unfinished files."""
@@ -77,7 +82,7 @@ class Store(ABC):
         """Raises UsageError when it is not there, ReplayError when this user may not write it."""
 
     @abstractmethod
-    def scan(self, patient: bool = False) -> dict[str, Identity]:
+    def scan(self) -> dict[str, Identity]:
         """Every visible Parquet file by name, whoever wrote it; none where the store is missing."""
 
     @abstractmethod
@@ -177,7 +182,7 @@ class LocalStore(Store):
         if not os.access(self._folder, os.W_OK | os.X_OK):
             raise ReplayError(f"the replay folder {self._folder} cannot be written by this user")
 
-    def scan(self, patient: bool = False) -> dict[str, Identity]:
+    def scan(self) -> dict[str, Identity]:
         """See Store."""
         present = {}
         try:

@@ -167,6 +167,19 @@ def test_a_replaced_object_is_not_taken_for_the_listed_one(bucket):
     assert index.groups == ["b"]
 
 
+def test_an_object_that_goes_between_two_requests_is_gone_and_no_outage(bucket):
+    small_store(bucket.open(), groups=1)
+    store, name = bucket.open(), bucket.names()[0]
+
+    def lose() -> None:
+        with store._talking(), store._fs.open_input_file(store._path(name)) as file:
+            bucket.remove(name)
+            file.read_buffer()
+
+    with pytest.raises(FileNotFoundError):
+        lose()
+
+
 def test_a_file_that_is_evicted_takes_its_copy_along(bucket):
     index = small_store(bucket.open(), groups=1, clips=40)
     for episode in range(index.episodes):
