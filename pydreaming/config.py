@@ -67,6 +67,7 @@ class SourceConfig:
     held_out: Annotated[float, msgspec.Meta(ge=0, le=0.5)]
     held_out_speakers: list[str]
     max_files: Natural
+    watch_s: NonNegative = 0.0  # see ModelConfig
 
 
 @dataclass(frozen=True)
@@ -388,6 +389,7 @@ def _check_relations(config: Config) -> None:
             "state: set model.posterior 'token', or model.dynamics 'belief'",
         ),
         (not attends or m.deter % (2 * m.heads) == 0, "model.deter must be a multiple of 2 * model.heads for model.core 'transformer'"),
+        (not (config.source.watch_s and config.source.max_files), "source.max_files cannot sample a source that grows (source.watch_s)"),
         (config.training.steps > 0 or config.training.seconds > 0, "set training.steps or training.seconds"),
         (
             2 * config.workers.beat_s <= config.workers.lease_ttl_s,

@@ -22,9 +22,11 @@ from pydreaming.errors import ConfigError, ReplayError, SourceError, Unreachable
 from pydreaming.replay.names import shard_prefix
 from workers.layout import RunDir, replace_json
 from workers.leases import EpochRecord, Grant, LeaseTable, Loss
+from workers.passes import Passes, PassRows
 from workers.protocol import Done, Lease, Refused, Revoked, Stop, Unreadable, Wait, one_line
 from workers.ratio import RatioGate
 from workers.shards import ShardFolder
+from workers.watch import Change
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +48,9 @@ class SavedState(msgspec.Struct, forbid_unknown_fields=True):
     epochs: list[EpochRecord] = []
     deadly: list[int] = []
     files: dict[str, int] = {}
+    extras: int = 0
+    closed: list[tuple[int, int]] = []
+    rows: list[PassRows] = []
 
 
 class SavedStats(msgspec.Struct):
@@ -78,14 +83,11 @@ class Collection:
         self.all_failed = False
         self._sums: dict[int, StatsSums] = {}
         self._measured_all = False
-        self._episodes = LeaseTable(
-            lambda epoch: catalogue.leases(config.run.seed, epoch, config.workers.lease_items),
-            config.workers.passes,
-            config.workers.lease_ttl_s,
-            self._ids,
-        )
+        self._grows = config.source.watch_s > 0
+        self._passes = Passes(catalogue, config, self.state.rows)
+        self._episodes = LeaseTable(self._passes.plan, config.workers.passes, config.workers.lease_ttl_s, self._ids)
         self._episodes.skip.update(self.state.deadly)
-        self._episodes.restore(self.state.passes_done, self.state.epochs)
+        self._episodes.restore(self.state.passes_done, self.state.epochs, self.state.extras, self.state.closed)
         sample = catalogue.sample(config.features.stats_files, config.run.seed)
         self._measure = self._measure_table([] if self.stats else sample.tolist())
         self._dirty, self._saved = True, now
@@ -102,14 +104,24 @@ class Collection:
     @property
     def exhausted(self) -> bool:
         """Whether nothing more will be collected."""
-        return self.all_failed or self._episodes.exhausted
+        return self.all_failed or (self._episodes.exhausted and not self._grows)
+
+    def take_in(self, change: Change) -> None:
+        """What has come to a growing source, and gone from it. Raises SourceError: the catalogue cannot be written."""
+        train = len(self._catalogue.train_indices)
+        self._catalogue.add(change.new, self._config.source, self._config.run.seed)
+        self._episodes.gone |= change.gone
+        self._episodes.gone -= change.back
+        train = len(self._catalogue.train_indices) - train
+        counts = (len(change.new), len(change.new) - train, len(change.gone), len(change.back))
+        log.info("%d recordings have come (%d held out), %d are gone, %d are there again", *counts)
 
     def pull(self, owner: str, now: float) -> Lease | Wait | Stop:
         """Work for `owner`."""
         self._give_back(owner)  # who pulls has nothing in hand any more, whatever became of its last lease
         if self.all_failed:
             return Stop("not one recording could be read")
-        if self._episodes.exhausted:
+        if self.exhausted:
             return Stop("all passes are done")
         if self.stats is None:
             grant = self._measure.grant(owner, now)
@@ -119,7 +131,7 @@ class Collection:
         if not self._gate.may_write(self.state.written_tokens, self.state.trained_tokens):
             return Wait(1.0, f"{self.state.written_tokens} tokens are collected, and the learner has to catch up (replay.replay_ratio)")
         grant = self._episodes.grant(owner, now)
-        return self._lease("episodes", grant) if grant else Wait(0.5, "the last leases of the pass are in other hands")
+        return self._lease("episodes", grant) if grant else Wait(0.5, "the last leases are in other hands, or nothing new has come")
 
     def beat(self, lease: int, owner: str, now: float) -> bool:
         """Keep a lease. False: it is not `owner`'s any more."""
@@ -162,6 +174,7 @@ class Collection:
             self._lost(loss)
         self._end_measure()
         self._end_passes()
+        self._begin_arrival(now)
         self._look_after_store(now)
         if self._dirty and now - self._saved >= SAVE_S:
             self.save(now)
@@ -169,6 +182,9 @@ class Collection:
     def save(self, now: float) -> None:
         """Write the state to disk."""
         self.state.passes_done, self.state.epochs = self._episodes.passes_done, self._episodes.records()
+        self._passes.keep(self._episodes.open_epochs)
+        self.state.rows = self._passes.rows()
+        self.state.extras, self.state.closed = self._episodes.extras, self._episodes.closed
         self.state.deadly = sorted(self._episodes.skip)
         self.state.files = dict(self._shards.files)
         replace_json(self._run.coordinator_state, self.state)
@@ -270,6 +286,12 @@ class Collection:
         for grant in [*self._measure.give_back(owner), *self._episodes.give_back(owner)]:
             self._shards.lost(shard_prefix(grant.epoch, grant.number))
 
+    def _begin_arrival(self, now: float) -> None:
+        """A pass of their own for recordings that have come since the last one began."""
+        if self._grows and self.stats is not None and self._passes.plan_arrival(self._episodes.next_epoch):
+            self._episodes.add_epoch()
+            self.save(now)
+
     def _look_after_store(self, now: float) -> None:
         if now - self._probed >= PROBE_S:
             self._probed = now
@@ -293,7 +315,7 @@ class Collection:
             self.all_failed = True
 
     def _end_passes(self) -> None:
-        if self._episodes.last_pass_tokens == 0:
+        if self._episodes.last_pass_tokens == 0 and not self._grows:
             self.all_failed = True
 
     def _load_state(self) -> SavedState:
