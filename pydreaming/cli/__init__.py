@@ -25,6 +25,7 @@ from pydreaming.cli import (
     inpaint,
     inspect_command,
     publish,
+    record,
     report,
     search,
     segment,
@@ -39,6 +40,7 @@ from pydreaming.errors import PydreamingError
 COMMANDS = (
     inspect_command.COMMAND,
     status.COMMAND,
+    record.COMMAND,
     embed.COMMAND,
     search.COMMAND,
     units.COMMAND,

@@ -186,7 +186,7 @@ class TestUsage:
         text = capsys.readouterr().out
         assert "example:" in text
         usage = text if command == "anomaly" else text.split("\n\n")[0]  # its two steps have a usage of their own
-        assert "MODEL" in usage or command in ("status", "inspect")  # they look at runs and data, without a model
+        assert "MODEL" in usage or command in ("status", "inspect", "record")  # they need none
 
     def test_version_and_wrong_words(self, capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(SystemExit) as end:
