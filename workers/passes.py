@@ -41,8 +41,8 @@ class Passes:
         return self._catalogue.leases(self._seed, epoch, self._lease_items, (rows.first, rows.last))
 
     def plan_arrival(self, epoch: int) -> bool:
-        """Let a pass cover what no pass before it does. Returns whether there is such a thing."""
-        first, last = self._covered, len(self._catalogue)
+        """Let a pass cover what no pass before it does. Returns whether there is such a thing; the first pass takes all there is."""
+        first, last = max((rows.last for rows in self._rows.values()), default=len(self._catalogue)), len(self._catalogue)
         if first < last:
             self._rows[epoch] = PassRows(epoch, first, last)
         return first < last
@@ -56,7 +56,3 @@ class Passes:
         if self._rows:
             farthest = max(self._rows.values(), key=lambda rows: rows.last).epoch
             self._rows = {epoch: rows for epoch, rows in self._rows.items() if epoch in epochs or epoch == farthest}
-
-    @property
-    def _covered(self) -> int:
-        return max((rows.last for rows in self._rows.values()), default=0)
