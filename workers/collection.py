@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from pydreaming.audio.sources import Catalogue
+from pydreaming.audio.sources import Catalogue, source_root
 from pydreaming.audio.stats import FeatureStats, StatsSums, merge_stats
 from pydreaming.config import Config
 from pydreaming.errors import ConfigError, ReplayError, SourceError, UnreachableError
@@ -264,8 +264,13 @@ class Collection:
     def _note(self, grant: Grant, unreadable: Iterable[Unreadable]) -> None:
         own = set(grant.items)
         for entry in unreadable:
-            if entry.item in own:  # the path is the catalogue's, whatever the message says
-                self._quarantine.add(self._catalogue[entry.item].path, entry.cause, entry.item, grant.epoch)
+            path = self._catalogue[entry.item].path if entry.item in own else ""  # the catalogue's, whatever the message says
+            if path and not self._has_gone(path):
+                self._quarantine.add(path, entry.cause, entry.item, grant.epoch)
+
+    def _has_gone(self, path: str) -> bool:
+        """Whether a recording was deleted after its lease was given: with a source that grows that is no fault."""
+        return self._grows and not (source_root(self._config.source) / path).exists()
 
     def _lost(self, loss: Loss) -> None:
         grant = loss.grant
