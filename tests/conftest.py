@@ -89,9 +89,3 @@ def make_run(tmp_path: Path) -> Callable[..., RunDir]:
         return run
 
     return make
-
-
-@pytest.fixture
-def make_s3_run(make_run: Callable[..., RunDir], s3_server: S3Server) -> Callable[..., RunDir]:
-    """As make_run, with the replay store on S3."""
-    return lambda source, *overrides, **options: make_run(source, "--replay.dir", s3_server.new_address(), *overrides, **options)

@@ -65,7 +65,7 @@ class RunFolder:
         try:
             info = Catalogue.open(self.catalogue).info
         except SourceError:
-            return facts | {"replay store": config.replay.dir}
+            return facts | {"replay store": config.replay.dir.partition("?")[0]}
         facts |= {"recordings": info.items, "held out": info.held_out, "split by": info.split, "speakers": info.speakers}
         return facts | {"unreadable files": len(self.unreadable())}
 
