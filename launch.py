@@ -12,6 +12,7 @@ from pathlib import Path
 from pydreaming.config import CONFIG_DIR, Config, load_config
 from pydreaming.config_changes import first_change
 from pydreaming.errors import ConfigError, PydreamingError, UsageError
+from pydreaming.replay.address import is_distant, parse_address
 
 log = logging.getLogger("supervisor")
 
@@ -62,6 +63,8 @@ def resolve(options: argparse.Namespace, overrides: list[str]) -> tuple[Config, 
         raise UsageError("source.path is not set; add --source.path FOLDER")
     if options.role == "worker" and config.coordinator.address.endswith(":0"):
         raise UsageError("a worker needs the learner's address and port; add --coordinator.address tcp://HOST:PORT")
+    if is_distant(config.replay.dir):
+        parse_address(config.replay.dir)  # before it is written anywhere: it may hold what should be kept secret
     name = config.run.name or f"{config.source.kind}-{time.strftime('%Y%m%d-%H%M%S')}"
     return config, Path(config.run.dir).expanduser() / name
 

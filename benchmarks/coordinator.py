@@ -217,7 +217,7 @@ def measure(folder: Path, workers: int, recordings: int, stored: int, lease_s: f
     """Figures of one phase; `stored` files lie in the store from the beginning."""
     run = make_run(folder, recordings, max(2 * stored, 100_000))
     config: Config = run.read_config()
-    replay = run.replay(config)
+    replay = Path(run.replay(config))
     process, address, listing = start(run)
     if stored:
         process.terminate()

@@ -1,12 +1,15 @@
 """Replay sampling and writing beside its peers and its limit, in one run.
 
-    python -m benchmarks.replay [--json out.json] [--quick]
+    python -m benchmarks.replay [--json out.json] [--quick] [--s3 s3://BUCKET/PREFIX?endpoint_override=HOST:PORT&scheme=http]
 
 Data: 100,096 tokens of 640 float16 values in 391 episodes of 256 (128 MB, random normal), sequences of 64 steps, files in the page
 cache, one thread. Each way copies one random sequence at a time into fresh memory; the last row draws whole batches (24 sequences,
 with is_first, actions, identities and masks). Writing: 64 episodes (21 MB) in files of 32, removed after each repeat; npz is not
 synced, so "ours, not synced" is the like-for-like row, and "ours, durable" what a worker does. Repeats of all ways are interleaved;
 medians, and ratios within the run.
+
+With --s3, the same episodes in a store on S3 as well (an empty prefix, which is emptied again): what a sequence costs where its file was
+never on this host (cold: listed, fetched, kept), where another process has left a copy (checked, mapped), and after that.
 """
 
 from __future__ import annotations
@@ -29,10 +32,12 @@ from numpy.typing import NDArray
 
 from pydreaming.audio.stats import FeatureStats
 from pydreaming.config import load_config
+from pydreaming.replay.address import Location
 from pydreaming.replay.index import ReplayIndex
 from pydreaming.replay.names import shard_prefix
 from pydreaming.replay.sampler import ReplaySampler
 from pydreaming.replay.schema import Clip, Episode, StoreMeta
+from pydreaming.replay.store import Store, open_store
 from pydreaming.replay.writer import ShardWriter
 
 LENGTH = 64  # steps of a sequence
@@ -41,6 +46,8 @@ STEPS = 256  # of an episode
 SHARD = 32  # episodes of a file
 
 SAMPLING, WRITING = "sampling, sequences/s", "writing, MB/s"
+DISTANT = "a sequence from a store, µs"
+LOCAL, COLD, COPIED, MAPPED = "folder", "S3, file never fetched", "S3, copy of another process", "S3, copy in use"
 MEMMAP, ROW_GROUP, NPZ = "numpy.memmap", "read_row_group", "pydreamer's npz_compressed"
 
 Draw = Callable[[], object]
@@ -81,9 +88,9 @@ def syncing(active: bool) -> Iterator[None]:
         os.fsync = real
 
 
-def write_ours(folder: Path, episodes: list[Episode], meta: StoreMeta) -> None:
+def write_ours(where: Location | Store, episodes: list[Episode], meta: StoreMeta) -> None:
     for lease, begin in enumerate(range(0, len(episodes), SHARD)):
-        with ShardWriter(folder, shard_prefix(0, lease), meta, SHARD) as writer:
+        with ShardWriter(where, shard_prefix(0, lease), meta, SHARD) as writer:
             for episode in episodes[begin : begin + SHARD]:
                 writer.add(episode)
             writer.commit()
@@ -193,6 +200,57 @@ def measure(repeats: int, count: int, seconds: float, write_count: int) -> dict[
     return {SAMPLING: sampling, WRITING: writing}
 
 
+def first_reads(store: Store) -> float:
+    """Seconds to read one sequence of every file of a store just opened, for each."""
+    begin = time.perf_counter()
+    index = ReplayIndex(store)
+    index.refresh()
+    places = range(0, index.episodes, SHARD)
+    for episode in places:
+        index.read(episode, 0, LENGTH)
+    return (time.perf_counter() - begin) / len(places)
+
+
+def measure_s3(address: str, repeats: int, count: int, seconds: float) -> dict[str, list[float]]:
+    """µs of every way and repeat to read a random sequence."""
+    meta = make_meta()
+    episodes, ways = make_episodes(count, meta), dict[str, list[float]]()
+    bucket = open_store(address)
+    if bucket.scan():
+        raise SystemExit(f"{address} is not empty")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_ours(folder / "ours", episodes, meta)
+        write_ours(bucket, episodes, meta)
+        try:
+            for number in range(repeats):
+                copies = folder / f"copies{number}"
+                ways.setdefault(COLD, []).append(1e6 * first_reads(open_store(address, copies, 10**12)))
+                ways.setdefault(COPIED, []).append(1e6 * first_reads(open_store(address, copies, 10**12)))
+                for way, store in ((MAPPED, open_store(address, copies, 10**12)), (LOCAL, open_store(folder / "ours"))):
+                    ways.setdefault(way, []).append(1e6 / rate(random_reads(store), 1, seconds))
+                shutil.rmtree(copies)
+        finally:
+            bucket.remove(bucket.scan())
+    return ways
+
+
+def random_reads(store: Store) -> Draw:
+    """Reads random sequences, of files that have all been touched."""
+    index, rng = ReplayIndex(store), np.random.default_rng(1)
+    index.refresh()
+    for episode in range(0, index.episodes, SHARD):
+        index.read(episode, 0, 1)
+    places = list(zip(rng.integers(0, index.episodes, 4096).tolist(), rng.integers(0, STEPS - LENGTH + 1, 4096).tolist(), strict=True))
+    turn = iter(range(10**12))
+
+    def read() -> object:
+        episode, start = places[next(turn) % len(places)]
+        return index.read(episode, start, LENGTH)
+
+    return read
+
+
 def table(title: str, rates: dict[str, list[float]], bases: list[str]) -> str:
     """Markdown: median, range and, for each base, the median over repeats of the ratio to it."""
     lines = ["| " + " | ".join([title, "median", "range", *(f"× {base}" for base in bases)]) + " |", "|---" * (3 + len(bases)) + "|"]
@@ -213,11 +271,14 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write all figures there")
     parser.add_argument("--quick", action="store_true", help="a tiny run, for the tests")
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--s3", metavar="ADDRESS", help="measure a store there, too; credentials as usual with AWS")
     arguments = parser.parse_args()
     rates = measure(2, 6, 0.01, 2) if arguments.quick else measure(arguments.repeats, 391, 0.5, 64)
-    bases = {SAMPLING: [MEMMAP, ROW_GROUP, NPZ], WRITING: [NPZ]}
-    for title, base in bases.items():
-        print(table(title, rates[title], base), end="\n\n")
+    bases = {SAMPLING: [MEMMAP, ROW_GROUP, NPZ], WRITING: [NPZ], DISTANT: [LOCAL]}
+    if arguments.s3:
+        rates[DISTANT] = measure_s3(arguments.s3, *((2, 40, 0.01) if arguments.quick else (arguments.repeats, 391, 0.5)))
+    for title, found in rates.items():
+        print(table(title, found, bases[title]), end="\n\n")
     if arguments.json:
         arguments.json.write_text(json.dumps(rates, indent=1) + "\n", encoding="utf-8")
 

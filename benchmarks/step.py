@@ -133,7 +133,7 @@ class Way:
     """One training on a store, by hand or plain, with batches of its own (the same ones for both)."""
 
     def __init__(self, name: str, config: Config, index: ReplayIndex) -> None:
-        assert index.meta is not None, f"{index.folder} holds no episodes"
+        assert index.meta is not None, f"{index.location} holds no episodes"
         self.name = name
         self.trainer = Trainer(config, index.meta.token_dim, index.meta.action_dim)
         self.sampler = make_sampler(index, config)

@@ -70,6 +70,7 @@ class SourceConfig:
     held_out: Annotated[float, msgspec.Meta(ge=0, le=0.5)]
     held_out_speakers: list[str] = dataclasses.field(default_factory=list)
     max_files: Natural
+    watch_s: NonNegative = 0.0  # see ModelConfig
 
 
 @dataclass(frozen=True)
@@ -165,6 +166,9 @@ class ReplayConfig:
     slack_tokens: Positive
     group_share: Fraction
     cut_share: Fraction
+    cache: str = ""  # this and the next two: see ModelConfig
+    cache_gb: PositiveFloat = 20.0
+    patience_s: NonNegative = 300.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,6 +32,7 @@ def check_relations(config: Config) -> None:
             "state: set model.posterior 'token', or model.dynamics 'belief'",
         ),
         (not attends or m.deter % (2 * m.heads) == 0, "model.deter must be a multiple of 2 * model.heads for model.core 'transformer'"),
+        (not (config.source.watch_s and config.source.max_files), "source.max_files cannot sample a source that grows (source.watch_s)"),
         (config.training.steps > 0 or config.training.seconds > 0, "set training.steps or training.seconds"),
         (
             2 * config.workers.beat_s <= config.workers.lease_ttl_s,

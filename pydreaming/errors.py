@@ -45,6 +45,10 @@ class ReplayError(PydreamingError):
     """A replay store or one of its files is missing, damaged or made with other settings."""
 
 
+class UnreachableError(ReplayError):
+    """A replay store does not answer now, and may do so later."""
+
+
 class CheckpointError(PydreamingError):
     """A checkpoint is missing, damaged or made with other settings."""
 

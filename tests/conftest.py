@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 import sys
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from places import Bucket, Folder, Place
+from s3_server import S3Server
 from tones import RATE, write_tone
 
 from pydreaming.config import load_config
@@ -34,6 +37,28 @@ def data_dir() -> Path:
     if not folder:
         pytest.skip("PYDREAMING_DATA is not set: no real recordings here")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    """A real S3 server; the test is skipped where moto is not installed."""
+    if importlib.util.find_spec("moto") is None:
+        pytest.skip("moto is not installed: no S3 server here")
+    server = S3Server()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def bucket(s3_server: S3Server, tmp_path: Path) -> Bucket:
+    """An empty store on S3."""
+    return Bucket(s3_server, tmp_path / "copies")
+
+
+@pytest.fixture(params=["folder", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """An empty store of either kind."""
+    return Folder(tmp_path / "store") if request.param == "folder" else request.getfixturevalue("bucket")
 
 
 @pytest.fixture

@@ -19,10 +19,11 @@ from workers.serial import collect
 def train(run: RunDir, steps: int = 3) -> Path:
     """Collect what is not there yet, train for a few steps and save a checkpoint, which is returned."""
     config = run.read_config()
-    index = ReplayIndex(run.replay(config))
-    if not index.folder.is_dir():
-        collect(run, config)
+    index = ReplayIndex(run.open_replay(config))
     index.refresh()
+    if not index.episodes:
+        collect(run, config)
+        index.refresh()
     meta = index.meta
     assert meta is not None
     torch.manual_seed(0)

@@ -28,6 +28,7 @@ from pydreaming.audio.controls import ControlScale
 from pydreaming.config import Config, config_from_dict
 from pydreaming.errors import PydreamingError, ReplayError, TransportError, UsageError
 from pydreaming.keys import load_client_keys
+from pydreaming.replay.store import Patience, Store, open_store
 from workers import logs
 from workers.layout import RunDir
 from workers.produce import Producer
@@ -85,7 +86,7 @@ class Options:
     address: str
     keys: Path | None
     root: Path | None
-    replay: Path | None
+    replay: str
     name: str
     patience_s: float
     alive: Path | None = None
@@ -99,6 +100,7 @@ class AudioWorker:
         self._hello = Hello("worker", options.name, socket.gethostname(), os.getpid(), secrets.randbits(32))
         self._dealer: Dealer | None = None
         self._producer: Producer | None = None
+        self._store: Store | None = None
         self._totals = Totals()
         self._lease = -1
         self._beat_s, self._beaten = 1.0, 0.0
@@ -257,18 +259,18 @@ class AudioWorker:
     def _settle(self, welcome: Welcome) -> None:
         """Take over the run's settings."""
         config = self._config(welcome)
-        root, replay = self._options.root or Path(welcome.root), self._options.replay or Path(welcome.replay)
-        for folder, flag in ((root, "--root"), (replay, "--replay")):
-            if not folder.is_dir():
-                raise UsageError(f"{folder} is not a folder on this host; say with {flag} where it is here")
-        if not os.access(replay, os.W_OK | os.X_OK):
-            raise ReplayError(f"the replay folder {replay} cannot be written by this user")
+        root = self._options.root or Path(welcome.root)
+        if not root.is_dir():
+            raise UsageError(f"{root} is not a folder on this host; say with --root where it is here")
+        patience = Patience(config.replay.patience_s, self._on_block)  # signs of life go on, and so the lease stays
+        self._store = open_store(self._options.replay or welcome.replay, patience=patience)
+        self._store.check_writable()
         logs.identify(run=one_line(welcome.run))
         self._beat_s = config.workers.beat_s
         if self._watchdog is None:
             self._watchdog = Watchdog(HUNG_TTLS * config.workers.lease_ttl_s)
         controls = ControlScale(welcome.control_mean, welcome.control_std)
-        self._producer = Producer(config, root, replay, controls, self._on_block, self._totals)
+        self._producer = Producer(config, root, self._store, controls, self._on_block, self._totals)
         log.info("%s: %d recordings in %s", self._options.name, welcome.recordings, root)
 
     @staticmethod
@@ -302,10 +304,16 @@ class AudioWorker:
     def _is_fenced(self, error: ReplayError) -> bool:
         """Whether the coordinator took the lease back: it then removes the temporary files, so that they can no longer be renamed.
 
-        A worker that was stopped finds this out before it can ask, as its connection is gone too.
+        A worker that was stopped finds this out before it can ask, as its connection is gone too. A distant store has no such fence: there
+        the files are published again as they were, or the coordinator removes them.
         """
-        assert self._producer is not None
-        return isinstance(error.__cause__, FileNotFoundError) and self._producer.replay.is_dir()
+        if self._store is None or not isinstance(error.__cause__, FileNotFoundError):
+            return False
+        try:
+            self._store.check_writable()
+        except PydreamingError:
+            return False
+        return True
 
     def _on_block(self) -> None:
         """Between two blocks of audio: signs of life, signals and news. Raises what ends the lease."""
@@ -326,7 +334,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--address", default="", help="the coordinator, tcp://host:port, from another host")
     parser.add_argument("--keys", type=Path, help="folder of CURVE keys (FOLDER/peers/NAME of the coordinator's host)")
     parser.add_argument("--root", type=Path, help="the audio's root folder, where it differs from the coordinator's")
-    parser.add_argument("--replay", type=Path, help="the replay store, where it differs from the coordinator's")
+    parser.add_argument("--replay", default="", help="the replay store, where it differs from the coordinator's")
     parser.add_argument("--name", default=f"{socket.gethostname()}-{os.getpid()}", help="shown in logs and metrics")
     parser.add_argument("--patience", type=float, default=60.0, help="s without a coordinator after which to give up (default 60)")
     parser.add_argument("--alive", type=Path, help="file to touch as a sign of life (the supervisor's)")

@@ -15,23 +15,27 @@ from typing import Any, Literal
 
 import msgspec
 
-from pydreaming.audio.sources import Catalogue
+from pydreaming.audio.sources import Catalogue, source_root
 from pydreaming.audio.stats import FeatureStats, StatsSums, merge_stats
 from pydreaming.config import Config
-from pydreaming.errors import ConfigError, ReplayError, SourceError
+from pydreaming.errors import ConfigError, ReplayError, SourceError, UnreachableError
 from pydreaming.replay.names import shard_prefix
 from pydreaming.replay.schema import TOKEN_DTYPE
 from workers.layout import RunDir, replace_json, tidy_json
 from workers.leases import EpochRecord, Grant, LeaseTable, Loss
+from workers.passes import Passes, PassRows
 from workers.protocol import Done, Lease, Refused, Revoked, Stop, Unreadable, Wait, one_line
 from workers.ratio import RatioGate
 from workers.shards import ShardFolder
+from workers.watch import Change
 
 log = logging.getLogger(__name__)
 
 DEADLY = "worker died while reading it"
 MEASURE_ITEMS = 8  # recordings in a measure lease: few, so that all workers share the short phase
 SAVE_S = 1.0
+SWEEP_S = 60.0  # s between two looks for files that nobody has reported
+PROBE_S = 2.0  # s between two questions to a replay store that does not answer
 
 
 class SavedState(msgspec.Struct, forbid_unknown_fields=True):
@@ -45,6 +49,9 @@ class SavedState(msgspec.Struct, forbid_unknown_fields=True):
     epochs: list[EpochRecord] = []
     deadly: list[int] = []
     files: dict[str, int] = {}
+    extras: int = 0
+    closed: list[tuple[int, int]] = []
+    rows: list[PassRows] = []
 
 
 class SavedStats(msgspec.Struct):
@@ -61,7 +68,7 @@ class Collection:
       run: the run's folder; config: of the run; catalogue: of the recordings.
       now: the present time in the caller's clock's seconds, which every later call must use too.
     Raises:
-      SourceError: nothing to train on. ReplayError: the replay folder holds another run's files. ConfigError: statistics of other features.
+      SourceError: nothing to train on. ReplayError: the replay store holds another run's files. ConfigError: statistics of other features.
     """
 
     def __init__(self, run: RunDir, config: Config, catalogue: Catalogue, now: float) -> None:
@@ -78,17 +85,15 @@ class Collection:
         self.all_failed = False
         self._sums: dict[int, StatsSums] = {}
         self._measured_all = False
-        self._episodes = LeaseTable(
-            lambda epoch: catalogue.leases(config.run.seed, epoch, config.workers.lease_items),
-            config.workers.passes,
-            config.workers.lease_ttl_s,
-            self._ids,
-        )
+        self._grows = config.source.watch_s > 0
+        self._passes = Passes(catalogue, config, self.state.rows)
+        self._episodes = LeaseTable(self._passes.plan, config.workers.passes, config.workers.lease_ttl_s, self._ids)
         self._episodes.skip.update(self.state.deadly)
-        self._episodes.restore(self.state.passes_done, self.state.epochs)
+        self._episodes.restore(self.state.passes_done, self.state.epochs, self.state.extras, self.state.closed)
         sample = catalogue.sample(config.features.stats_files, config.run.seed)
         self._measure = self._measure_table([] if self.stats else sample.tolist())
         self._dirty, self._saved = True, now
+        self._swept = self._probed = now
         self.save(now)
 
     # -- what peers ask for -------------------------------------------------------------------------------------------------------------
@@ -101,22 +106,34 @@ class Collection:
     @property
     def exhausted(self) -> bool:
         """Whether nothing more will be collected."""
-        return self.all_failed or self._episodes.exhausted
+        return self.all_failed or (self._episodes.exhausted and not self._grows)
+
+    def take_in(self, change: Change) -> None:
+        """What has come to a growing source, and gone from it. Raises SourceError: the catalogue cannot be written."""
+        train = len(self._catalogue.train_indices)
+        self._catalogue.add(change.new, self._config.source, self._config.run.seed)
+        self._episodes.gone |= change.gone
+        self._episodes.gone -= change.back
+        train = len(self._catalogue.train_indices) - train
+        counts = (len(change.new), len(change.new) - train, len(change.gone), len(change.back))
+        log.info("%d recordings have come (%d held out), %d are gone, %d are there again", *counts)
 
     def pull(self, owner: str, now: float) -> Lease | Wait | Stop:
         """Work for `owner`."""
         self._give_back(owner)  # who pulls has nothing in hand any more, whatever became of its last lease
         if self.all_failed:
             return Stop("not one recording could be read")
-        if self._episodes.exhausted:
+        if self.exhausted:
             return Stop("all passes are done")
         if self.stats is None:
             grant = self._measure.grant(owner, now)
             return self._lease("measure", grant) if grant else Wait(0.2, "the statistics of the recordings are being measured")
+        if not self._shards.reachable:
+            return Wait(1.0, "the replay store does not answer")
         if not self._gate.may_write(self.state.written_tokens, self.state.trained_tokens):
             return Wait(1.0, f"{self.state.written_tokens} tokens are collected, and the learner has to catch up (replay.replay_ratio)")
         grant = self._episodes.grant(owner, now)
-        return self._lease("episodes", grant) if grant else Wait(0.5, "the last leases of the pass are in other hands")
+        return self._lease("episodes", grant) if grant else Wait(0.5, "the last leases are in other hands, or nothing new has come")
 
     def beat(self, lease: int, owner: str, now: float) -> bool:
         """Keep a lease. False: it is not `owner`'s any more."""
@@ -152,19 +169,24 @@ class Collection:
         self.state.trained_tokens = trained_tokens
 
     def tick(self, now: float) -> None:
-        """Regular work: lost leases, and the state on disk once in `SAVE_S`."""
+        """Regular work: lost leases, the replay store, and the state on disk once in `SAVE_S`."""
         for loss in self._measure.expire(now):
             self._lost(loss)
         for loss in self._episodes.expire(now):
             self._lost(loss)
         self._end_measure()
         self._end_passes()
+        self._begin_arrival(now)
+        self._look_after_store(now)
         if self._dirty and now - self._saved >= SAVE_S:
             self.save(now)
 
     def save(self, now: float) -> None:
         """Write the state to disk."""
         self.state.passes_done, self.state.epochs = self._episodes.passes_done, self._episodes.records()
+        self._passes.keep(self._episodes.open_epochs)
+        self.state.rows = self._passes.rows()
+        self.state.extras, self.state.closed = self._episodes.extras, self._episodes.closed
         self.state.deadly = sorted(self._episodes.skip)
         self.state.files = dict(self._shards.files)
         replace_json(self._run.coordinator_state, self.state)
@@ -172,7 +194,7 @@ class Collection:
 
     @property
     def stored_tokens(self) -> int:
-        """Tokens in the replay folder."""
+        """Tokens in the replay store."""
         return self._shards.tokens
 
     @property
@@ -182,7 +204,7 @@ class Collection:
 
     @property
     def stored_files(self) -> int:
-        """Files in the replay folder."""
+        """Files in the replay store."""
         return len(self._shards)
 
     @property
@@ -225,9 +247,14 @@ class Collection:
         self._end_measure()
         return None
 
-    def _done_episodes(self, grant: Grant, message: Done, owner: str) -> Refused | None:
+    def _done_episodes(self, grant: Grant, message: Done, owner: str) -> Refused | Revoked | None:
         prefix = shard_prefix(grant.epoch, grant.number)
-        problem = self._shards.check(prefix, message.files)
+        try:
+            problem = self._shards.check(prefix, message.files)
+        except UnreachableError as e:  # nobody's fault; done again, the lease replaces what there is of its files
+            self._shards.unreachable(e)
+            self._give_back(owner)
+            return Revoked(message.lease)
         if problem:
             self._give_back(owner)
             return Refused(problem)
@@ -243,8 +270,13 @@ class Collection:
     def _note(self, grant: Grant, unreadable: Iterable[Unreadable]) -> None:
         own = set(grant.items)
         for entry in unreadable:
-            if entry.item in own:  # the path is the catalogue's, whatever the message says
-                self._quarantine.add(self._catalogue[entry.item].path, entry.cause, entry.item, grant.epoch)
+            path = self._catalogue[entry.item].path if entry.item in own else ""  # the catalogue's, whatever the message says
+            if path and not self._has_gone(path):
+                self._quarantine.add(path, entry.cause, entry.item, grant.epoch)
+
+    def _has_gone(self, path: str) -> bool:
+        """Whether a recording was deleted after its lease was given: with a source that grows that is no fault."""
+        return self._grows and not (source_root(self._config.source) / path).exists()
 
     def _lost(self, loss: Loss) -> None:
         grant = loss.grant
@@ -255,16 +287,30 @@ class Collection:
         if self.stats is None:
             if loss.deadly is not None:
                 self._episodes.skip.add(loss.deadly)
-        elif loss.split:
-            self._shards.remove_lease(prefix)  # its items get files of their own
         else:
-            self._shards.remove_temporaries(prefix)
+            self._shards.lost(prefix)
+            if loss.split:
+                self._shards.remove_lease(prefix)  # its items get files of their own
         if loss.deadly is not None:
             self._quarantine.add(self._catalogue[loss.deadly].path, DEADLY, loss.deadly, grant.epoch)
 
     def _give_back(self, owner: str) -> None:
         for grant in [*self._measure.give_back(owner), *self._episodes.give_back(owner)]:
-            self._shards.remove_temporaries(shard_prefix(grant.epoch, grant.number))
+            self._shards.lost(shard_prefix(grant.epoch, grant.number))
+
+    def _begin_arrival(self, now: float) -> None:
+        """A pass of their own for recordings that have come since the last one began."""
+        if self._grows and self.stats is not None and self._passes.plan_arrival(self._episodes.next_epoch):
+            self._episodes.add_epoch()
+            self.save(now)
+
+    def _look_after_store(self, now: float) -> None:
+        if now - self._probed >= PROBE_S:
+            self._probed = now
+            self._shards.probe()
+        if now - self._swept >= SWEEP_S and self.stats is not None:
+            self._swept = now
+            self._shards.sweep(lambda: (shard_prefix(grant.epoch, grant.number) for grant in self._episodes.granted))
 
     def _end_measure(self) -> None:
         if self.stats is not None or self.all_failed or not self._measure.exhausted:
@@ -281,7 +327,7 @@ class Collection:
             self.all_failed = True
 
     def _end_passes(self) -> None:
-        if self._episodes.last_pass_tokens == 0:
+        if self._episodes.last_pass_tokens == 0 and not self._grows:
             self.all_failed = True
 
     def _load_state(self) -> SavedState:
@@ -289,17 +335,17 @@ class Collection:
             state = msgspec.json.decode(self._run.coordinator_state.read_bytes(), type=SavedState)
         except FileNotFoundError:
             state = SavedState()
-            strangers = self._shards.names_on_disk()
+            strangers = self._shards.there_at_first
             if strangers:
                 raise ReplayError(
-                    f"{self._shards.folder} already holds {len(strangers)} files of another run; "
+                    f"{self._shards.location} already holds {len(strangers)} files of another run; "
                     "set workers.count 0 to train from them, or replay.dir to an empty folder"
                 ) from None
         except (msgspec.MsgspecError, UnicodeDecodeError) as e:
             raise ReplayError(f"{self._run.coordinator_state} is damaged ({e}); begin a new run") from e
         self._shards.restore(state.files)
         if state.written_tokens and not len(self._shards):
-            log.warning("the replay folder is empty: collecting from the first pass again")
+            log.warning("the replay store is empty: collecting from the first pass again")
             state = SavedState(starts=state.starts, address=state.address, deadly=state.deadly)
         state.starts += 1
         return state

@@ -19,7 +19,7 @@ from types import FrameType
 
 import msgspec
 
-from pydreaming.audio.sources import Catalogue, source_root
+from pydreaming.audio.sources import source_root
 from pydreaming.config import Config
 from pydreaming.errors import PydreamingError, TransportError
 from pydreaming.keys import LOCAL_PEER, load_server_keys
@@ -51,6 +51,7 @@ from workers.protocol import (
 from workers.roster import Peer, Roster, crew_of
 from workers.throttle import ThrottledLog
 from workers.transport import Received, Router, host_part, split_address
+from workers.watch import SourceWatch, open_source
 
 log = logging.getLogger(__name__)
 
@@ -65,13 +66,16 @@ class Coordinator:
     Args:
       run: the run's folder, for `pydreaming status`.
       router: the bound socket; collection: what there is to do; welcome: what peers are told first.
-      beat_s: s between a worker's signs of life.
+      beat_s: s between a worker's signs of life. watch: on a source that grows.
     """
 
-    def __init__(self, run: Path, router: Router, collection: Collection, welcome: Welcome, beat_s: float) -> None:
+    def __init__(
+        self, run: Path, router: Router, collection: Collection, welcome: Welcome, beat_s: float, watch: SourceWatch | None = None
+    ) -> None:
         self._run = run
         self._router, self._collection, self._welcome, self._beat_s = router, collection, welcome, beat_s
         self._roster = Roster(forget_s=max(60.0, 20 * beat_s))
+        self._watch = watch
         self._dropped: Counter[str] = Counter()
         self._say = ThrottledLog(log)
         self._regular, self._ticked = -REGULAR_S, -POLL_S
@@ -100,6 +104,8 @@ class Coordinator:
             if count >= BATCH:
                 break
         now = time.monotonic()
+        for change in self._watch.changes() if self._watch else ():
+            self._collection.take_in(change)
         if now - self._ticked >= POLL_S:  # not after every message: it looks at all leases
             self._ticked = now
             self._collection.tick(now)
@@ -247,7 +253,7 @@ def run_coordinator(run: RunDir, stop: Stopper) -> None:
     """Build what is needed, announce the address, serve until stopped. Raises PydreamingError."""
     config = run.read_config()
     log.info("listing the recordings of %s ...", config.source.path)
-    catalogue = Catalogue.build(config.source, config.action, config.run.seed, run.catalogue)
+    catalogue, watch = open_source(run, config)
     collection = Collection(run, config, catalogue, time.monotonic())
     router = bind(config, collection.state.address)
     try:
@@ -262,12 +268,16 @@ def run_coordinator(run: RunDir, stop: Stopper) -> None:
             control_std=catalogue.info.control_std,
             run=run.path.resolve().name,
         )
-        coordinator = Coordinator(run.path, router, collection, welcome, config.workers.beat_s)
+        coordinator = Coordinator(run.path, router, collection, welcome, config.workers.beat_s, watch)
         stop.attach(coordinator)
         replace_json(run.coordinator, CoordinatorFile(router.address, os.getpid()))
         log.info("listening on %s, %d recordings", router.address, len(catalogue))
+        if watch is not None:
+            watch.start()
         coordinator.serve()
     finally:
+        if watch is not None:
+            watch.close()
         router.close()
 
 

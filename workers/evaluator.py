@@ -126,7 +126,7 @@ def _world_lines(world: WorldFigures) -> list[str]:
 
 def _clips(run: RunDir, config: Config, eval_set: EvalSet) -> Clips | None:
     """The recordings of the evaluation set; None where the training store stands in for it, which is too large to read whole."""
-    if eval_set.heard.folder == run.replay(config):
+    if eval_set.heard.location == str(run.replay(config)):
         return None
     clips = read_clips(eval_set.heard if eval_set.heard.episodes else None, eval_set.held_out, Catalogue.open(run.catalogue))
     return clips if len(clips) else None
@@ -179,7 +179,7 @@ def _open_eval_set(run: RunDir, config: Config, stats: FeatureStats) -> tuple[Ev
 
 
 def _training_store(run: RunDir, config: Config, unreadable: int = 0) -> EvalSet:
-    index = ReplayIndex(run.replay(config))
+    index = ReplayIndex(run.open_replay(config))
     index.refresh()
     return EvalSet(index, ReplayIndex(run.path / "eval_set" / "held_out"), unreadable)
 

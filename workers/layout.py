@@ -6,14 +6,16 @@ import contextlib
 import fcntl
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from pydreaming.analysis.run_folder import RunFolder
+from pydreaming.config import Config
 from pydreaming.errors import UsageError
+from pydreaming.replay.store import Patience, Store, open_store
 
 LAUNCH = "launch.py"
 PREDECESSOR_S = 30.0  # s in which a process of an earlier session ends
@@ -36,6 +38,12 @@ class RunDir(RunFolder):
         super().__init__(path)
         self.coordinator = path / "coordinator.json"
         self.coordinator_state = path / "coordinator_state.json"
+
+    def open_replay(self, config: Config, meanwhile: Callable[[], None] = lambda: None) -> Store:
+        """The replay store for who reads it: with copies on this host, where it is distant. `meanwhile`: see Patience."""
+        r = config.replay
+        cache = Path(r.cache).expanduser() if r.cache else self.path / "replay-cache"
+        return open_store(self.replay(config), cache, int(r.cache_gb * 1e9), Patience(r.patience_s, meanwhile))
 
     def read_coordinator(self) -> CoordinatorFile | None:
         """What the coordinator has announced; None before it has, or when the file is damaged."""

@@ -39,6 +39,7 @@ from workers import logs
 from workers.evaluations import Evaluations
 from workers.layout import PREDECESSOR_S, RunDir, hold
 from workers.link import CoordinatorLink
+from workers.lookout import Lookout, Stopping
 from workers.protocol import Progress
 from workers.protocol import Status as CollectionStatus
 from workers.ratio import RatioGate
@@ -49,7 +50,6 @@ from workers.transport import read_keys
 
 log = logging.getLogger("learner")
 
-REFRESH_S = 1.0  # between looks at the replay folder
 WAIT_LINE_S = 5.0  # between lines about waiting
 EVALUATION_DUE_S = 1800.0  # the last evaluation takes minutes, and says nothing on its way
 MAX_NON_FINITE = 100  # refused steps in a row after which the run has failed
@@ -77,14 +77,14 @@ class Learner:
         self.newest, self.saved = self.begun.checkpoint, written_at(self.begun.checkpoint)  # path; s since the epoch, 0 for none
         self.spool.start(self.begun.step)
         self.gate = RatioGate.of(self.config.replay)
-        self.index = ReplayIndex(run.replay(self.config))
+        self.lookout = Lookout(run, self.config, lambda: bool(self.stopping))
+        self.index = self.lookout.index
         self.link = self._connect(self.config)
         self.evaluations = Evaluations(run, self.config)
         self.stopping = ""
         self.train_seconds = 0.0
         self._meter, self._averages = Meter(), Averages()
         self._logged: dict[str, float] = {}
-        self._refreshed = -REFRESH_S
 
     def run(self) -> Status:
         """Train to the end; how the session ended."""
@@ -93,9 +93,9 @@ class Learner:
             return "KILLED"
         meta = self.index.meta
         if meta is None:
-            raise ReplayError(f"{self.index.folder} holds no episodes; collect some first, or set workers.count above 0")
+            raise ReplayError(f"{self.index.location} holds no episodes; collect some first, or set workers.count above 0")
         if found := difference(StoreMeta.of(self.config.features, meta.stats, self.config.action), meta):
-            raise ReplayError(f"{self.index.folder} was written with other settings than this run's: {found}")
+            raise ReplayError(f"{self.index.location} was written with other settings than this run's: {found}")
         self.stats, self.controls = meta.stats, meta.controls
         checkpoint = self._checkpoint_to_resume()
         self.team.set_up(meta.token_dim, meta.action_dim, checkpoint)
@@ -126,7 +126,14 @@ class Learner:
                 self._meter.waited(time.monotonic() - begin)
                 continue
             progress = self._progress()
-            batch = self.trainer.to_device(self.team.share(self.sampler.sample(), progress))
+            try:
+                batch = self.trainer.to_device(self.team.share(self.sampler.sample(), progress))
+            except Stopping:
+                break
+            except ReplayError:
+                if self.link is None or self.index.tokens:
+                    raise
+                continue  # somebody has emptied the store, and workers fill it again
             self._meter.waited(time.monotonic() - begin)
             result = self._step(batch, progress)
             now = time.monotonic()
@@ -176,10 +183,10 @@ class Learner:
         """Wait, visibly, until there is enough to begin with."""
         said = 0.0
         while not self.stopping:
-            self._refresh()
+            self.lookout.refresh()
             if self.link is None:
                 if self.index.episodes == 0:
-                    raise ReplayError(f"{self.index.folder} holds no episodes to train from{_damage(self.index)}")
+                    raise ReplayError(f"{self.index.location} holds no episodes to train from{_damage(self.index)}")
                 return
             status = self.link.exchange(self.begun)
             if status is not None:
@@ -192,25 +199,19 @@ class Learner:
             self.team.idle()
             time.sleep(0.1)
 
-    def _refresh(self) -> None:
-        """Look at the store, and name each file that cannot be used, once."""
-        known = set(self.index.damaged)
-        self.index.refresh()
-        for name in sorted(self.index.damaged.keys() - known):
-            log.warning("left aside in %s: %s: %s", self.index.folder, name, self.index.damaged[name])
-
     def _may_train(self) -> bool:
         """Refresh the view of the store, and hold back while training is too far ahead of collection."""
-        now = time.monotonic()
-        if now - self._refreshed > REFRESH_S and self.link is not None:
-            self._refresh()
-            self._refreshed = now
         if self.link is None:
             return True
+        self.lookout.look()
+        now = time.monotonic()
         status = self.link.exchange(Progress(self.trainer.trained_tokens, self.trainer.step, self.newest))
         if status is None:
             return True
         self._require_readable(status)
+        if not self.index.tokens:
+            time.sleep(0.1)
+            return False
         if self.gate.may_train(status.written_tokens, self.trainer.trained_tokens, status.exhausted):
             return True
         if now - self._meter.said_waiting > WAIT_LINE_S:
@@ -314,7 +315,7 @@ class Learner:
     def _restore(self, path: Path) -> None:
         state = restore(path, self.trainer)
         if state.stats != self.stats:
-            raise CheckpointError(f"{path} was trained with other statistics than {self.index.folder} holds; start a new run")
+            raise CheckpointError(f"{path} was trained with other statistics than {self.index.location} holds; start a new run")
         self.sampler.load_state_dict(state.sampler)
         self.train_seconds = state.counters["seconds"]
         log.info("resumed %s at step %d", path, self.trainer.step)

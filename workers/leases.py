@@ -32,6 +32,7 @@ class EpochRecord(msgspec.Struct, forbid_unknown_fields=True):
     done: list[tuple[int, int]]
     split: list[int]
     tokens: int
+    extra: bool = False
 
 
 @dataclass
@@ -67,6 +68,7 @@ class _Epoch:
     losses: dict[int, int] = field(default_factory=dict)
     tokens: int = 0
     left: int = 0  # leases neither done nor split
+    extra: bool = False  # beside the passes
 
     def items(self, lease: int) -> list[int]:
         if lease < len(self.leases):
@@ -98,13 +100,16 @@ class LeaseTable:
         self._grants: dict[int, Grant] = {}
         self._owned: dict[str, set[int]] = {}  # ids of grants by owner, so that no question walks through all of them
         self.skip: set[int] = set()  # deadly items
-        self.passes_done = 0
+        self.gone: set[int] = set()  # items that are not there now
+        self.passes_done = 0  # extra ones, too
+        self.extras = 0  # epochs so far that were not among the passes
+        self._closed: set[int] = set()  # extra epochs that were done before an older one
         self.last_pass_tokens = -1  # tokens of the last finished epoch; -1: none yet
 
     @property
     def exhausted(self) -> bool:
-        """Whether every pass is done."""
-        return bool(self._passes) and self.passes_done >= self._passes
+        """Whether every pass is done, and every extra epoch so far."""
+        return bool(self._passes) and self.passes_done - self.extras >= self._passes
 
     @property
     def pass_share(self) -> float:
@@ -115,20 +120,51 @@ class LeaseTable:
 
     def grant(self, owner: str, now: float) -> Grant | None:
         """The next lease for `owner`, or None when nothing is pending (now, or ever again: see `exhausted`)."""
-        epoch = next((e for e in self._open.values() if e.pending), None)
-        while epoch is None and len(self._open) < self._overlap and (not self._passes or self._next_epoch < self._passes):
-            epoch = self._begin(self._next_epoch)
-            if not epoch.pending:  # an epoch without work ends at once; endless ones would never stop beginning
-                self._close_finished()
+        while True:
+            waiting = [e for e in self._open.values() if e.pending]
+            epoch = next((e for e in waiting if e.extra), waiting[0] if waiting else None)
+            if epoch is None and self._may_begin():
+                epoch = self._begin(self._next_epoch)
+            if epoch is None:
                 return None
-        if epoch is None:
-            return None
-        number = epoch.pending.popleft()
-        items = [i for i in epoch.items(number) if i not in self.skip]
-        grant = Grant(next(self._ids), epoch.number, number, items, owner, now + self._ttl_s, self._ttl_s)
-        self._grants[grant.id] = grant
-        self._owned.setdefault(owner, set()).add(grant.id)
-        return grant
+            while epoch.pending:
+                number = epoch.pending.popleft()
+                items = [i for i in epoch.items(number) if i not in self.skip and i not in self.gone]
+                if items:
+                    grant = Grant(next(self._ids), epoch.number, number, items, owner, now + self._ttl_s, self._ttl_s)
+                    self._grants[grant.id] = grant
+                    self._owned.setdefault(owner, set()).add(grant.id)
+                    return grant
+                self._settle(epoch, number)
+            if not epoch.left:
+                self._close_finished()
+                if not self._passes:  # an epoch without work ends at once; endless ones would never stop beginning
+                    return None
+
+    def add_epoch(self) -> None:
+        """Begin an epoch now, beside the passes; its leases go before all others."""
+        self.extras += 1
+        self._begin(self._next_epoch, extra=True)
+        self._close_finished()
+
+    @property
+    def open_epochs(self) -> Collection[int]:
+        """Numbers of the epochs that are not done."""
+        return self._open.keys()
+
+    @property
+    def closed(self) -> list[tuple[int, int]]:
+        """Extra epochs that were done before an older one, as [first, last] runs."""
+        return _runs(self._closed)
+
+    @property
+    def next_epoch(self) -> int:
+        """Number of the epoch that begins next."""
+        return self._next_epoch
+
+    def _may_begin(self) -> bool:
+        among_passes = sum(not e.extra for e in self._open.values())
+        return among_passes < self._overlap and (not self._passes or self._next_epoch - self.extras < self._passes)
 
     @property
     def granted(self) -> Collection[Grant]:
@@ -217,32 +253,39 @@ class LeaseTable:
         epoch.done.add(lease)
         epoch.left -= 1
 
-    def _begin(self, number: int) -> _Epoch:
+    def _begin(self, number: int, extra: bool = False) -> _Epoch:
         leases = self._plan(number)
-        epoch = _Epoch(number, leases, width=max((len(lease) for lease in leases), default=1))
+        epoch = _Epoch(number, leases, width=max((len(lease) for lease in leases), default=1), extra=extra)
         epoch.pending.extend(range(len(leases)))
         epoch.left = len(leases)
         self._open[number] = epoch
-        self._next_epoch = number + 1
+        self._next_epoch = max(self._next_epoch, number + 1)
         return epoch
 
     def _close_finished(self) -> None:
-        while self._open:
-            oldest = min(self._open)
-            if self._open[oldest].left:
+        for number in [n for n, epoch in self._open.items() if epoch.extra and not epoch.left]:
+            del self._open[number]
+            self._closed.add(number)
+        while True:
+            if self.passes_done in self._closed:
+                self._closed.discard(self.passes_done)
+            elif (epoch := self._open.get(self.passes_done)) is not None and not epoch.left:
+                self.last_pass_tokens = self._open.pop(self.passes_done).tokens
+            else:
                 return
-            self.last_pass_tokens = self._open.pop(oldest).tokens
-            self.passes_done = oldest + 1
+            self.passes_done += 1
 
     def records(self) -> list[EpochRecord]:
         """The open epochs, to be kept across a restart. Granted leases count as not done."""
-        return [EpochRecord(e.number, _runs(e.done), sorted(e.split), e.tokens) for e in self._open.values()]
+        return [EpochRecord(e.number, _runs(e.done), sorted(e.split), e.tokens, e.extra) for e in self._open.values()]
 
-    def restore(self, passes_done: int, records: Sequence[EpochRecord]) -> None:
-        """Go on from `records` of an earlier table with the same plan."""
-        self.passes_done = self._next_epoch = passes_done
+    def restore(self, passes_done: int, records: Sequence[EpochRecord], extras: int = 0, closed: Sequence[tuple[int, int]] = ()) -> None:
+        """Go on from `records`, `extras` and `closed` of an earlier table with the same plan."""
+        self.passes_done, self.extras = passes_done, extras
+        self._closed = {n for first, last in closed for n in range(first, last + 1)}
+        self._next_epoch = max([passes_done, *(number + 1 for number in self._closed)])
         for record in sorted(records, key=lambda r: r.epoch):
-            epoch = self._begin(record.epoch)
+            epoch = self._begin(record.epoch, record.extra)
             epoch.tokens = record.tokens
             epoch.pending.clear()
             epoch.done = {n for first, last in record.done for n in range(first, last + 1)}

@@ -24,9 +24,11 @@ from pydreaming.audio.sources import AudioItem
 from pydreaming.audio.stats import FeatureStats, StatsAccumulator, StatsSums
 from pydreaming.config import ActionConfig, Config
 from pydreaming.errors import DecodeError
+from pydreaming.replay.address import Location
 from pydreaming.replay.builder import BuilderMark, ClipInfo, EpisodeBuilder
 from pydreaming.replay.names import shard_prefix
 from pydreaming.replay.schema import StoreMeta
+from pydreaming.replay.store import Store, open_store
 from pydreaming.replay.writer import FileReport, ShardWriter
 from workers.protocol import Totals, Unreadable
 
@@ -38,19 +40,20 @@ _STRIDES, _SHIFT = 7, 8  # mark the random streams of strides and shifts among t
 class Producer:
     """Does leases. Use one per thread.
 
-    config: of the run. root: folder of the source. replay: folder of the store. controls: see ControlScale.
+    config: of the run. root: folder of the source. replay: the store. controls: see ControlScale.
     on_block: called before each item and after each block of audio; what it raises ends the lease, and nothing of it stays.
     totals: what has been done so far.
     """
 
     config: Config
     root: Path
-    replay: Path
+    replay: Location | Store
     controls: ControlScale = field(default_factory=ControlScale)
     on_block: Callable[[], None] = lambda: None
     totals: Totals = field(default_factory=Totals)
 
     def __post_init__(self) -> None:
+        self._store = open_store(self.replay)
         self._augment = Augment(self.config.augment, self.config.run.seed) if self.config.augment.probability else None
         self._plain = FrontEnd(self.config.features)
         self._normalising: FrontEnd | None = None
@@ -87,7 +90,7 @@ class Producer:
         front = self._front_end(stats)
         meta = StoreMeta.of(self.config.features, stats, self.config.action, self.config.run.seed, self.controls)
         unreadable: list[Unreadable] = []
-        with ShardWriter(self.replay, shard_prefix(epoch, number), meta, self.config.replay.shard_episodes) as writer:
+        with ShardWriter(self._store, shard_prefix(epoch, number), meta, self.config.replay.shard_episodes) as writer:
             episodes = _Groups(writer, self.config.replay.episode_tokens)
             for item in items:
                 self.on_block()

@@ -57,7 +57,7 @@ def flood(messages: int, seed: int, folder: Path) -> Withstood:
         address = _address(run, child, log)
         begin_rss = int(Path(f"/proc/{child.pid}/statm").read_text().split()[1]) * resource.getpagesize()
         begin = time.monotonic()
-        dropped = _pump(address, Messages(seed, run.replay(run.read_config())), messages, child, log)
+        dropped = _pump(address, Messages(seed, Path(run.replay(run.read_config()))), messages, child, log)
         seconds = time.monotonic() - begin
         child.send_signal(signal.SIGTERM)
         if child.wait(60) != 0:

@@ -11,7 +11,9 @@ from typing import Any
 import safetensors
 
 from pydreaming.analysis.inspect_store import Progress, StoreReport, inspect_store
-from pydreaming.errors import CheckpointError, ReplayError
+from pydreaming.analysis.run_folder import RunFolder
+from pydreaming.errors import CheckpointError, ConfigError, ReplayError
+from pydreaming.replay.address import Location
 from pydreaming.training.checkpoint import list_checkpoints, read_state, verify
 
 
@@ -94,9 +96,9 @@ def inspect_run(folder: str | Path, progress: Progress | None = None) -> RunRepo
     report = RunReport(str(folder))
     places = folder / "checkpoints" if (folder / "checkpoints").is_dir() else folder
     report.checkpoints = [inspect_checkpoint(path) for path in list_checkpoints(places)]
-    if (folder / "replay").is_dir():
+    if (store := _store_of(folder)) is not None:
         try:
-            report.store = inspect_store(folder / "replay", progress)
+            report.store = inspect_store(store, progress)
         except ReplayError as e:
             report.problems.append(str(e))
     catalogue = _json(folder / "catalogue" / "catalogue.json", report.problems)
@@ -108,6 +110,17 @@ def inspect_run(folder: str | Path, progress: Progress | None = None) -> RunRepo
         report.evaluated = summaries[-1].parent.name
         report.evaluation = [str(line) for line in _json(summaries[-1], report.problems).get("lines", [])]
     return report
+
+
+def _store_of(folder: Path) -> Location | None:
+    """Where a run's episodes are: in its folder, or where its settings say; None where neither is known."""
+    if (folder / "replay").is_dir():
+        return folder / "replay"
+    try:
+        config = RunFolder(folder).read_config()
+    except ConfigError:
+        return None
+    return RunFolder(folder).replay(config) if config.replay.dir else None
 
 
 def _parameters(path: Path) -> tuple[int, int]:

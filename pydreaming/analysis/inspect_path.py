@@ -13,6 +13,7 @@ from pydreaming.analysis.inspect_model import CheckpointReport, RunReport, inspe
 from pydreaming.analysis.inspect_store import StoreReport, inspect_store
 from pydreaming.analysis.names import MEASURED
 from pydreaming.errors import UsageError
+from pydreaming.replay.address import is_distant
 from pydreaming.replay.names import SUFFIX
 
 AUDIO, STORE, CHECKPOINT, RUN = "audio", "store", "checkpoint", "run"
@@ -52,6 +53,8 @@ def inspect_path(path: str | Path, measure: int | None = MEASURED, seed: int = 0
     Raises:
       UsageError: nothing there, or nothing that this program knows.
     """
+    if is_distant(path):
+        return Inspection(STORE, inspect_store(path, progress), [])
     path = Path(path)
     if not path.exists():
         raise UsageError(f"nothing at {path}")

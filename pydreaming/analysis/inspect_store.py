@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -14,13 +13,14 @@ import numpy.typing as npt
 
 from pydreaming.audio.features import FrontEnd
 from pydreaming.config import FeatureConfig
-from pydreaming.errors import ReplayError
+from pydreaming.errors import ReplayError, UnreachableError
+from pydreaming.replay.address import Location
 from pydreaming.replay.census import take_census
 from pydreaming.replay.index import ReplayIndex
-from pydreaming.replay.names import SUFFIX, temporary_pid
 from pydreaming.replay.schema import StoreMeta
+from pydreaming.replay.store import Store, open_store
 
-Progress = Callable[[Iterable[Path], str], Iterable[Path]]
+Progress = Callable[[Iterable[str], str], Iterable[str]]
 
 
 @dataclass
@@ -53,22 +53,22 @@ class StoreReport:
     damaged: list[tuple[str, str]] = field(default_factory=list)
 
 
-def inspect_store(folder: str | Path, progress: Progress | None = None) -> StoreReport:
-    """Look at a folder of replay files.
+def inspect_store(where: Location, progress: Progress | None = None) -> StoreReport:
+    """Look at a store: a folder of replay files, or an address.
 
     Args:
       progress: wraps the files as they are worked through, with what is done; for a bar.
     Raises:
-      ReplayError: the folder holds no replay file, or files of different settings.
+      ReplayError: the store holds no replay file, or files of different settings; or it does not answer.
     """
-    folder, watch = Path(folder), progress or (lambda items, what: items)
-    index = ReplayIndex(folder)
+    store, watch = open_store(where), progress or (lambda items, what: items)
+    index = ReplayIndex(store)
     index.refresh()
-    report = StoreReport(str(folder), damaged=sorted(index.damaged.items()))
-    report.unfinished = sum(temporary_pid(path.name) is not None for path in folder.iterdir()) if folder.is_dir() else 0
+    report = StoreReport(store.location, damaged=sorted(index.damaged.items()))
+    report.unfinished = store.unfinished()
     if index.meta is None:
         if not report.damaged:
-            raise ReplayError(f"no replay files in {folder}")
+            raise ReplayError(f"no replay files in {store.location}")
         return report
     features = _features(index.meta)
     report.episodes, report.tokens, report.clips = index.episodes, index.tokens, len(index.clip_start)
@@ -76,32 +76,36 @@ def inspect_store(folder: str | Path, progress: Progress | None = None) -> Store
     report.seconds = index.tokens * features.token_stride_samples / features.sample_rate
     report.least, report.median, report.most = int(index.lengths.min()), float(np.median(index.lengths)), int(index.lengths.max())
     report.features, report.action = asdict(features), index.meta.action
-    _count_files(report, folder, index, watch)
+    _count_files(report, store, watch)
     return report
 
 
-def _count_files(report: StoreReport, folder: Path, index: ReplayIndex, watch: Progress) -> None:
+def _count_files(report: StoreReport, store: Store, watch: Progress) -> None:
     counts: dict[str, Counter[str]] = {"label": Counter(), "speaker": Counter()}
-    files = sorted(path for path in folder.glob(f"*{SUFFIX}") if path.name not in index.damaged and not path.name.startswith("."))
-    for path in watch(files, "counting labels"):
+    damaged, present = dict(report.damaged), store.scan()
+    for name in watch(sorted(present.keys() - damaged.keys()), "counting labels"):
         try:
-            census = take_census(path)
-            report.bytes += path.stat().st_size
-        except (ReplayError, OSError) as e:
-            report.damaged.append((path.name, str(e)))
+            census = take_census(store.fetch([store.open(name, present[name])])[0])
+        except FileNotFoundError:  # evicted meanwhile
             continue
+        except UnreachableError:
+            raise
+        except ReplayError as e:
+            report.damaged.append((name, str(e)))
+            continue
+        report.bytes += present[name].size
         report.files += 1
         counts["label"] += census.labels
         counts["speaker"] += census.speakers
     report.labels = {key: dict(count.most_common()) for key, count in counts.items() if set(count) - {""}}
 
 
-def store_log_mels(folder: str | Path, count: int, seed: int = 0) -> tuple[list[tuple[str, npt.NDArray[np.float32]]], FeatureConfig]:
+def store_log_mels(where: Location, count: int, seed: int = 0) -> tuple[list[tuple[str, npt.NDArray[np.float32]]], FeatureConfig]:
     """Log-mel (F, n_mels) of `count` random clips with their paths, and their features. Raises ReplayError: damaged, or none there."""
-    index = ReplayIndex(Path(folder))
+    index = ReplayIndex(where)
     index.refresh()
     if index.meta is None or not index.episodes:
-        raise ReplayError(f"no readable replay files in {folder}")
+        raise ReplayError(f"no readable replay files in {where}")
     features = _features(index.meta)
     front_end = FrontEnd(features, index.meta.stats)
     found = []

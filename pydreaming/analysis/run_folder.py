@@ -12,6 +12,7 @@ from pydreaming.audio.decode import resolve_inside
 from pydreaming.audio.sources import Catalogue, source_root
 from pydreaming.config import Config, config_from_dict
 from pydreaming.errors import ConfigError, PydreamingError, SourceError
+from pydreaming.replay.address import Location, is_distant
 
 QUARANTINE = (
     "quarantine.jsonl"  # of workers in the run's folder, of the evaluation in eval_set; held-out recordings stand only in the latter
@@ -43,8 +44,10 @@ class RunFolder:
         run = cls(checkpoint.resolve().parent.parent)
         return run if checkpoint.resolve().parent.name == "checkpoints" and run.config.is_file() else None
 
-    def replay(self, config: Config) -> Path:
+    def replay(self, config: Config) -> Location:
         """The replay store: `replay.dir`, or the run's own."""
+        if is_distant(config.replay.dir):
+            return config.replay.dir
         return Path(config.replay.dir).expanduser().absolute() if config.replay.dir else self.path.absolute() / "replay"
 
     def read_config(self) -> Config:
@@ -63,7 +66,7 @@ class RunFolder:
         try:
             info = Catalogue.open(self.catalogue).info
         except SourceError:
-            return facts | {"replay store": config.replay.dir}
+            return facts | {"replay store": config.replay.dir.partition("?")[0]}
         facts |= {"recordings": info.items, "held out": info.held_out, "split by": info.split, "speakers": info.speakers}
         return facts | {"unreadable files": len(self.unreadable())}
 

@@ -323,6 +323,25 @@ def write_wav(path: Path, samples: npt.NDArray[Any], sample_rate: int) -> None:
         raise PydreamingError(f"cannot write {path}: {_cause(e)}") from e
 
 
+def write_pcm(path: Path, frames: npt.NDArray[Any], sample_rate: int, container: str, subtype: str) -> None:
+    """Write (num_samples, channels) integers or floats as they are, and flush them to the disk.
+
+    Args:
+      container, subtype: libsndfile's names, such as FLAC and PCM_16.
+    Raises:
+      PydreamingError: the place cannot be written.
+    """
+    try:
+        soundfile.write(str(path), frames, sample_rate, format=container, subtype=subtype)
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except (soundfile.SoundFileError, OSError) as e:
+        raise PydreamingError(f"cannot write {path}: {_cause(e)}") from e
+
+
 def seconds_to_samples(seconds: float, sample_rate: int) -> int:
     """The one rounding from seconds to samples: to the nearest, halves up."""
     return math.floor(seconds * sample_rate + 0.5)

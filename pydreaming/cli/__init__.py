@@ -26,6 +26,7 @@ from pydreaming.cli import (
     inspect_command,
     keys,
     publish,
+    record,
     report,
     search,
     segment,
@@ -40,6 +41,7 @@ from pydreaming.errors import PydreamingError
 COMMANDS = (
     inspect_command.COMMAND,
     status.COMMAND,
+    record.COMMAND,
     embed.COMMAND,
     search.COMMAND,
     units.COMMAND,

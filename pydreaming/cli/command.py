@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from pydreaming.errors import DecodeError, PydreamingError, UsageError
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from pydreaming.analysis.world_model import WorldModel
     from pydreaming.errors import DecodeError
 
+T = TypeVar("T")
 STDOUT = "-"
 TABLES = (".parquet", ".csv", ".npz")
 
@@ -80,6 +82,56 @@ def add_running(parser: argparse.ArgumentParser) -> None:
         metavar="URI",
         help="MLflow store for runs:/ and models:/ (default: MLFLOW_TRACKING_URI, then runs/mlflow.db)",
     )
+
+
+def add_raw(parser: argparse.ArgumentParser, title: str) -> None:
+    """--rate, --format and --channels of raw PCM."""
+    raw = parser.add_argument_group(title)
+    raw.add_argument("--rate", type=natural, metavar="HZ", help="sample rate in Hz")
+    raw.add_argument("--format", default="s16le", help="s16le, s24le, s32le or f32le (default: s16le)")
+    raw.add_argument("--channels", type=natural, default=1, help="channels side by side (default: 1)")
+
+
+def pieces(head: bytes, read: Callable[[], bytes]) -> Iterator[bytes]:
+    """`head`, then what is read until nothing comes."""
+    if head:
+        yield head
+    while piece := read():
+        yield piece
+
+
+class Interrupt:
+    """Ctrl-C (or another of the signals) ends the input, not the work on what has come."""
+
+    def __init__(self, *numbers: signal.Signals) -> None:
+        self.asked = False
+        self._numbers = numbers or (signal.SIGINT,)
+        self._waiting = False
+
+    def __enter__(self) -> Interrupt:
+        self._before = [signal.signal(number, self._ask) for number in self._numbers]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, before in zip(self._numbers, self._before, strict=True):
+            signal.signal(number, before)
+
+    def until(self, chunks: Iterator[T]) -> Iterator[T]:
+        """The chunks that come before it."""
+        while not self.asked:
+            self._waiting = True
+            try:
+                chunk = next(chunks)
+            except (StopIteration, KeyboardInterrupt):
+                return
+            finally:
+                self._waiting = False
+            yield chunk
+
+    def _ask(self, number: int, frame: object) -> None:
+        self.asked = True
+        if self._waiting:
+            raise KeyboardInterrupt
 
 
 def control_columns(model: WorldModel) -> list[str]:

@@ -14,7 +14,7 @@ from pydreaming.cli.command import Command
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "path", metavar="PATH", help="folder of audio, data set, manifest, audio file, replay store, checkpoint or run folder"
+        "path", metavar="PATH", help="folder of audio, data set, manifest, audio file, replay store (folder or s3://), checkpoint or run"
     )
     parser.add_argument("--picture", metavar="FILE", help="draw the log-mels of ten random recordings, at most 5 s of each (.png)")
     parser.add_argument("--json", action="store_true", help="print everything as one JSON object")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -28,10 +27,7 @@ if TYPE_CHECKING:
 def _arguments(parser: argparse.ArgumentParser) -> None:
     command.add_model(parser)
     parser.add_argument("input", metavar="INPUT", help="- for raw PCM or a WAV on standard input, or an audio file")
-    raw = parser.add_argument_group("raw PCM (without --rate, standard input and --follow expect a WAV)")
-    raw.add_argument("--rate", type=command.natural, metavar="HZ", help="sample rate in Hz")
-    raw.add_argument("--format", default="s16le", help="s16le, s24le, s32le or f32le (default: s16le)")
-    raw.add_argument("--channels", type=command.natural, default=1, help="channels side by side (default: 1)")
+    command.add_raw(parser, "raw PCM (without --rate, standard input and --follow expect a WAV)")
     parser.add_argument("--follow", action="store_true", help="the file is still growing: go on with what is written to it")
     parser.add_argument("--idle", type=float, metavar="S", help="with --follow: stop after s without growth (default: wait for Ctrl-C)")
     parser.add_argument("--chunk", type=command.natural, default=1, help="windows computed together, 1 to 512 (default: 1)")
@@ -56,7 +52,7 @@ def _run(options: argparse.Namespace) -> int:
         stream = SurpriseStream(model, rate, calibration, rule, options.by, options.chunk, options.seed)
         command.say(f"a row comes at most {1000 * stream.latency_s:.0f} ms after the last sample of its window, and computing")
         printer = _Printer(options.json, None if labels is None else stack.enter_context(_open_labels(labels)))
-        interrupt = stack.enter_context(_Interrupt())
+        interrupt = stack.enter_context(command.Interrupt())
         _listen(stream, interrupt.until(chunks), printer, rate, options.input)
     if left():
         command.complain(f"{options.input} ends within a sample: its last {left()} bytes were left out")
@@ -82,38 +78,6 @@ def _listen(stream: SurpriseStream, chunks: Iterator[Samples], printer: _Printer
         raise damage
     if not samples:
         raise DecodeError(name, "holds no samples")
-
-
-class _Interrupt:
-    """Ctrl-C ends the input, not the work on what has come: rows stay whole."""
-
-    def __init__(self) -> None:
-        self.asked = False
-        self._waiting = False
-
-    def __enter__(self) -> _Interrupt:
-        self._before = signal.signal(signal.SIGINT, self._ask)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        signal.signal(signal.SIGINT, self._before)
-
-    def until(self, chunks: Iterator[Samples]) -> Iterator[Samples]:
-        """The chunks that come before it."""
-        while not self.asked:
-            self._waiting = True
-            try:
-                chunk = next(chunks)
-            except (StopIteration, KeyboardInterrupt):
-                return
-            finally:
-                self._waiting = False
-            yield chunk
-
-    def _ask(self, number: int, frame: object) -> None:
-        self.asked = True
-        if self._waiting:
-            raise KeyboardInterrupt
 
 
 class _Printer:
@@ -169,21 +133,13 @@ def _open(options: argparse.Namespace, model: WorldModel, stack: ExitStack) -> t
         if layout is None:
             layout, head = read_format(read, "standard input")
         decoder = RawDecoder(layout, model.channels, "standard input")
-        return layout.sample_rate, _decoded(decoder, _pieces(head, lambda: read(PIECE))), lambda: decoder.left
+        return layout.sample_rate, _decoded(decoder, command.pieces(head, lambda: read(PIECE))), lambda: decoder.left
     if options.follow:
         file = GrowingFile(Path(options.input), layout, options.idle)
         decoder = RawDecoder(file.layout, model.channels, options.input)
         return file.layout.sample_rate, _decoded(decoder, file.pieces()), lambda: decoder.left
     chunks, rate = stack.enter_context(open_source(options.input, model.channels))
     return rate, iter(chunks), lambda: 0
-
-
-def _pieces(head: bytes, read: Callable[[], bytes]) -> Iterator[bytes]:
-    """`head`, then what is read until nothing comes."""
-    if head:
-        yield head
-    while piece := read():
-        yield piece
 
 
 def _decoded(decoder: RawDecoder, pieces: Iterator[bytes]) -> Iterator[Samples]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pydreaming.errors import ReplayError
 from pydreaming.replay.shard import BROKEN
+from pydreaming.replay.store import Bytes
 
 
 @dataclass(frozen=True)
@@ -21,16 +21,16 @@ class Census:
     speakers: Counter[str]
 
 
-def take_census(path: Path) -> Census:
+def take_census(data: Bytes) -> Census:
     """Count one file, a row group at a time. Raises ReplayError: it cannot be read."""
     counts: dict[str, Counter[str]] = {"label": Counter(), "speaker": Counter()}
     try:
-        with pa.memory_map(str(path)) as source, pq.ParquetFile(source) as file:
+        with pq.ParquetFile(pa.BufferReader(pa.py_buffer(data))) as file:
             for group in range(file.num_row_groups):
                 table = file.read_row_group(group, columns=list(counts))
                 for name, count in counts.items():
                     for pair in table[name].value_counts().to_pylist():
                         count[pair["values"]] += pair["counts"]
     except BROKEN as e:
-        raise ReplayError(f"{path}: {' '.join(str(e).split())}") from e
+        raise ReplayError(f"not a readable Parquet file: {' '.join(str(e).split())}") from e
     return Census(counts["label"], counts["speaker"])

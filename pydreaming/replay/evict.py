@@ -2,73 +2,65 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Mapping
 from functools import lru_cache
-from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from pydreaming.errors import ReplayError
-from pydreaming.replay.names import META_KEY, SUFFIX, shard_age
+from pydreaming.errors import UnreachableError
+from pydreaming.replay.address import Location
+from pydreaming.replay.names import META_KEY, shard_age
+from pydreaming.replay.store import Identity, Store, open_store
+
+_Aged = tuple[tuple[int, int, int], int, str, int]  # age by name, modification time in ns, name, tokens
 
 
-def evict(folder: Path, capacity_tokens: int) -> list[str]:
-    """Remove the oldest files until at most `capacity_tokens` tokens are left.
+def evict(where: Location | Store, capacity_tokens: int, known: Mapping[str, int] | None = None) -> list[str]:
+    """Remove `oldest_files`, whose arguments and errors these are; returns their names. A learner that has one mapped keeps reading it.
+
+    Raises:
+      ReplayError: a file cannot be removed.
+    """
+    store = open_store(where)
+    names = oldest_files(store, capacity_tokens, known)
+    store.remove(names)
+    return names
+
+
+def oldest_files(store: Store, capacity_tokens: int, known: Mapping[str, int] | None = None) -> list[str]:
+    """The files without which at most `capacity_tokens` tokens are left, oldest first.
 
     The oldest file is that of the least epoch and lease in its name, then of the earliest modification time. One file always stays.
-    Only replay files count and are removed: a damaged, foreign or unfinished file is left to its owner. A learner that has a file
-    mapped keeps reading it.
+    Only replay files count: a damaged, foreign or unfinished file is left to its owner.
 
     Args:
-      folder: the store; missing is empty. capacity_tokens: tokens to keep.
-    Returns:
-      names of the removed replay files, oldest first.
+      store: missing is empty. capacity_tokens: tokens to keep.
+      known: tokens of files by name, as far as the caller knows them; of the others the footer is read.
     Raises:
-      ReplayError: the folder cannot be listed, or a file cannot be removed.
+      ReplayError: the store cannot be listed.
     """
-    files: list[tuple[tuple[int, int, int], int, str, int]] = []
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if not entry.name.endswith(SUFFIX):
-                    continue
-                try:
-                    stat = entry.stat()
-                    if not entry.is_file():
-                        continue
-                    tokens = _tokens(entry.path, stat.st_ino, stat.st_size, stat.st_mtime_ns)
-                except FileNotFoundError:  # replaced or removed meanwhile
-                    continue
-                if tokens is not None:
-                    files.append((shard_age(entry.name), stat.st_mtime_ns, entry.name, tokens))
-    except FileNotFoundError:
-        return []
-    except OSError as e:
-        raise ReplayError(f"cannot clean the replay folder {folder}: {e.strerror}") from e
-    return _remove_oldest(Path(folder), sorted(files), capacity_tokens)
-
-
-def _remove_oldest(folder: Path, files: list[tuple[tuple[int, int, int], int, str, int]], capacity_tokens: int) -> list[str]:
-    total, removed = sum(file[3] for file in files), []
-    for _, _, name, tokens in files[:-1]:
+    counts, files = known or {}, list[_Aged]()
+    for name, identity in store.scan().items():
+        tokens = counts.get(name) or _tokens(store, name, identity)
+        if tokens is not None:
+            files.append((shard_age(name), identity.mtime_ns, name, tokens))
+    total, chosen = sum(file[3] for file in files), []
+    for _, _, name, tokens in sorted(files)[:-1]:
         if total <= capacity_tokens:
             break
-        try:
-            (folder / name).unlink(missing_ok=True)
-        except OSError as e:
-            raise ReplayError(f"cannot remove {folder / name}: {e.strerror}") from e
         total -= tokens
-        removed.append(name)
-    return removed
+        chosen.append(name)
+    return chosen
 
 
 @lru_cache(maxsize=65_536)
-def _tokens(path: str, inode: int, size: int, mtime_ns: int) -> int | None:
+def _tokens(store: Store, name: str, identity: Identity) -> int | None:
     """Rows of a replay file, None for any other file; kept in memory as long as the file is the same one."""
     try:
-        footer = pq.read_metadata(path)
-    except FileNotFoundError:
+        footer = store.open(name, identity).footer()
+    except FileNotFoundError:  # replaced or removed meanwhile
+        return None
+    except UnreachableError:
         raise
     except (OSError, ValueError, pa.ArrowException):  # damaged: the index reports it, with its cause
         return None

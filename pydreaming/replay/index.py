@@ -5,32 +5,32 @@ Shapes: E episodes, C clips, T steps of an episode, D values of a token, A of an
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pydreaming.errors import ReplayError
-from pydreaming.replay.names import SUFFIX
+from pydreaming.errors import ReplayError, UnreachableError
+from pydreaming.replay.address import Location
 from pydreaming.replay.schema import ACTION_DTYPE, TOKEN_DTYPE, Episode, StoreMeta, difference
 from pydreaming.replay.shard import Raw, Shard, open_shard
-
-_Identity = tuple[int, int, int]  # inode, size, modification time in ns
+from pydreaming.replay.store import Bytes, Identity, Store, open_store
 
 
 class ReplayIndex:
-    """The readable files of a folder as flat arrays, in the order of file names (not of arrival).
+    """The readable files of a store as flat arrays, in the order of file names (not of arrival).
 
     Memory is about 60 bytes an episode and 8 a clip beside the mapped files; there is no Python object for an episode. Files must
-    not change once they have their name (writers rename them into place); a changed file is seen as another one.
+    not change once they have their name; a changed file is seen as another one. A file that was seen is not asked for again: of a
+    distant store its footer is read once, and its bytes are fetched when a sequence is first drawn from it.
 
     Args:
-      folder: the store. It may be empty or missing at first.
+      where: the store. It may be empty or missing at first.
       expected: settings that every file must have; without it the first file, by name, decides.
 
     Attributes:
+      location: of the store, for messages.
       version: counts the refreshes that changed something.
       damaged: cause by name of each file that is there but cannot be used.
       groups: names of the groups, sorted; ids in `group_ids` point into it, and change with `version`.
@@ -38,13 +38,14 @@ class ReplayIndex:
       clip_offsets[e]:clip_offsets[e+1] of clip_start (C,) int32 (step in the episode) and clip_item (C,) int32 (catalogue row).
     """
 
-    def __init__(self, folder: Path, expected: StoreMeta | None = None) -> None:
-        self.folder = Path(folder)
+    def __init__(self, where: Location | Store, expected: StoreMeta | None = None) -> None:
+        self._store = open_store(where)
+        self.location = self._store.location
         self.version = 0
         self.damaged: dict[str, str] = {}
         self._expected = expected
-        self._shards: dict[str, tuple[_Identity, Shard]] = {}
-        self._seen_damaged: dict[str, _Identity] = {}
+        self._shards: dict[str, tuple[Identity, Shard]] = {}
+        self._seen_damaged: dict[str, Identity] = {}
         self._build()
 
     @property
@@ -62,31 +63,35 @@ class ReplayIndex:
         """Settings of the store; None while nothing is known."""
         return self._expected or (self._order[0].meta if self._order else None)
 
-    def refresh(self) -> tuple[list[str], list[str]]:
-        """Look at the folder again: one `stat` for each file, one footer for each new one.
+    def refresh(self, patient: bool = False) -> tuple[list[str], list[str]]:
+        """Look at the store again: one listing, and one footer for each new file.
 
+        Args:
+          patient: wait for a store that does not answer, as it was opened to.
         Returns:
           names of the files (added, removed); a replaced file is in both. Damaged files are neither: see `damaged`.
         Raises:
-          ReplayError: a file was made with other settings, or the folder cannot be listed. The index is then as before.
+          ReplayError: a file was made with other settings, or the store cannot be listed. The index is then as before.
+          UnreachableError: the store does not answer. The index is as before and still of use.
         """
-        present = self._scan()
+        return self._store.patiently(self._refresh) if patient else self._refresh()
+
+    def _refresh(self) -> tuple[list[str], list[str]]:
+        present = self._store.scan()
         shards = {name: known for name, known in self._shards.items() if present.get(name) == known[0]}
         seen = {name: identity for name, identity in self._seen_damaged.items() if present.get(name) == identity}
         causes = {name: self.damaged[name] for name in seen}
         added = []
-        for name in sorted(present.keys() - shards.keys() - seen.keys()):
-            try:
-                shard = open_shard(self.folder / name)
-            except FileNotFoundError:  # evicted since the scan
-                continue
-            except ReplayError as e:
-                seen[name], causes[name] = present[name], str(e)
-                continue
-            shards[name] = (present[name], shard)
-            added.append(name)
+        new = {name: present[name] for name in sorted(present.keys() - shards.keys() - seen.keys())}
+        for name, found in zip(new, self._open(new), strict=True):
+            if isinstance(found, Shard):
+                shards[name] = (present[name], found)
+                added.append(name)
+            elif found:
+                seen[name], causes[name] = present[name], found
         removed = sorted(name for name, known in self._shards.items() if shards.get(name) is not known)
         self._require_same_settings(shards, added)
+        self._store.forget(self._shards[name][1].file for name in removed)
         self._shards, self._seen_damaged, self.damaged = shards, seen, causes
         if added or removed:
             self.version += 1
@@ -99,9 +104,9 @@ class ReplayIndex:
             raise IndexError(f"steps {start} to {start + length} of an episode of {self.lengths[episode]}")
         width = self._widths[0]
         begin = self._positions.item(episode, 0)
-        data = self._data[self._shard_ids.item(episode)]
+        (data,) = self._store.fetch([self._files[self._shard_ids.item(episode)]])
         if begin < 0:
-            data, begin = self._decode(episode).obs, 0
+            data, begin = self._decode(episode, data).obs, 0
         # an unaligned view, copied to an aligned array
         return np.ndarray((length, width // 2), TOKEN_DTYPE, data, begin + start * width).copy()
 
@@ -111,27 +116,30 @@ class ReplayIndex:
         Args:
           episodes, starts, counts: (B,) episode, first step and number of steps of each sequence; they must fit.
           out: for each column (B, bytes) uint8, wide enough; bytes behind a sequence are left as they are.
+        Raises:
+          FileNotFoundError: a distant file has gone before it was fetched.
         """
         widths = np.array(self._widths)
         sizes = (counts[:, None] * widths).tolist()
         skipped = starts[:, None] * widths
         mapped = self._positions[episodes]
         begins = (np.maximum(mapped, 0) + skipped).tolist()
-        shards = self._shard_ids[episodes].tolist()
+        files = [self._files[shard] for shard in self._shard_ids[episodes].tolist()]
         obs, action, start = out
-        for row, (shard, at, size, whole) in enumerate(zip(shards, begins, sizes, (mapped[:, 0] >= 0).tolist(), strict=True)):
-            data = self._data[shard]
-            source = Raw(data, data, data) if whole else self._decode(int(episodes[row]))
+        whole = (mapped[:, 0] >= 0).tolist()
+        for row, (data, at, size) in enumerate(zip(self._store.fetch(files), begins, sizes, strict=True)):
+            source = Raw(data, data, data) if whole[row] else self._decode(int(episodes[row]), data)
             obs[row, : size[0]] = source.obs[at[0] : at[0] + size[0]]
             action[row, : size[1]] = source.action[at[1] : at[1] + size[1]]
             start[row, : size[2]] = source.start_sample[at[2] : at[2] + size[2]]
 
     def episode(self, episode: int) -> Episode:
         """A whole episode with its clips, paths and labels; slow, for people and evaluation. Raises ReplayError: it is damaged."""
-        return self._order[int(self._shard_ids[episode])].episode(self._number(episode))
+        shard = self._order[int(self._shard_ids[episode])]
+        return shard.episode(self._number(episode), self._store.fetch([shard.file])[0])
 
-    def _decode(self, episode: int) -> Raw:
-        return self._order[int(self._shard_ids[episode])].decode(self._number(episode))
+    def _decode(self, episode: int, data: Bytes) -> Raw:
+        return self._order[int(self._shard_ids[episode])].decode(self._number(episode), data)
 
     def _number(self, episode: int) -> int:
         """Number of the episode within its file."""
@@ -140,7 +148,7 @@ class ReplayIndex:
     def _build(self) -> None:
         """Join the files' tables in the order of their names."""
         self._order = order = [shard for _, (_, shard) in sorted(self._shards.items())]
-        self._data = [shard.data for shard in order]
+        self._files = [shard.file for shard in order]
         counts = [len(shard.lengths) for shard in order]
         self._first = np.cumsum([0, *counts])
         self._shard_ids = np.repeat(np.arange(len(order), dtype=np.int32), counts)
@@ -157,32 +165,32 @@ class ReplayIndex:
         if self.meta is not None:
             self._widths = (self.meta.token_dim * TOKEN_DTYPE.itemsize, self.meta.action_dim * ACTION_DTYPE.itemsize, 8)
 
-    def _require_same_settings(self, shards: dict[str, tuple[_Identity, Shard]], added: list[str]) -> None:
+    def _require_same_settings(self, shards: dict[str, tuple[Identity, Shard]], added: list[str]) -> None:
         if not added:
             return
         first = min(shards)
         side, meta = ("this run", self._expected) if self._expected else (first, shards[first][1].meta)
         for name in added:
             if found := difference(meta, shards[name][1].meta):
-                raise ReplayError(f"{self.folder / name} does not belong with {side}: {found}")
+                raise ReplayError(f"{name} in {self.location} does not belong with {side}: {found}")
 
-    def _scan(self) -> dict[str, _Identity]:
-        present = {}
-        try:
-            with os.scandir(self.folder) as entries:
-                for entry in entries:
-                    if not entry.name.endswith(SUFFIX) or entry.name.startswith("."):
-                        continue
-                    try:
-                        stat = entry.stat()
-                    except FileNotFoundError:  # evicted meanwhile
-                        continue
-                    present[entry.name] = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
-        except FileNotFoundError:
-            return {}
-        except OSError as e:
-            raise ReplayError(f"cannot list the replay folder {self.folder}: {e.strerror}") from e
-        return present
+    def _open(self, files: dict[str, Identity]) -> list[Shard | str]:
+        """Each file's shard, or why it cannot be used; '' for one that was evicted since the listing."""
+
+        def attempt(item: tuple[str, Identity]) -> Shard | str:
+            try:
+                return open_shard(self._store, *item)
+            except FileNotFoundError:
+                return ""
+            except UnreachableError:
+                raise
+            except ReplayError as e:
+                return str(e)
+
+        if self._store.concurrency == 1 or len(files) < 2:
+            return [attempt(item) for item in files.items()]
+        with ThreadPoolExecutor(self._store.concurrency) as pool:
+            return list(pool.map(attempt, files.items()))
 
 
 def _join(arrays: Sequence[NDArray[np.int32]]) -> NDArray[np.int32]:

@@ -26,6 +26,7 @@ from pydreaming.replay.schema import ACTION_DTYPE, MAX_START_SAMPLE, START_DTYPE
 from pydreaming.replay.shard import Raw
 
 _ROUNDS = 8  # of random drawing before sequences are laid side by side
+_REDRAWS = 10  # when files are evicted faster than they can be fetched, something is wrong
 
 
 @dataclass(frozen=True)
@@ -106,13 +107,22 @@ class ReplaySampler:
         self._line: _Line
 
     def sample(self) -> Batch:
-        """The next batch. Raises ReplayError: the store is empty, or a file that has to be decoded is damaged."""
-        if self._index.tokens == 0:
-            raise ReplayError(f"the replay store {self._index.folder} holds no episode yet")
-        if self._version != self._index.version:
-            self._line, self._version = _line(self._index, self._length), self._index.version
-        start, mixed = self._plan()
-        return self._read(start[self._rng.permutation(len(start))], mixed)
+        """The next batch. What is evicted from a distant store before it was fetched is drawn anew, after a look at the store.
+
+        Raises:
+          ReplayError: the store is empty, or a file that has to be decoded is damaged. UnreachableError: the store does not answer.
+        """
+        for _ in range(_REDRAWS):
+            if self._index.tokens == 0:
+                raise ReplayError(f"the replay store {self._index.location} holds no episode yet")
+            if self._version != self._index.version:
+                self._line, self._version = _line(self._index, self._length), self._index.version
+            start, mixed = self._plan()
+            try:
+                return self._read(start[self._rng.permutation(len(start))], mixed)
+            except FileNotFoundError:
+                self._index.refresh(patient=True)
+        raise ReplayError(f"the files of {self._index.location} vanish before they can be read")
 
     def state_dict(self) -> dict[str, Any]:
         """The state of the random numbers, ready for JSON. With it and an index of the same content the next batches are the same."""

@@ -1,6 +1,7 @@
-"""One replay file, mapped into memory: where the bytes of each episode lie.
+"""One replay file: where the bytes of each episode lie in it, from its footer alone.
 
-An episode's column is taken straight from the mapped page when the footer proves that the page is nothing but the values:
+An episode's column is taken straight from the page, wherever the file is mapped, when the footer proves that the page is nothing but the
+values:
 
     |header|value 0|value 1| … |value T-1|      begin = data_page_offset + total_compressed_size - T * width
 
@@ -10,10 +11,8 @@ bytes, a hundred times slower.
 
 from __future__ import annotations
 
-import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,8 +20,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pydreaming.errors import ReplayError
+from pydreaming.errors import ReplayError, UnreachableError
 from pydreaming.replay.schema import ACTION_DTYPE, START_DTYPE, TOKEN_DTYPE, Clip, Episode, EpisodeTable, StoreMeta, decode_metadata
+from pydreaming.replay.store import Bytes, File, Identity, Store
 
 # A V1 page header without statistics is 17 to 29 bytes (thrift compact: six small integers and two sizes); two pages in one
 # column chunk would show at least 34 bytes beside the values.
@@ -36,21 +36,21 @@ BROKEN = (OSError, ValueError, pa.ArrowException, OverflowError, IndexError, Key
 class Raw(NamedTuple):
     """Bytes of one episode's columns: obs (T * 2 D,), action (T * 4 A,), start_sample (T * 8,) uint8."""
 
-    obs: NDArray[np.uint8]
-    action: NDArray[np.uint8]
-    start_sample: NDArray[np.uint8]
+    obs: Bytes
+    action: Bytes
+    start_sample: Bytes
 
 
 @dataclass(frozen=True)
 class Shard:
-    """An open file. The mapping outlives the file: a shard that is evicted while in use stays readable.
+    """An open file. Its bytes are the store's to fetch (`Store.fetch`); those who have them give them as `data` below.
 
-    `positions` (episodes, 3) int64: byte position in `data` of obs, action and start_sample; -1 in a row that must be decoded.
+    `positions` (episodes, 3) int64: byte position in them of obs, action and start_sample; -1 in a row that must be decoded.
     """
 
     name: str
     meta: StoreMeta
-    data: NDArray[np.uint8]
+    file: File
     lengths: NDArray[np.int32]
     groups: tuple[str, ...]
     clip_counts: NDArray[np.int32]
@@ -58,9 +58,9 @@ class Shard:
     clip_item: NDArray[np.int32]
     positions: NDArray[np.int64]
 
-    def decode(self, number: int) -> Raw:
+    def decode(self, number: int, data: Bytes) -> Raw:
         """Read the columns of episode `number` of this file through Parquet. Raises ReplayError."""
-        obs, action, start = self._columns(number, ("obs", "action", "start_sample"))
+        obs, action, start = self._columns(number, ("obs", "action", "start_sample"), data)
         steps, meta = int(self.lengths[number]), self.meta
         sizes = (steps * meta.token_dim * TOKEN_DTYPE.itemsize, steps * meta.action_dim * ACTION_DTYPE.itemsize, steps * 8)
         try:
@@ -75,10 +75,10 @@ class Shard:
             raise ReplayError(f"{self.name}: episode {number} does not have the sizes that its footer promises")
         return raw
 
-    def episode(self, number: int) -> Episode:
+    def episode(self, number: int, data: Bytes) -> Episode:
         """Episode `number` of this file with the columns that are for people. Raises ReplayError."""
-        raw = self.decode(number)
-        source, label, speaker = self._columns(number, ("source", "label", "speaker"))
+        raw = self.decode(number, data)
+        source, label, speaker = self._columns(number, ("source", "label", "speaker"), data)
         first = int(self.clip_counts[:number].sum())
         here = slice(first, first + int(self.clip_counts[number]))
         starts, items = self.clip_start[here].tolist(), self.clip_item[here].tolist()
@@ -93,10 +93,10 @@ class Shard:
         action = raw.action.view(ACTION_DTYPE).reshape(-1, self.meta.action_dim)
         return Episode(tokens, is_first, action, start_sample, clips, self.groups[number])
 
-    def _columns(self, number: int, names: Sequence[str]) -> list[list[Any]]:
+    def _columns(self, number: int, names: Sequence[str], data: Bytes) -> list[list[Any]]:
         """Values of each column, one a step."""
         try:
-            table = pq.ParquetFile(pa.BufferReader(pa.py_buffer(self.data))).read_row_group(number, columns=list(names))
+            table = pq.ParquetFile(pa.BufferReader(pa.py_buffer(data))).read_row_group(number, columns=list(names))
             columns = [table[name].to_pylist() for name in names]  # text is looked at only here: it need not be UTF-8
         except BROKEN as e:
             raise ReplayError(f"{self.name}: cannot read episode {number}: {' '.join(str(e).split())}") from e
@@ -105,29 +105,26 @@ class Shard:
         return columns
 
 
-def open_shard(path: Path) -> Shard:
-    """Map a file and read its footer once.
+def open_shard(store: Store, name: str, identity: Identity) -> Shard:
+    """Read a listed file's footer, once.
 
     Raises:
       ReplayError: it is empty, torn, damaged, of another program or of another version. FileNotFoundError: it has vanished.
+      UnreachableError: the store does not answer.
     """
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would hang
-            raise ReplayError("not a regular file")
-        with pa.memory_map(str(path)) as file:
-            buffer = file.read_buffer()  # keeps the mapping, but no file descriptor: a store has thousands of files
-        footer = pq.read_metadata(pa.BufferReader(buffer))
+        file = store.open(name, identity)
+        footer = file.footer()
         meta, table = decode_metadata(footer.metadata)
-        data = np.frombuffer(buffer, np.uint8)
-        positions = _positions(footer, table, meta, len(data) - 8 - int.from_bytes(data[-8:-4].tobytes(), "little"))
-    except FileNotFoundError:
+        positions = _positions(footer, table, meta, file.size - 8 - footer.serialized_size)
+    except (FileNotFoundError, UnreachableError):
         raise
     except BROKEN as e:
         raise ReplayError(f"not a readable Parquet file: {' '.join(str(e).split())}") from e
     return Shard(
-        path.name,
+        name,
         meta,
-        data,
+        file,
         np.array(table.lengths, np.int32),
         tuple(table.groups),
         np.array(table.clips, np.int32),

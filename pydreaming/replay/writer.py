@@ -1,8 +1,8 @@
 """Writes one lease's episodes as Parquet files that appear when the lease is done, and not before.
 
-add                 memory, then <name>.parquet.tmp-<pid>
+add                 memory, then <name>.parquet.tmp-<pid> in the store's staging folder
 mark, rollback_to   take back one failed item
-commit              fsync the files, rename them to <name>.parquet, fsync the folder
+commit              the store publishes the files as <name>.parquet
 """
 
 from __future__ import annotations
@@ -20,8 +20,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pydreaming.errors import ReplayError
+from pydreaming.replay.address import Location
 from pydreaming.replay.names import shard_name
 from pydreaming.replay.schema import Episode, EpisodeTable, StoreMeta, arrow_schema, check_episode, encode_metadata
+from pydreaming.replay.store import Store, open_store
 
 _ONE_PAGE = 2**30  # bytes and rows; above any row group, so that each column of an episode is a single page
 _BUFFER = 2**16  # bytes; gathers the small columns into one system call, larger pages pass by it
@@ -42,7 +44,6 @@ class _Part(NamedTuple):
 
     report: FileReport
     temporary: Path
-    final: Path
 
 
 class ShardWriter:
@@ -51,7 +52,7 @@ class ShardWriter:
     As a context manager it aborts what was not committed. After `commit` or `abort` it is closed.
 
     Args:
-      folder: the store; made when missing.
+      where: the store; a folder is made when missing.
       name_prefix: beginning of the file names, `names.shard_prefix(epoch, lease)`. Names and contents depend on nothing but the
         arguments and the calls, so that a lease done twice gives the same files.
       meta: settings of the store; its features and action determine the widths D and A.
@@ -60,20 +61,17 @@ class ShardWriter:
       ReplayError: the folder cannot be made; later, the disk refuses a write (the transaction is then aborted).
     """
 
-    def __init__(self, folder: Path, name_prefix: str, meta: StoreMeta, shard_episodes: int) -> None:
+    def __init__(self, where: Location | Store, name_prefix: str, meta: StoreMeta, shard_episodes: int) -> None:
         if shard_episodes < 1:
             raise ValueError(f"shard_episodes must be at least 1, got {shard_episodes}")
-        self._folder, self._prefix, self._meta, self._limit = Path(folder), name_prefix, meta, shard_episodes
+        self._store, self._prefix, self._meta, self._limit = open_store(where), name_prefix, meta, shard_episodes
         self._schema = arrow_schema(meta.token_dim, meta.action_dim)
         self._parts: list[_Part] = []
         self._pending: list[Episode] = []
         # Before the last mark, and so out of a rollback's reach: the first _kept_parts parts and _kept pending episodes.
         self._kept_parts = self._kept = self._marks = 0
         self._closed = False
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-        except OSError as e:
-            raise ReplayError(f"cannot make the replay folder {self._folder}: {e.strerror}") from e
+        self._staging = self._store.staging()
 
     def add(self, episode: Episode) -> None:
         """Append one episode. Raises ValueError: it contradicts itself or the store's widths."""
@@ -115,22 +113,20 @@ class ShardWriter:
         """Make all episodes durable and visible, and close. An empty transaction commits to no file.
 
         Raises:
-          ReplayError: the disk refuses; nothing is left under a temporary name. Files that were already renamed stay: they are
-          complete, and the same lease done again replaces them.
+          ReplayError: the store refuses, or does not answer for too long (UnreachableError); nothing is left under a temporary name.
+          Files that were already published stay: they are complete, and the same lease done again replaces them.
         """
         self._require_open()
         self._kept = 0  # nothing is taken back any more, so files may be filled across the mark
         self.flush()
         try:
-            for part in self._parts:
-                _fsync(part.temporary)
-            for part in self._parts:
-                part.temporary.replace(part.final)
-            if self._parts:
-                _fsync(self._folder)
+            self._store.publish([(part.temporary, part.report.name) for part in self._parts])
         except OSError as e:
             self.abort()
-            raise ReplayError(f"cannot commit to {self._folder}: {e.strerror}") from e
+            raise ReplayError(f"cannot commit to {self._store.location}: {e.strerror}") from e
+        except ReplayError:
+            self.abort()
+            raise
         self._closed = True
         return [part.report for part in self._parts]
 
@@ -156,8 +152,7 @@ class ShardWriter:
     def _write(self, count: int) -> None:
         """Move the first `count` pending episodes into a file under a temporary name."""
         episodes, name = self._pending[:count], shard_name(self._prefix, len(self._parts))
-        final = self._folder / name
-        temporary = self._folder / f"{name}.tmp-{os.getpid()}"
+        temporary = self._staging / f"{name}.tmp-{os.getpid()}"
         try:
             size = _write_file(temporary, episodes, self._meta, self._schema)
         except OSError as e:
@@ -166,7 +161,7 @@ class ShardWriter:
             raise ReplayError(f"cannot write {temporary}: {e}") from e
         del self._pending[:count]
         report = FileReport(name, len(episodes), sum(map(len, episodes)), size)
-        self._parts.append(_Part(report, temporary, final))
+        self._parts.append(_Part(report, temporary))
 
 
 def _write_file(path: Path, episodes: Sequence[Episode], meta: StoreMeta, schema: pa.Schema) -> int:
@@ -239,12 +234,3 @@ def _text(values: Sequence[str], index: NDArray[np.int32]) -> pa.StringArray:
 def _fixed_binary(values: NDArray[Any], kind: pa.DataType) -> pa.FixedSizeBinaryArray:
     """(T, W) as T binary values, without a copy."""
     return pa.FixedSizeBinaryArray.from_buffers(kind, len(values), [None, pa.py_buffer(np.ascontiguousarray(values))])
-
-
-def _fsync(path: Path) -> None:
-    """Flush a file or folder to the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

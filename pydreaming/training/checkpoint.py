@@ -259,7 +259,7 @@ def _without_host(config: Config) -> dict[str, Any]:
     """The settings without addresses, and with names in the place of paths: the model goes to strangers."""
     values = config.to_dict()
     for section, key in (("source", "path"), ("run", "dir"), ("replay", "dir")):
-        values[section][key] = Path(values[section][key]).name
+        values[section][key] = Path(values[section][key].partition("?")[0]).name
     values["tracking"]["uri"] = values["coordinator"]["address"] = values["coordinator"]["keys"] = ""
     return values
 

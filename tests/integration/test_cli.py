@@ -186,7 +186,7 @@ class TestUsage:
         text = capsys.readouterr().out
         assert "example:" in text
         usage = text if command == "anomaly" else text.split("\n\n")[0]  # its two steps have a usage of their own
-        assert "MODEL" in usage or command in ("status", "inspect", "keys")  # they look at runs, data and hosts, without a model
+        assert "MODEL" in usage or command in ("status", "inspect", "keys", "record")  # they look at runs, data and hosts, without a model
 
     def test_version_and_wrong_words(self, capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(SystemExit) as end:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import itertools
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from places import Bucket, Folder, Place
+from s3_server import S3Server
 
 from pydreaming.audio.stats import FeatureStats
 from pydreaming.config import load_config
@@ -76,16 +80,36 @@ def test_builder_marks_every_beginning(clips, size):
         ]
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
-@given(
+ROLLED_BACK = given(
     items=st.lists(st.tuples(CLIP, st.booleans()), max_size=15),
     size=st.integers(2, 12),
     shard=st.integers(1, 4),
 )
-def test_what_is_rolled_back_leaves_nothing_and_costs_no_other_token(items, size, shard):
+
+
+@contextmanager
+def new_place(server: S3Server | None) -> Iterator[Place]:
+    """An empty store: in a folder, or on the server."""
     with tempfile.TemporaryDirectory() as name:
-        folder, builder = Path(name), EpisodeBuilder("g", size)
-        with ShardWriter(folder, "e00000-000000", META, shard) as writer:
+        yield Folder(Path(name) / "store") if server is None else Bucket(server, Path(name) / "copies")
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@ROLLED_BACK
+def test_what_is_rolled_back_leaves_nothing_and_costs_no_other_token(items, size, shard):
+    check_rollback(None, items, size, shard)
+
+
+@settings(max_examples=5, deadline=None, derandomize=True)
+@ROLLED_BACK
+def test_what_is_rolled_back_leaves_nothing_on_s3(s3_server, items, size, shard):
+    check_rollback(s3_server, items, size, shard)
+
+
+def check_rollback(server: S3Server | None, items: list[tuple[list[int], bool]], size: int, shard: int) -> None:
+    with new_place(server) as place:
+        builder = EpisodeBuilder("g", size)
+        with ShardWriter(place.open(), "e00000-000000", META, shard) as writer:
             for item, (pieces, fails) in enumerate(items):
                 marks, begin = (writer.mark(), builder.mark()), 0
                 for number, steps in enumerate(pieces):
@@ -98,34 +122,50 @@ def test_what_is_rolled_back_leaves_nothing_and_costs_no_other_token(items, size
             for episode in builder.finish():
                 writer.add(episode)
             reports = writer.commit()
-        assert sorted(path.name for path in folder.iterdir()) == [r.name for r in reports]
+        assert place.names() == [r.name for r in reports]
         assert all(1 <= r.episodes <= shard for r in reports)
-        index = ReplayIndex(folder)
+        index = ReplayIndex(place.open())
         index.refresh()
         found = [tuple(row) for e in range(index.episodes) for row in index.episode(e).tokens.astype(int).tolist()]
         assert found == [(item, step) for item, (pieces, fails) in enumerate(items) if not fails for step in range(sum(pieces))]
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
-@given(
+SAMPLED = given(
     groups=st.lists(st.lists(CLIP, min_size=1, max_size=8), min_size=1, max_size=4),
     size=st.integers(2, 20),
     batch=st.tuples(st.integers(1, 9), st.integers(1, 16)),
     shares=st.tuples(st.sampled_from([0.0, 0.5, 1.0]), st.sampled_from([0.0, 0.5, 1.0])),
     seed=st.integers(0, 2**64),
 )
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@SAMPLED
 def test_round_trip_and_sampling(groups, size, batch, shares, seed):
+    check_round_trip(None, groups, size, batch, shares, seed)
+
+
+@settings(max_examples=5, deadline=None, derandomize=True)
+@SAMPLED
+def test_round_trip_and_sampling_on_s3(s3_server, groups, size, batch, shares, seed):
+    check_round_trip(s3_server, groups, size, batch, shares, seed)
+
+
+def check_round_trip(server, groups, size, batch, shares, seed):
     """What is written comes back exactly, and every sequence is a contiguous part of one episode with the right marks."""
     episodes: list[Episode] = []
     for g, clips in enumerate(groups):
         episodes += build(f"g{g}", clips, size, first_item=20 * g)
-    with tempfile.TemporaryDirectory() as name:
-        with ShardWriter(Path(name), "e00000-000000", META, 3) as writer:
+    with new_place(server) as store:
+        with ShardWriter(store.open(), "e00000-000000", META, 3) as writer:
             for episode in episodes:
                 writer.add(episode)
             writer.commit()
-        index = ReplayIndex(Path(name), META)
+        index = ReplayIndex(store.open(), META)
         index.refresh()
+        if server is not None:  # as long as the files are there
+            for number in range(index.episodes):
+                index.read(number, 0, 1)
     assert index.tokens == sum(map(len, episodes))
     for number, episode in enumerate(episodes):
         stored = index.episode(number)

@@ -2,6 +2,7 @@
 
 A folder holds items.jsonl, offsets.npy (int64, where each line begins), group_ids.npy (int32), held_out.npy (bool) and catalogue.json.
 Building streams: per recording only some 30 bytes stay in memory, so that a million of them are no burden; reading maps the arrays.
+Recordings of a growing source (source.watch_s) that came later are rows behind these, in arrivals.jsonl, and stay in memory.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import os
 import shutil
 import sqlite3
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, overload
@@ -28,6 +29,7 @@ from pydreaming.errors import SourceError
 
 VERSION = 1
 SPEAKERS_TO_SPLIT_BY = 10  # below it, holding out whole speakers would leave too few of them on either side
+ARRIVALS = "arrivals.jsonl"
 NAMES_SHOWN = 20  # speakers named to who asks for an unknown one
 
 Ids = npt.NDArray[np.int64]
@@ -54,6 +56,13 @@ class CatalogueInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     control_columns: list[str]
     control_mean: list[float]
     control_std: list[float]
+
+
+class Arrival(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A line of arrivals.jsonl."""
+
+    held_out: bool
+    item: AudioItem
 
 
 class Leases(Sequence[Ids]):
@@ -90,10 +99,10 @@ class Catalogue:
         except (OSError, ValueError, msgspec.MsgspecError) as e:
             raise SourceError(f"{folder}: not a readable catalogue ({e})") from e
         lengths = (len(self._offsets) - 1, len(self.group_ids), len(self.held_out))
-        if self.info.version != VERSION or lengths != (len(self),) * 3 or self._offsets[-1] != size:
+        if self.info.version != VERSION or lengths != (self.info.items,) * 3 or self._offsets[-1] != size:
             raise SourceError(f"{folder}: the catalogue is damaged or of another version; remove the folder to build it anew")
-        self.train_indices: Ids = np.flatnonzero(~self.held_out)
-        self.held_out_indices: Ids = np.flatnonzero(self.held_out)
+        self._arrived: list[AudioItem] = []
+        self._append(_read_arrivals(folder / ARRIVALS))
 
     @staticmethod
     def open(folder: Path) -> Catalogue:
@@ -101,12 +110,18 @@ class Catalogue:
         return Catalogue(folder)
 
     @staticmethod
-    def build(config: SourceConfig, action: ActionConfig, seed: int, folder: Path) -> Catalogue:
+    def build(
+        config: SourceConfig, action: ActionConfig, seed: int, folder: Path, keep: Callable[[str], bool] = lambda path: True
+    ) -> Catalogue:
         """Catalogue a source into `folder`, or open what is there when it was built with the same settings.
 
         Held out are the items of the data set's official split; else a seeded share `held_out` of the speakers, where at least ten are
         known, else of the recordings; one at least where there are two. Added to them is everything of `held_out_speakers`.
 
+        Of a growing source (watch_s) each speaker or recording is held out or not by a hash of itself, so that growth moves none.
+
+        Args:
+          keep: which paths to take; the others are left for `add`.
         Raises:
           SourceError: nothing found, a broken manifest, an unknown speaker, or `folder` holds other things than a catalogue.
         """
@@ -118,11 +133,46 @@ class Catalogue:
             there = Catalogue(folder)
             if there.info.fingerprint == fingerprint:
                 return there
-        _build(config, columns, seed, fingerprint, folder)
+        _build(config, columns, seed, fingerprint, folder, keep)
         return Catalogue(folder)
 
+    def add(self, items: Sequence[AudioItem], config: SourceConfig, seed: int) -> None:
+        """Recordings that have come since, as the next rows; on disk when this returns. Raises SourceError: they cannot be written."""
+        salt = _salt(seed)
+        arrivals = []
+        for row, item in enumerate(items, start=len(self)):
+            held_out = item.speaker in config.held_out_speakers or self._is_held_out(item, config.held_out, salt)
+            arrivals.append(Arrival(held_out, msgspec.structs.replace(item, index=row)))
+        path, encoder = self.folder / ARRIVALS, msgspec.json.Encoder()
+        try:
+            with path.open("ab") as file:
+                file.truncate(_whole_lines(path))  # of a line that was torn when its writer was killed nobody knows
+                file.write(b"".join(encoder.encode(arrival) + b"\n" for arrival in arrivals))
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as e:
+            raise SourceError(f"{path} cannot be written ({e.strerror})") from e
+        self._append(arrivals)
+
+    def _is_held_out(self, item: AudioItem, share: float, salt: bytes) -> bool:
+        if self.info.split == "official":
+            return item.held_out is True
+        unit = item.group if self.info.split == "speaker" else item.recording
+        return _hash(unit.encode(), salt) < _threshold(share)
+
+    def _append(self, arrivals: Sequence[Arrival]) -> None:
+        """Rows behind those that there are. A group that the first ones had, too, has another number here: leases need no more."""
+        first = self.info.groups + len(self._arrived)
+        numbers = {arrival.item.group: first + place for place, arrival in enumerate(arrivals)}
+        self._arrived += [arrival.item for arrival in arrivals]
+        if arrivals:
+            self.group_ids = np.append(self.group_ids, np.array([numbers[a.item.group] for a in arrivals], np.int32))
+            self.held_out = np.append(self.held_out, np.array([a.held_out for a in arrivals], np.bool_))
+        self.train_indices: Ids = np.flatnonzero(~self.held_out)
+        self.held_out_indices: Ids = np.flatnonzero(self.held_out)
+
     def __len__(self) -> int:
-        return self.info.items
+        return self.info.items + len(self._arrived)
 
     def __getitem__(self, i: int) -> AudioItem:
         """Item i, read from disk. Raises IndexError, SourceError."""
@@ -136,6 +186,9 @@ class Catalogue:
         try:
             with (self.folder / "items.jsonl").open("rb") as file:
                 for i in indices:
+                    if i >= self.info.items:
+                        items.append(self._arrived[i - self.info.items])
+                        continue
                     file.seek(int(self._offsets[i]))
                     items.append(_decode_item(file.read(int(self._offsets[i + 1]) - file.tell())))
         except (OSError, msgspec.MsgspecError) as e:
@@ -147,14 +200,17 @@ class Catalogue:
         with (self.folder / "items.jsonl").open("rb") as file:
             for line in file:
                 yield msgspec.json.decode(line, type=AudioItem)
+        yield from self._arrived
 
-    def leases(self, seed: int, epoch: int, lease_items: int) -> Leases:
-        """The training items, each exactly once, shuffled into leases of at most `lease_items`.
+    def leases(self, seed: int, epoch: int, lease_items: int, rows: tuple[int, int] | None = None) -> Leases:
+        """The training items (of the rows first to last - 1), each exactly once, shuffled into leases of at most `lease_items`.
 
         Where groups have at least lease_items / 4 items on average, a lease holds items of one group; else whole groups are packed
         together. In both, the items of one group stand side by side, so that an episode never needs to mix groups.
         """
         train = self.train_indices
+        if rows is not None:
+            train = train[slice(*np.searchsorted(train, rows))]
         rng = np.random.default_rng([seed, epoch])
         groups, group = np.unique(self.group_ids[train], return_inverse=True)
         if not len(groups):
@@ -196,13 +252,16 @@ class _Columns:
     hints: array[int] = field(default_factory=lambda: array("b"))  # official split: 1 held out, 0 not, -1 unknown
 
 
-def _build(config: SourceConfig, columns: list[str], seed: int, fingerprint: str, folder: Path) -> None:
+def _build(
+    config: SourceConfig, columns: list[str], seed: int, fingerprint: str, folder: Path, keep: Callable[[str], bool] = lambda path: True
+) -> None:
     partial = folder.with_name(f"{folder.name}.tmp-{os.getpid()}")
     try:
         for torn in folder.parent.glob(f"{folder.name}.tmp-*"):  # of a coordinator that was killed; a run has one
             shutil.rmtree(torn)
         partial.mkdir(parents=True)
-        rows = _spool(iter_source(config, columns), config, seed, partial / "spool.jsonl")
+        items = (item for item in iter_source(config, columns) if keep(item.path))
+        rows = _spool(items, config, seed, partial / "spool.jsonl")
         kept = _sampled(rows, config.max_files)
         if not len(kept):
             raise SourceError(f"no audio found in {config.path} (kind {config.kind}); linked folders are not followed")
@@ -221,7 +280,7 @@ def _spool(items: Iterable[AudioItem], config: SourceConfig, seed: int, path: Pa
     """Write every item of the source to a file, and keep its columns. Raises SourceError: a name in held_out_speakers is no speaker's."""
     rows, encoder = _Columns(), msgspec.json.Encoder()
     wanted, known = set(config.held_out_speakers), set[str]()
-    salt = hashlib.blake2b(str(seed).encode(), digest_size=hashlib.blake2b.SALT_SIZE).digest()
+    salt = _salt(seed)
     with path.open("wb") as spool:
         for item in items:
             line = encoder.encode(item)
@@ -254,7 +313,7 @@ def _write(rows: _Columns, kept: Ids, config: SourceConfig, columns: list[str], 
     groups, recordings = (np.frombuffer(column, dtype=np.uint64)[kept] for column in (rows.groups, rows.recordings))
     speakers = np.unique(groups[np.frombuffer(rows.speakers, dtype=np.bool_)[kept]])
     hints = np.frombuffer(rows.hints, dtype=np.int8)[kept]
-    split, held_out = _split(hints, groups, recordings, len(speakers), config.held_out)
+    split, held_out = _split(hints, groups, recordings, len(speakers), config)
     held_out = held_out | np.frombuffer(rows.named, dtype=np.bool_)[kept]
     unique, group_ids = np.unique(groups, return_inverse=True)
     offsets, label_columns, controls = _write_items(folder, kept, columns)
@@ -280,14 +339,16 @@ def _write(rows: _Columns, kept: Ids, config: SourceConfig, columns: list[str], 
 
 
 def _split(
-    hints: npt.NDArray[np.int8], groups: npt.NDArray[np.uint64], recordings: npt.NDArray[np.uint64], speakers: int, share: float
+    hints: npt.NDArray[np.int8], groups: npt.NDArray[np.uint64], recordings: npt.NDArray[np.uint64], speakers: int, config: SourceConfig
 ) -> tuple[str, npt.NDArray[np.bool_]]:
     """(how it was decided, held out per item). The salted hashes of the units are their seeded random order."""
     official = hints == 1
     if official.any() and not official.all():
         return "official", official
     kind, units = ("speaker", groups) if speakers >= SPEAKERS_TO_SPLIT_BY else ("recording", recordings)
-    unique = np.unique(units)  # sorted
+    unique, share = np.unique(units), config.held_out  # sorted
+    if config.watch_s:
+        return kind, units < np.uint64(_threshold(share))
     if share == 0 or len(unique) < 2:
         return "none", np.zeros(len(units), dtype=np.bool_)
     count = max(1, round(share * len(unique)))
@@ -318,6 +379,30 @@ def _lines_at(file: BinaryIO, rows: Ids) -> Iterator[bytes]:
             following = next(wanted, None)
 
 
+def _read_arrivals(path: Path) -> list[Arrival]:
+    """The lines that were written whole. Raises SourceError: one is damaged."""
+    if not path.exists():
+        return []
+    try:
+        return [msgspec.json.decode(line, type=Arrival) for line in path.read_bytes()[: _whole_lines(path)].splitlines()]
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as e:
+        raise SourceError(f"{path} is damaged ({e}); begin a new run") from e
+
+
+def _whole_lines(path: Path) -> int:
+    """Bytes of a file up to the end of its last whole line."""
+    return path.read_bytes().rfind(b"\n") + 1
+
+
+def _threshold(share: float) -> int:
+    """Below it lies a share of all hashes."""
+    return min(int(share * 2**64), 2**64 - 1)
+
+
+def _salt(seed: int) -> bytes:
+    return hashlib.blake2b(str(seed).encode(), digest_size=hashlib.blake2b.SALT_SIZE).digest()
+
+
 def _hash(value: bytes, salt: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(value, digest_size=8, salt=salt).digest(), "little")
 
@@ -325,6 +410,8 @@ def _hash(value: bytes, salt: bytes) -> int:
 def _fingerprint(config: SourceConfig, columns: list[str], seed: int) -> str:
     settings: dict[str, Any] = dataclasses.asdict(config)
     settings["path"] = str(Path(config.path).resolve())
+    if settings.pop("watch_s"):  # how often does not matter; and catalogues from before there was this setting are still good
+        settings["watched"] = True
     settings["root"] = str(Path(config.root).resolve()) if config.root else ""
     content = msgspec.json.encode([VERSION, settings, columns, seed], order="sorted")
     return hashlib.sha256(content).hexdigest()

@@ -135,7 +135,7 @@ def test_a_store(tmp_path: Path) -> None:
     assert (report.files, report.episodes, report.tokens, report.recordings, report.groups) == (2, 6, 96, 4, 2)
     assert report.seconds == pytest.approx(96 * 0.04)
     assert report.labels == {"label": {"x": 48, "y": 48}, "speaker": {"0": 48, "1": 48}}
-    census = take_census(next((tmp_path / "replay").glob("*.parquet")))
+    census = take_census(np.fromfile(next((tmp_path / "replay").glob("*.parquet")), np.uint8))
     assert census.labels.total() == 48
     (tmp_path / "replay/e00000-000009-000.parquet").write_bytes(b"torn")
     found = inspect_path(tmp_path / "replay")

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 
 from pydreaming.audio.stats import FeatureStats
 from pydreaming.config import load_config
+from pydreaming.replay.address import Location
 from pydreaming.replay.builder import ClipInfo, EpisodeBuilder
 from pydreaming.replay.index import ReplayIndex
 from pydreaming.replay.names import shard_prefix
 from pydreaming.replay.schema import Episode, StoreMeta
+from pydreaming.replay.store import Store
 from pydreaming.replay.writer import FileReport, ShardWriter
 
 STRIDE = 320  # samples between the starts of adjacent tokens
@@ -45,22 +45,22 @@ def build_group(group: str, clips: list[tuple[int, int]], meta: StoreMeta, episo
 
 
 def write_lease(
-    folder: Path, lease: int, episodes: list[Episode], meta: StoreMeta, shard_episodes: int = 4, epoch: int = 0
+    where: Location | Store, lease: int, episodes: list[Episode], meta: StoreMeta, shard_episodes: int = 4, epoch: int = 0
 ) -> list[FileReport]:
     """Write and commit one lease."""
-    with ShardWriter(folder, shard_prefix(epoch, lease), meta, shard_episodes) as writer:
+    with ShardWriter(where, shard_prefix(epoch, lease), meta, shard_episodes) as writer:
         for episode in episodes:
             writer.add(episode)
         return writer.commit()
 
 
-def small_store(folder: Path, groups: int = 3, clips: int = 20, shard_episodes: int = 4, steps: int = 7) -> ReplayIndex:
+def small_store(where: Location | Store, groups: int = 3, clips: int = 20, shard_episodes: int = 4, steps: int = 7) -> ReplayIndex:
     """A store with one lease a group, of clips of about `steps` steps."""
     meta = store_meta()
     for g in range(groups):
         spec = [(g * clips + k, steps - 2 + (g + k) % 5) for k in range(clips)]
-        write_lease(folder, g, build_group(f"speaker:{g}", spec, meta), meta, shard_episodes)
-    index = ReplayIndex(folder)
+        write_lease(where, g, build_group(f"speaker:{g}", spec, meta), meta, shard_episodes)
+    index = ReplayIndex(where)
     index.refresh()
     return index
 

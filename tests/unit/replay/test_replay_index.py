@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import io
 import os
-import shutil
 from pathlib import Path
 
 import msgspec
@@ -12,6 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from places import Place
 from replay_store import assert_equal_episodes, build_group, small_store, store_meta, write_lease
 
 from pydreaming.errors import ReplayError
@@ -28,24 +29,24 @@ def test_missing_folder_is_an_empty_store(tmp_path):
     assert (index.episodes, index.tokens, index.groups, index.meta) == (0, 0, [], None)
 
 
-def test_refresh_reports_what_came_and_went(tmp_path):
+def test_refresh_reports_what_came_and_went(place):
     meta = store_meta()
-    index = ReplayIndex(tmp_path)
-    first = [r.name for r in write_lease(tmp_path, 0, build_group("b", [(0, 60)], meta), meta, shard_episodes=2)]
+    index = ReplayIndex(place.open())
+    first = [r.name for r in write_lease(place.open(), 0, build_group("b", [(0, 60)], meta), meta, shard_episodes=2)]
     assert index.refresh() == (first, [])
     assert index.version == 1
     assert index.refresh() == ([], [])
     assert index.version == 1
-    second = [r.name for r in write_lease(tmp_path, 1, build_group("a", [(1, 20)], meta), meta)]
-    (tmp_path / first[0]).unlink()
+    second = [r.name for r in write_lease(place.open(), 1, build_group("a", [(1, 20)], meta), meta)]
+    place.remove(first[0])
     assert index.refresh() == (second, first[:1])
     assert index.groups == ["a", "b"]
     assert index.group_ids.tolist() == [1, 1, 0, 0][: index.episodes]
     assert index.tokens == 60 - 32 + 20
 
 
-def test_flat_arrays_describe_the_episodes(tmp_path):
-    index = small_store(tmp_path)
+def test_flat_arrays_describe_the_episodes(place):
+    index = small_store(place.open())
     assert index.clip_offsets[-1] == len(index.clip_start) == len(index.clip_item)
     for e in range(index.episodes):
         episode = index.episode(e)
@@ -57,8 +58,8 @@ def test_flat_arrays_describe_the_episodes(tmp_path):
         assert np.array_equal(index.read(e, 2, 5), episode.tokens[2:7])
 
 
-def test_reading_outside_an_episode_is_an_error(tmp_path):
-    index = small_store(tmp_path)
+def test_reading_outside_an_episode_is_an_error(place):
+    index = small_store(place.open())
     steps = int(index.lengths[0])
     for start, length in [(-1, 2), (steps - 1, 2), (0, steps + 1), (3, -1)]:
         with pytest.raises(IndexError):
@@ -73,22 +74,22 @@ def test_our_files_are_read_from_the_mapping_without_a_descriptor(tmp_path):
     assert not any(name.startswith(str(tmp_path)) for name in descriptors)
 
 
-def test_an_evicted_file_stays_readable_until_the_next_refresh(tmp_path):
-    index = small_store(tmp_path)
+def test_an_evicted_file_stays_readable_until_the_next_refresh(place):
+    index = small_store(place.open())
     expected = [index.read(e, 0, int(index.lengths[e])) for e in range(index.episodes)]
-    shutil.rmtree(tmp_path)
+    place.wipe()
     for e, tokens in enumerate(expected):
         assert np.array_equal(index.read(e, 0, len(tokens)), tokens)
     assert len(index.refresh()[1]) > 0
     assert index.episodes == 0
 
 
-def test_a_replaced_file_is_read_anew(tmp_path):
+def test_a_replaced_file_is_read_anew(place):
     meta = store_meta()
-    (report,) = write_lease(tmp_path, 0, build_group("a", [(0, 10)], meta), meta)
-    index = ReplayIndex(tmp_path)
+    (report,) = write_lease(place.open(), 0, build_group("a", [(0, 10)], meta), meta)
+    index = ReplayIndex(place.open())
     index.refresh()
-    write_lease(tmp_path, 0, build_group("a", [(5, 12)], meta), meta)
+    write_lease(place.open(), 0, build_group("a", [(5, 12)], meta), meta)
     assert index.refresh() == ([report.name], [report.name])
     assert index.episode(0).clips[0].item == 5
 
@@ -102,11 +103,11 @@ def test_a_replaced_file_is_read_anew(tmp_path):
         (["--action.strides", "[1,3]"], 0.0, r"action.strides is \[1, 2\] there and \[1, 3\] here"),
     ],
 )
-def test_files_made_with_other_settings_are_refused_with_both_sides(tmp_path, overrides, mean, message):
-    index = small_store(tmp_path, groups=1)
+def test_files_made_with_other_settings_are_refused_with_both_sides(place, overrides, mean, message):
+    index = small_store(place.open(), groups=1)
     before = index.episodes, index.version
     other = store_meta(*overrides, mean=mean)
-    write_lease(tmp_path, 9, build_group("x", [(0, 9)], other), other)
+    write_lease(place.open(), 9, build_group("x", [(0, 9)], other), other)
     with pytest.raises(ReplayError, match=message) as error:
         index.refresh()
     assert "e00000-000009-000.parquet" in str(error.value)
@@ -114,18 +115,18 @@ def test_files_made_with_other_settings_are_refused_with_both_sides(tmp_path, ov
     assert "\n" not in str(error.value)
     assert (index.episodes, index.version) == before
     with pytest.raises(ReplayError, match="this run"):
-        ReplayIndex(tmp_path, other).refresh()
+        ReplayIndex(place.open(), other).refresh()
 
 
-def test_another_seed_is_no_difference(tmp_path):
-    small_store(tmp_path, groups=1)
-    index = ReplayIndex(tmp_path, store_meta(seed=7))
+def test_another_seed_is_no_difference(place):
+    small_store(place.open(), groups=1)
+    index = ReplayIndex(place.open(), store_meta(seed=7))
     index.refresh()
     assert index.episodes > 0
 
 
-def corrupt(path: Path, how: str) -> None:
-    data = path.read_bytes()
+def corrupt(place: Place, name: str, how: str) -> None:
+    data = place.read(name)
     footer = int.from_bytes(data[-8:-4], "little")
     changed = {
         "empty": b"",
@@ -138,18 +139,18 @@ def corrupt(path: Path, how: str) -> None:
         "table": data.replace(b'"lengths":[', b'"lengths":[9', 1),
         "checksum": data.replace(b"pydreaming.crc32", b"pydreaming.crc33", 1),
     }
-    path.write_bytes(changed[how])
+    place.write(name, changed[how])
 
 
 @pytest.mark.parametrize(
     "how", ["empty", "four bytes", "half", "without the last byte", "text", "footer of zeros", "long footer", "table", "checksum"]
 )
-def test_damaged_file_is_reported_and_skipped(tmp_path, how):
-    index = small_store(tmp_path)
-    name = sorted(path.name for path in tmp_path.iterdir())[1]
+def test_damaged_file_is_reported_and_skipped(place, how):
+    index = small_store(place.open())
+    name = place.names()[1]
     healthy = index.tokens
-    corrupt(tmp_path / name, how)
-    again = ReplayIndex(tmp_path)
+    corrupt(place, name, how)
+    again = ReplayIndex(place.open())
     again.refresh()
     assert list(again.damaged) == [name]
     assert again.damaged[name]
@@ -157,26 +158,26 @@ def test_damaged_file_is_reported_and_skipped(tmp_path, how):
     assert 0 < again.tokens < healthy
     ReplaySampler(again, 4, 8, 0.5, 0.5, 0).sample()
     assert again.refresh() == ([], [])
-    (tmp_path / name).unlink()
+    place.remove(name)
     again.refresh()
     assert again.damaged == {}
 
 
-def test_a_damaged_file_that_is_written_again_is_taken(tmp_path):
+def test_a_damaged_file_that_is_written_again_is_taken(place):
     meta = store_meta()
-    (report,) = write_lease(tmp_path, 0, build_group("a", [(0, 10)], meta), meta)
-    (tmp_path / report.name).write_bytes(b"torn")
-    index = ReplayIndex(tmp_path)
+    (report,) = write_lease(place.open(), 0, build_group("a", [(0, 10)], meta), meta)
+    place.write(report.name, b"torn")
+    index = ReplayIndex(place.open())
     index.refresh()
     assert index.damaged
-    write_lease(tmp_path, 0, build_group("a", [(0, 10)], meta), meta)
+    write_lease(place.open(), 0, build_group("a", [(0, 10)], meta), meta)
     assert index.refresh() == ([report.name], [])
     assert not index.damaged
 
 
-def test_a_foreign_parquet_file_is_not_a_replay_file(tmp_path):
-    pd.DataFrame({"a": [1, 2]}).to_parquet(tmp_path / "mine.parquet")
-    index = ReplayIndex(tmp_path)
+def test_a_foreign_parquet_file_is_not_a_replay_file(place):
+    place.write("mine.parquet", pd.DataFrame({"a": [1, 2]}).to_parquet())
+    index = ReplayIndex(place.open())
     index.refresh()
     assert "not a replay file" in index.damaged["mine.parquet"]
 
@@ -212,8 +213,10 @@ def test_any_flipped_bit_of_the_footer_is_survived(tmp_path):
     assert min(outcomes.values()) > 0
 
 
-def rewrite(path: Path, table: pa.Table, metadata: dict[bytes, bytes], **options: object) -> None:
-    pq.write_table(table.replace_schema_metadata(metadata), path, **options)
+def rewrite(place: Place, name: str, table: pa.Table, metadata: dict[bytes, bytes], **options: object) -> None:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table.replace_schema_metadata(metadata), sink, **options)
+    place.write(name, sink.getvalue().to_pybytes())
 
 
 @pytest.mark.parametrize(
@@ -227,17 +230,17 @@ def rewrite(path: Path, table: pa.Table, metadata: dict[bytes, bytes], **options
         (False, {"compression": "none", "use_dictionary": False, "data_page_version": "2.0", "write_statistics": True}),
     ],
 )
-def test_a_rewritten_file_is_decoded_with_the_same_result(tmp_path, by_pandas, options):
+def test_a_rewritten_file_is_decoded_with_the_same_result(place, by_pandas, options):
     """Compressed, nullable, variable-size, with dictionaries, several pages: everything that forbids reading from the mapping."""
     meta = store_meta()
     episodes = [e for g in "abc" for e in build_group(g, [(0, 16)], meta)]
-    (report,) = write_lease(tmp_path, 0, episodes, meta)
-    path = tmp_path / report.name
-    table = pa.Table.from_pandas(pd.read_parquet(path)) if by_pandas else pq.read_table(path)
-    keys = {k: v for k, v in pq.read_metadata(path).metadata.items() if k in (META_KEY, TABLE_KEY, CHECK_KEY)}
-    rewrite(path, table, keys, row_group_size=16, **options)
-    write_lease(tmp_path, 1, episodes, meta)
-    index = ReplayIndex(tmp_path)
+    (report,) = write_lease(place.open(), 0, episodes, meta)
+    data = io.BytesIO(place.read(report.name))
+    table = pa.Table.from_pandas(pd.read_parquet(data)) if by_pandas else pq.read_table(data)
+    keys = {k: v for k, v in pq.read_metadata(data).metadata.items() if k in (META_KEY, TABLE_KEY, CHECK_KEY)}
+    rewrite(place, report.name, table, keys, row_group_size=16, **options)
+    write_lease(place.open(), 1, episodes, meta)
+    index = ReplayIndex(place.open())
     index.refresh()
     assert not index.damaged
     assert index._positions[:3].tolist() == [[-1] * 3] * 3
@@ -253,18 +256,17 @@ def test_a_rewritten_file_is_decoded_with_the_same_result(tmp_path, by_pandas, o
         assert np.array_equal(batch.tokens[row], episodes[0].tokens[where : where + 8])
 
 
-def test_rows_that_contradict_the_table_are_damage(tmp_path):
+def test_rows_that_contradict_the_table_are_damage(place):
     meta = store_meta()
     episodes = build_group("a", [(0, 32)], meta)
-    (report,) = write_lease(tmp_path, 0, episodes, meta)
-    path = tmp_path / report.name
-    table = pq.read_table(path)
+    (report,) = write_lease(place.open(), 0, episodes, meta)
+    table = pq.read_table(io.BytesIO(place.read(report.name)))
     for wrong, options in [(episodes[:1], {}), (episodes, {"row_group_size": 8}), (episodes, {"row_group_size": 20})]:
-        rewrite(path, table, encode_metadata(meta, episode_table(wrong)), **options)
-        index = ReplayIndex(tmp_path)
+        rewrite(place, report.name, table, encode_metadata(meta, episode_table(wrong)), **options)
+        index = ReplayIndex(place.open())
         index.refresh()
         assert "row group" in index.damaged[report.name]
-    rewrite(path, table.drop_columns(["obs"]), encode_metadata(meta, episode_table(episodes)), row_group_size=16)
+    rewrite(place, report.name, table.drop_columns(["obs"]), encode_metadata(meta, episode_table(episodes)), row_group_size=16)
     index.refresh()
     assert "no column 'obs'" in index.damaged[report.name]
 
@@ -276,30 +278,29 @@ def test_rows_that_contradict_the_table_are_damage(tmp_path):
         {"clip_item": [0, -1]}, {"clip_item": [0, 2**27]}, {"groups": ["a"]}, {"lengths": [2**40, 16]}, {"clips": [2**31, -(2**31) + 2]},
     ],
 )  # fmt: skip
-def test_forged_table_cannot_make_the_sampler_read_elsewhere(tmp_path, change):
+def test_forged_table_cannot_make_the_sampler_read_elsewhere(place, change):
     meta = store_meta()
     episodes = build_group("a", [(0, 32)], meta)
-    (report,) = write_lease(tmp_path, 0, episodes, meta)
-    path = tmp_path / report.name
+    (report,) = write_lease(place.open(), 0, episodes, meta)
     table = msgspec.structs.replace(episode_table(episodes), **change)
-    rewrite(path, pq.read_table(path), encode_metadata(meta, table), row_group_size=16)
-    index = ReplayIndex(tmp_path)
+    rewrite(place, report.name, pq.read_table(io.BytesIO(place.read(report.name))), encode_metadata(meta, table), row_group_size=16)
+    index = ReplayIndex(place.open())
     index.refresh()
     assert report.name in index.damaged
 
 
-def test_another_schema_version_is_named(tmp_path):
+def test_another_schema_version_is_named(place):
     meta = msgspec.structs.replace(store_meta(), schema_version=99)
-    (report,) = write_lease(tmp_path, 0, build_group("a", [(0, 9)], meta), meta)
-    index = ReplayIndex(tmp_path)
+    (report,) = write_lease(place.open(), 0, build_group("a", [(0, 9)], meta), meta)
+    index = ReplayIndex(place.open())
     index.refresh()
     assert index.damaged[report.name] == "schema version 99; this program reads version 1: use the one that wrote it, or collect anew"
 
 
-def test_temporary_and_hidden_files_are_ignored(tmp_path):
-    index = small_store(tmp_path, groups=1)
-    (tmp_path / "e00000-000001-000.parquet.tmp-1").write_bytes(b"half")
-    (tmp_path / ".hidden.parquet").write_bytes(b"half")
+def test_temporary_and_hidden_files_are_ignored(place):
+    index = small_store(place.open(), groups=1)
+    place.write("e00000-000001-000.parquet.tmp-1", b"half")
+    place.write(".hidden.parquet", b"half")
     assert index.refresh() == ([], [])
     assert not index.damaged
 
@@ -312,7 +313,8 @@ def test_text_that_is_no_utf8_is_damage_in_one_line(tmp_path, column):
     whole = pq.read_table(path)
     keys = {k: v for k, v in pq.read_metadata(path).metadata.items() if k in (META_KEY, TABLE_KEY, CHECK_KEY)}
     forged = pa.array([b"\xff\xfe\n"] * len(whole)).view(pa.string())
-    rewrite(path, whole.set_column(whole.column_names.index(column), column, forged), keys, row_group_size=16)
+    changed = whole.set_column(whole.column_names.index(column), column, forged).replace_schema_metadata(keys)
+    pq.write_table(changed, path, row_group_size=16)
     index = ReplayIndex(tmp_path)
     index.refresh()
     assert index.episodes == 1

@@ -42,8 +42,8 @@ def test_shapes_and_types(tmp_path):
     assert batch.is_first[:, 0].all()
 
 
-def test_every_value_belongs_to_its_identity(tmp_path):
-    sampler = ReplaySampler(small_store(tmp_path), 6, 8, 0.5, 0.3, 0)
+def test_every_value_belongs_to_its_identity(place):
+    sampler = ReplaySampler(small_store(place.open()), 6, 8, 0.5, 0.3, 0)
     for _ in range(20):
         batch = sampler.sample()
         for row in range(6):
@@ -63,14 +63,14 @@ def test_same_seed_same_batches_and_another_seed_others(tmp_path):
     assert not same(a.sample(), c.sample())
 
 
-def test_resumed_from_json_in_a_fresh_process_state(tmp_path):
-    index = small_store(tmp_path)
+def test_resumed_from_json_in_a_fresh_process_state(place):
+    index = small_store(place.open())
     sampler = ReplaySampler(index, 4, 8, 0.75, 0.3, 1)
     for _ in range(7):
         sampler.sample()
     state = json.loads(json.dumps(sampler.state_dict()))
     expected = [sampler.sample() for _ in range(5)]
-    again = ReplayIndex(tmp_path)
+    again = ReplayIndex(place.open())
     again.refresh()
     resumed = ReplaySampler(again, 4, 8, 0.75, 0.3, 999)
     resumed.load_state_dict(state)
@@ -204,10 +204,10 @@ def test_every_part_of_a_long_recording_is_seen_equally_often(tmp_path):
     assert counts.max() < 1.25 * counts.mean()
 
 
-def test_short_episodes_are_padded(tmp_path):
+def test_short_episodes_are_padded(place):
     meta = store_meta()
-    write_lease(tmp_path, 0, build_group("g", [(0, 3), (1, 2)], meta), meta)
-    index = ReplayIndex(tmp_path)
+    write_lease(place.open(), 0, build_group("g", [(0, 3), (1, 2)], meta), meta)
+    index = ReplayIndex(place.open())
     index.refresh()
     batch = ReplaySampler(index, 2, 9, 0.5, 1.0, 0).sample()
     for row in range(2):
@@ -230,23 +230,23 @@ def test_the_same_audio_of_two_passes_has_the_same_identity(tmp_path):
     assert len(set(batch.token_id[0].tolist())) == 8
 
 
-def test_windows_that_nearly_coincide_have_the_same_identity(tmp_path):
+def test_windows_that_nearly_coincide_have_the_same_identity(place):
     """Passes cut a recording on shifted grids: a window is the same audio as that which it shares most with."""
     meta = store_meta()
     tokens, action, start = clip_arrays(3, 8, meta)
     for epoch, shift in enumerate((0, STRIDE // 2 - 1, STRIDE // 2)):
         builder = EpisodeBuilder("g", 16)
         builder.add_tokens(tokens, action, start + shift, True, ClipInfo(3, "g/3.wav"))
-        write_lease(tmp_path, 0, builder.finish(), meta, epoch=epoch)
-    index = ReplayIndex(tmp_path)
+        write_lease(place.open(), 0, builder.finish(), meta, epoch=epoch)
+    index = ReplayIndex(place.open())
     index.refresh()
     batch = ReplaySampler(index, 3, 8, 1.0, 0.0, 0).sample()
     grid = [3 * MAX_START_SAMPLE + STRIDE * i for i in range(9)]
     assert sorted(batch.token_id.tolist()) == [grid[:8], grid[:8], grid[1:]]
 
 
-def test_a_batch_says_whether_it_is_of_all_sources(tmp_path):
-    index = small_store(tmp_path)
+def test_a_batch_says_whether_it_is_of_all_sources(place):
+    index = small_store(place.open())
     for share, mixed in ((0.0, {True}), (1.0, {False}), (0.5, {True, False})):
         sampler = ReplaySampler(index, 2, 5, share, 0.5, 0)
         batches = [sampler.sample() for _ in range(40)]
@@ -254,20 +254,38 @@ def test_a_batch_says_whether_it_is_of_all_sources(tmp_path):
         assert all(len(set(batch.group.tolist())) == 1 for batch in batches if not batch.mixed.any())
 
 
-def test_the_sampler_follows_the_index(tmp_path):
+def test_the_sampler_follows_the_index(place):
     meta = store_meta()
-    index = ReplayIndex(tmp_path)
+    index = ReplayIndex(place.open())
     sampler = ReplaySampler(index, 4, 8, 0.5, 0.3, 0)
     with pytest.raises(ReplayError, match="no episode yet"):
         sampler.sample()
-    write_lease(tmp_path, 0, build_group("a", [(0, 100)], meta), meta)
+    write_lease(place.open(), 0, build_group("a", [(0, 100)], meta), meta)
     index.refresh()
     assert {item for item, _ in places(sampler.sample())} == {0}
-    for path in tmp_path.iterdir():
-        path.unlink()
-    write_lease(tmp_path, 1, build_group("b", [(7, 100)], meta), meta)
+    place.wipe()
+    write_lease(place.open(), 1, build_group("b", [(7, 100)], meta), meta)
     index.refresh()
     assert {item for item, _ in places(sampler.sample())} == {7}
+
+
+def test_what_is_evicted_before_it_was_fetched_is_drawn_anew(bucket):
+    index = small_store(bucket.open(), groups=6)
+    sampler = ReplaySampler(index, 4, 8, 1.0, 0.3, 0)
+    sampler.sample()
+    gone = [name for name in bucket.names() if not name.startswith("e00000-000003")]
+    for name in gone:
+        bucket.remove(name)
+    seen = {item // 20 for _ in range(20) for item, _ in places(sampler.sample())}
+    assert 3 in seen
+    while index.refresh() != ([], []):
+        pass
+    assert {item // 20 for _ in range(5) for item, _ in places(sampler.sample())} == {3}
+    for name in bucket.names():
+        bucket.remove(name)
+    fresh = ReplaySampler(ReplayIndex(bucket.open()), 4, 8, 1.0, 0.3, 0)
+    with pytest.raises(ReplayError, match="holds no episode"):
+        fresh.sample()
 
 
 @pytest.mark.parametrize("wrong", [(0, 8, 0.5, 0.5), (4, 0, 0.5, 0.5), (4, 8, 1.5, 0.5), (4, 8, 0.5, -0.1)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 
 import numpy as np
@@ -21,11 +22,15 @@ def listing(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_committed_episodes_come_back_bit_for_bit(tmp_path):
+def unfinished(store):
+    return [name for name in listing(store.staging()) if temporary_pid(name) == os.getpid()]
+
+
+def test_committed_episodes_come_back_bit_for_bit(place):
     meta = store_meta()
     episodes = build_group("speaker:a", [(0, 40), (1, 3), (2, 5), (3, 1)], meta)
-    reports = write_lease(tmp_path, 7, episodes, meta, shard_episodes=2)
-    index = ReplayIndex(tmp_path, meta)
+    reports = write_lease(place.open(), 7, episodes, meta, shard_episodes=2)
+    index = ReplayIndex(place.open(), meta)
     assert index.refresh() == ([r.name for r in reports], [])
     assert index.episodes == len(episodes)
     assert index.tokens == 49 == sum(r.tokens for r in reports)
@@ -33,11 +38,11 @@ def test_committed_episodes_come_back_bit_for_bit(tmp_path):
         assert_equal_episodes(index.episode(number), episode)
 
 
-def test_pandas_reads_a_file_in_one_line(tmp_path):
+def test_pandas_reads_a_file_in_one_line(place):
     meta = store_meta()
     (episode,) = build_group("speaker:a", [(4, 5), (9, 6)], meta)
-    (report,) = write_lease(tmp_path, 0, [episode], meta)
-    df = pd.read_parquet(tmp_path / report.name)
+    (report,) = write_lease(place.open(), 0, [episode], meta)
+    df = pd.read_parquet(io.BytesIO(place.read(report.name)))
     assert list(df.columns) == [
         "episode", "step", "is_first", "group", "source", "label", "speaker", "item", "start_sample", "action", "obs",
     ]  # fmt: skip
@@ -51,47 +56,47 @@ def test_pandas_reads_a_file_in_one_line(tmp_path):
     assert np.array_equal(np.frombuffer(b"".join(df.action), "<f4").reshape(11, -1), episode.action)
 
 
-def test_report_states_what_is_on_disk(tmp_path):
+def test_report_states_what_is_on_disk(place):
     meta = store_meta()
     episodes = build_group("g", [(0, 100)], meta)
-    reports = write_lease(tmp_path, 3, episodes, meta, shard_episodes=4, epoch=2)
+    reports = write_lease(place.open(), 3, episodes, meta, shard_episodes=4, epoch=2)
     assert [r.name for r in reports] == ["e00002-000003-000.parquet", "e00002-000003-001.parquet"]
-    assert reports[0] == FileReport(reports[0].name, 4, 64, (tmp_path / reports[0].name).stat().st_size)
+    assert reports[0] == FileReport(reports[0].name, 4, 64, len(place.read(reports[0].name)))
     assert sum(r.episodes for r in reports) == len(episodes)
 
 
-def test_nothing_is_visible_before_commit_and_nothing_remains_after_abort(tmp_path):
-    meta = store_meta()
-    with ShardWriter(tmp_path, "e00000-000000", meta, 2) as writer:
+def test_nothing_is_visible_before_commit_and_nothing_remains_after_abort(place):
+    meta, store = store_meta(), place.open()
+    with ShardWriter(store, "e00000-000000", meta, 2) as writer:
         for episode in build_group("g", [(0, 100)], meta):
             writer.add(episode)
-        assert listing(tmp_path)  # flushed parts, under temporary names
-        assert all(temporary_pid(name) == os.getpid() for name in listing(tmp_path))
-        index = ReplayIndex(tmp_path)
+        assert unfinished(store)  # flushed parts, under temporary names
+        assert not [name for name in place.names() if temporary_pid(name) is None]
+        index = ReplayIndex(place.open())
         assert index.refresh() == ([], [])
-    assert listing(tmp_path) == []
+    assert place.names() == unfinished(store) == []
     with pytest.raises(ValueError, match="already"):
         writer.commit()
 
 
-def test_failing_long_item_loses_no_other_episode(tmp_path):
+def test_failing_long_item_loses_no_other_episode(place):
     meta = store_meta()
-    good, more = build_group("a", [(0, 50)], meta), build_group("c", [(2, 70)], meta)
-    with ShardWriter(tmp_path, "e00000-000000", meta, 2) as writer:
+    good, more, store = build_group("a", [(0, 50)], meta), build_group("c", [(2, 70)], meta), place.open()
+    with ShardWriter(store, "e00000-000000", meta, 2) as writer:
         for episode in good:
             writer.add(episode)
         mark = writer.mark()
         for episode in build_group("b", [(1, 1000)], meta):
             writer.add(episode)
-        assert len(listing(tmp_path)) > 20
+        assert len(unfinished(store)) > 20
         writer.rollback_to(mark)
-        assert len(listing(tmp_path)) == 2  # three good episodes: one full file, and the rest that made way for the long item
+        assert len(unfinished(store)) == 2  # three good episodes: one full file, and the rest that made way for the long item
         writer.mark()
         for episode in more:
             writer.add(episode)
         reports = writer.commit()
-    assert listing(tmp_path) == [r.name for r in reports]
-    index = ReplayIndex(tmp_path)
+    assert place.names() == [r.name for r in reports]
+    index = ReplayIndex(place.open())
     index.refresh()
     assert not index.damaged
     for number, episode in enumerate(good + more):
@@ -99,10 +104,10 @@ def test_failing_long_item_loses_no_other_episode(tmp_path):
     assert index.episodes == len(good + more)
 
 
-def test_rollback_with_the_builder_keeps_the_clips_before_in_a_shared_episode(tmp_path):
+def test_rollback_with_the_builder_keeps_the_clips_before_in_a_shared_episode(place):
     meta = store_meta()
     builder, infos = EpisodeBuilder("a", 8), [ClipInfo(i, f"{i}.wav") for i in range(3)]
-    with ShardWriter(tmp_path, "e00000-000000", meta, 1) as writer:
+    with ShardWriter(place.open(), "e00000-000000", meta, 1) as writer:
         for item, steps, fails in [(0, 5, False), (1, 30, True), (2, 4, False)]:
             marks = writer.mark(), builder.mark()
             for episode in builder.add_tokens(*clip_arrays(item, steps, meta), True, infos[item]):
@@ -113,7 +118,7 @@ def test_rollback_with_the_builder_keeps_the_clips_before_in_a_shared_episode(tm
         for episode in builder.finish():
             writer.add(episode)
         writer.commit()
-    index = ReplayIndex(tmp_path)
+    index = ReplayIndex(place.open())
     index.refresh()
     assert [clip.item for clip in index.episode(0).clips] == [0, 2]
     expected = np.concatenate([clip_arrays(0, 5, meta)[0], clip_arrays(2, 4, meta)[0]])
@@ -139,18 +144,18 @@ def test_memory_holds_two_files_of_episodes_at_most(tmp_path):
     assert [r.episodes for r in writer.commit()] == [3] * 13 + [1]
 
 
-def test_a_lease_done_twice_gives_identical_files(tmp_path):
+def test_a_lease_done_twice_gives_identical_files(place):
     meta = store_meta()
     episodes = build_group("a", [(0, 50), (1, 3)], meta)
-    first = write_lease(tmp_path, 1, episodes, meta)
-    content = [(tmp_path / r.name).read_bytes() for r in first]
-    assert write_lease(tmp_path, 1, episodes, meta) == first
-    assert [(tmp_path / r.name).read_bytes() for r in first] == content
+    first = write_lease(place.open(), 1, episodes, meta)
+    content = [place.read(r.name) for r in first]
+    assert write_lease(place.open(), 1, episodes, meta) == first
+    assert [place.read(r.name) for r in first] == content
 
 
-def test_empty_lease_commits_to_no_file(tmp_path):
-    assert write_lease(tmp_path / "new", 0, [], store_meta()) == []
-    assert listing(tmp_path / "new") == []
+def test_empty_lease_commits_to_no_file(place):
+    assert write_lease(place.open(), 0, [], store_meta()) == []
+    assert place.names() == []
 
 
 def test_disk_that_refuses_is_a_clear_error_and_leaves_nothing(tmp_path, monkeypatch):

@@ -1,17 +1,21 @@
 from __future__ import annotations
 
+import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from places import Bucket, Folder, Place
+from s3_server import Cable, S3Server
 
 from pydreaming.audio.sources import Catalogue
 from pydreaming.errors import ConfigError, ReplayError, SourceError
 from pydreaming.replay.index import ReplayIndex
+from pydreaming.replay.store import Store
 from workers import shards
-from workers.collection import DEADLY, Collection
+from workers.collection import DEADLY, PROBE_S, SWEEP_S, Collection
 from workers.layout import RunDir
 from workers.produce import Producer
 from workers.protocol import Done, Lease, Refused, Revoked, Stop, StoredFile, Totals, Unreadable, Wait
@@ -46,14 +50,30 @@ def measured(run: RunDir) -> Collection:
     return collection
 
 
+@pytest.fixture(params=["folder", "s3"])
+def make_run(request: pytest.FixtureRequest, make_run: MakeRun) -> MakeRun:
+    """The same invariants on disk and in a bucket."""
+    if request.param == "folder":
+        return make_run
+    server = request.getfixturevalue("s3_server")
+    return lambda source, *overrides, **options: make_run(source, "--replay.dir", server.new_address(), *overrides, **options)
+
+
+def place_of(run: RunDir) -> Place:
+    """The run's store, behind its back."""
+    where = run.replay(run.read_config())
+    return Folder(where) if isinstance(where, Path) else Bucket(S3Server.running, run.path / "replay-cache", where)
+
+
 def stored(run: RunDir) -> dict[tuple[int, str], int]:
     """(epoch, path) -> tokens, as the files say; a token that is there twice fails the test."""
     counts: dict[tuple[int, str], int] = {}
     seen = set()
-    for file in sorted(run.replay(run.read_config()).glob("*.parquet")):
-        table = pq.read_table(file, columns=["source", "start_sample"]).to_pylist()
+    place = place_of(run)
+    for name in place.names():
+        table = pq.read_table(io.BytesIO(place.read(name)), columns=["source", "start_sample"]).to_pylist()
         for row in table:
-            token = (int(file.name[1:6]), row["source"], row["start_sample"])
+            token = (int(name[1:6]), row["source"], row["start_sample"])
             assert token not in seen, f"twice: {token}"
             seen.add(token)
             counts[token[:2]] = counts.get(token[:2], 0) + 1
@@ -76,16 +96,16 @@ def test_every_good_file_once_per_pass_and_broken_ones_in_the_list(make_run: Mak
     assert collection.exhausted
     assert not collection.all_failed
     assert isinstance(collection.pull("w", 0.0), Stop)
-    assert not list(run.replay(run.read_config()).glob("*.tmp-*"))
+    assert all(name.endswith(".parquet") for name in place_of(run).names())
 
 
 def test_a_lease_done_again_writes_the_same_bytes(make_run: MakeRun, recordings: Recordings) -> None:
     run = make_run(recordings(6), "--augment.probability", "0.5", "--action.kind", "stride")
     collection = measured(run)
     lease = pull_lease(collection, "a", 0.0)
-    replay = run.replay(run.read_config())
-    first = {file.name: (replay / file.name).read_bytes() for file in work(producer(run), lease).files}
-    again = {file.name: (replay / file.name).read_bytes() for file in work(producer(run), lease).files}
+    place = place_of(run)
+    first = {file.name: place.read(file.name) for file in work(producer(run), lease).files}
+    again = {file.name: place.read(file.name) for file in work(producer(run), lease).files}
     assert first
     assert first == again
 
@@ -128,10 +148,10 @@ def test_a_late_done_changes_nothing_and_its_strange_files_go(make_run: MakeRun,
     written = collection.state.written_tokens
     assert collection.done(late, "slow") == Revoked(slow.id)
     assert collection.state.written_tokens == written == sum(stored(run).values())
-    stranger = run.replay(run.read_config()) / "e00007-000000-000.parquet"
-    stranger.write_bytes(b"x")
-    collection.done(Done(slow.id, [late.files[0].__class__(stranger.name, 1, 1, 1)], [], None, Totals()), "slow")
-    assert not stranger.exists()
+    stranger = "e00007-000000-000.parquet"
+    place_of(run).write(stranger, b"x")
+    collection.done(Done(slow.id, [late.files[0].__class__(stranger, 1, 1, 1)], [], None, Totals()), "slow")
+    assert stranger not in place_of(run).names()
 
 
 def test_a_late_done_leaves_the_files_of_who_has_the_lease_now(make_run: MakeRun, recordings: Recordings) -> None:
@@ -246,11 +266,11 @@ def test_the_store_stays_within_its_capacity(make_run: MakeRun, recordings: Reco
 def test_a_full_folder_is_not_searched_for_every_lease(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, searched = ShardFolder(tmp_path, 1), list[int]()
 
-    def oldest_first(_: Path, capacity_tokens: int) -> list[str]:
+    def oldest_first(_: Store, capacity_tokens: int, known: Mapping[str, int]) -> list[str]:
         searched.append(capacity_tokens)
         return list(folder.files)[: max(0, folder.tokens - capacity_tokens)]  # a token each
 
-    monkeypatch.setattr(shards, "evict", oldest_first)
+    monkeypatch.setattr(shards, "oldest_files", oldest_first)
     for number in range(1100):
         folder.accept(f"e00000-{number:06d}", [StoredFile(f"e00000-{number:06d}-000.parquet", 1, 1, 1)])
         folder.evict(1000)
@@ -263,7 +283,7 @@ def test_files_evicted_before_they_were_reported_are_no_error(make_run: MakeRun,
     collection = measured(run)
     slow = pull_lease(collection, "slow", 0.0)
     late = work(producer(run), slow)
-    while collection.stored_files == len(list(run.replay(run.read_config()).glob("*.parquet"))) - len(late.files):
+    while collection.stored_files == len(place_of(run).names()) - len(late.files):
         fast = pull_lease(collection, "fast", 0.0)
         assert collection.done(work(producer(run), fast), "fast") is None
     assert collection._shards._evicted  # remembered as long as their worker may still report them, and no longer
@@ -275,19 +295,24 @@ def test_files_evicted_before_they_were_reported_are_no_error(make_run: MakeRun,
 def test_reports_that_cannot_be_true_are_refused(make_run: MakeRun, recordings: Recordings, tmp_path: Path) -> None:
     run = make_run(recordings(4))
     collection = measured(run)
-    replay = run.replay(run.read_config())
+    place = place_of(run)
     lease = pull_lease(collection, "w", 0.0)
     done = work(producer(run), lease)
     (only,) = done.files
-    (replay / only.name).rename(tmp_path / "elsewhere")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_bytes(place.read(only.name))
+    place.remove(only.name)
     verdict = collection.done(done, "w")
     assert isinstance(verdict, Refused)
     assert "--replay" in verdict.reason
     lease = pull_lease(collection, "w", 0.0)  # it went back, at no one's fault
     done.lease = lease.id
-    (replay / only.name).symlink_to(tmp_path / "elsewhere")
+    if isinstance(place, Folder):
+        (place.folder / only.name).symlink_to(elsewhere)
+    else:
+        place.write(only.name, elsewhere.read_bytes() + b"x")
     assert isinstance(collection.done(done, "w"), Refused)
-    (replay / only.name).unlink()
+    place.remove(only.name)
     lease = pull_lease(collection, "w", 0.0)
     done = work(producer(run), lease)
     done.files[0].bytes += 1
@@ -354,11 +379,68 @@ def test_damaged_state_is_a_clear_error(make_run: MakeRun, recordings: Recording
 def test_an_emptied_replay_folder_is_filled_again(make_run: MakeRun, recordings: Recordings) -> None:
     run = make_run(recordings(4))
     collect(run, run.read_config())
-    for file in run.replay(run.read_config()).iterdir():
-        file.unlink()
+    for name in place_of(run).names():
+        place_of(run).remove(name)
     collection = collect(run, run.read_config())
     assert len(stored(run)) == 8
     assert collection.exhausted
+
+
+def test_a_lost_worker_that_comes_back_and_dies_leaves_nothing(make_run: MakeRun, recordings: Recordings) -> None:
+    """It publishes after its lease was split and done by others, and is killed before it can say so."""
+    run = make_run(recordings(4), "--workers.passes", "1")
+    collection, now = measured(run), 0.0
+    for _ in range(2):
+        stopped = pull_lease(collection, "stopped", now)
+        now += 100.0
+        collection.tick(now)
+    while isinstance(lease := collection.pull("lives", now), Lease):
+        collection.done(work(producer(run), lease), "lives")
+    before = stored(run)
+    work(producer(run), stopped)
+    place_of(run).write("mine.parquet", b"not the run's")
+    collection.tick(now + SWEEP_S)
+    place_of(run).remove("mine.parquet")
+    assert stored(run) == before
+    assert collection.stored_tokens == sum(before.values())
+
+
+def test_files_that_somebody_removed_are_not_counted_for_ever(make_run: MakeRun, recordings: Recordings) -> None:
+    run = make_run(recordings(8), "--workers.passes", "1")
+    collection = measured(run)
+    collection.done(work(producer(run), pull_lease(collection, "w", 0.0)), "w")
+    place_of(run).wipe()
+    lease = pull_lease(collection, "w", 0.0)
+    work(producer(run), lease)  # published, but not yet said
+    assert collection.beat(lease.id, "w", SWEEP_S)
+    collection.tick(SWEEP_S)
+    assert collection.stored_tokens == 0
+    assert len(stored(run)) == len(lease.items)
+
+
+@pytest.mark.parametrize("make_run", ["s3"], indirect=True)
+def test_a_store_that_does_not_answer_costs_no_token(make_run: MakeRun, recordings: Recordings, s3_server: S3Server) -> None:
+    cable = Cable(s3_server.port)
+    run = make_run(recordings(8), "--workers.passes", "1", "--replay.dir", s3_server.new_address(cable.port))
+    collection = measured(run)
+    lease = pull_lease(collection, "w", 0.0)
+    done = work(producer(run), lease)
+    cable.cut()
+    assert collection.done(done, "w") == Revoked(lease.id)
+    for now in (PROBE_S, 2 * PROBE_S):
+        waiting = collection.pull("w", now)
+        assert isinstance(waiting, Wait)
+        assert "does not answer" in waiting.reason
+        collection.tick(now)
+    cable.mend()
+    collection.tick(3 * PROBE_S)
+    again = pull_lease(collection, "w", 1.0)
+    assert (again.number, again.items) == (lease.number, lease.items)
+    assert collection.done(work(producer(run), again), "w") is None
+    while isinstance(more := collection.pull("w", 2.0), Lease):
+        assert collection.done(work(producer(run), more), "w") is None
+    assert collection.state.written_tokens == collection.stored_tokens == sum(stored(run).values())
+    assert len(stored(run)) == 8
 
 
 def test_nothing_to_train_on_is_a_source_error(make_run: MakeRun, tmp_path: Path) -> None:
