@@ -38,6 +38,7 @@ def at_every_file_operation(act: Callable[[], object]) -> Iterator[int]:
         assert code in (0, -signal.SIGKILL), f"the act failed by itself before operation {number}"
         yield number
         if code == 0:
+            print(f"killed before each of {number - 1} operations on files")
             return
     raise AssertionError(f"more than {_LIMIT} operations")
 

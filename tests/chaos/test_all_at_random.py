@@ -366,8 +366,10 @@ def test_random_faults(data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFix
         facts = {"seed": SEED, "seconds": SECONDS, "steps_lost": steps_lost(system)}
         report = Path(os.environ.get("PYDREAMING_CHAOS_REPORT", tmp_path / "chaos.json"))
         report.write_text(as_json(chaos.faults, chaos.usage, SETTLED, **facts))
+        lines = [*table(chaos.faults), "", f"Seed {SEED}, {SECONDS:.0f} s. Steps done again at each resumption: {facts['steps_lost']}."]
+        report.with_suffix(".md").write_text("\n".join(lines) + "\n")
         with capsys.disabled():
-            print("", *table(chaos.faults), f"seed {SEED}, {SECONDS:.0f} s; steps done again per resume: {facts['steps_lost']}", sep="\n")
+            print("", *lines, sep="\n")
         check_files(system)
         passes, points = check_tokens(system, tmp_path), check_metrics(system)
         assert [fault for fault in chaos.faults if fault.survived_after is None] == []

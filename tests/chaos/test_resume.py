@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.chaos, pytest.mark.timeout(900)]
 
 MakeRun = Callable[..., RunDir]
 Recordings = Callable[..., Path]
-STEPS, INTERVAL_S, KILLS = 250, 0.3, 4
+STEPS, INTERVAL_S, KILLS = 400, 0.3, 5
 SETTINGS = ("--workers.count", "0", "--training.steps", str(STEPS), "--training.log_s", "0.00001", "--evaluation.streams", "4")
 SUPERVISE = (
     "import sys; from pathlib import Path; from workers.layout import RunDir; from workers.supervisor import Supervisor;"
