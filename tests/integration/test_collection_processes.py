@@ -25,7 +25,7 @@ from workers.transport import Dealer
 MakeRun = Callable[..., RunDir]
 Recordings = Callable[..., Path]
 Start = Callable[..., subprocess.Popen[bytes]]
-DEADLINE_S = 40.0
+DEADLINE_S = 150.0
 
 
 @pytest.fixture
@@ -97,11 +97,11 @@ def test_two_workers_collect_every_good_file_once_per_pass(make_run: MakeRun, re
     raw_frames(announced.address)
     workers = [start("audio_worker", "--run", str(run.path), "--name", name) for name in ("a", "b")]
     with Dealer(announced.address) as learner:
-        learner.handshake(Hello("learner", "l", "here", 1), 10)
         for worker in workers:
             assert worker.wait(DEADLINE_S) == 0
+        learner.handshake(Hello("learner", "l", "here", 1), 30)  # now: who is silent for a minute is forgotten
         learner.send(Progress(0, 0))
-        status = learner.receive(5)
+        status = learner.receive(30)
         assert isinstance(status, Status)
         assert status.exhausted
         assert not status.all_failed
@@ -110,8 +110,8 @@ def test_two_workers_collect_every_good_file_once_per_pass(make_run: MakeRun, re
         assert status.dropped_messages >= 7
         assert status.written_tokens == len(tokens(run))
         coordinator.send_signal(signal.SIGTERM)
-        assert isinstance(learner.receive(5), Stop)
-    assert coordinator.wait(10) == 0
+        assert isinstance(learner.receive(30), Stop)
+    assert coordinator.wait(30) == 0
     assert tokens(run) == expected(make_run, audio)
     assert [json.loads(line)["path"] for line in run.quarantine.read_text().splitlines()] == ["broken-000.wav"]
 
@@ -151,7 +151,7 @@ def test_sigterm_gives_the_lease_back_and_leaves_nothing(make_run: MakeRun, reco
     worker = start("audio_worker", "--run", str(run.path))
     wait_for(lambda: list(replay.glob("*.tmp-*")))
     worker.send_signal(signal.SIGTERM)
-    assert worker.wait(5) == 0
+    assert worker.wait(30) == 0
     assert not list(replay.glob("*.tmp-*"))
 
 
@@ -186,7 +186,7 @@ def test_a_worker_that_writes_to_another_folder_is_told(make_run: MakeRun, recor
 
 def test_a_worker_without_a_coordinator_says_so_and_ends(start: Start, tmp_path: Path) -> None:
     worker = start("audio_worker", "--address", "tcp://127.0.0.1:9", "--patience", "1")
-    assert worker.wait(20) == 1
+    assert worker.wait(100) == 1
     assert "nothing listens there" in (tmp_path / "audio_worker-0.log").read_text()
 
 

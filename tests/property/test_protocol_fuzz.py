@@ -34,18 +34,20 @@ def decodes_or_refuses(frame: bytes) -> None:
         assert len(refusal) < 400
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300))
 def test_any_bytes_are_a_message_or_a_protocol_error(frame: bytes) -> None:
     decodes_or_refuses(frame)
     decodes_or_refuses(HEADER + frame)
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(st.sampled_from(NAMES), st.dictionaries(st.sampled_from(FIELDS) | st.text(max_size=4), values, max_size=6))
 def test_any_fields_are_a_message_or_a_protocol_error(name: str, fields: dict[str, object]) -> None:
     decodes_or_refuses(HEADER + msgspec.json.encode({"type": name, **fields}))
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_damaged_messages_are_a_message_or_a_protocol_error(data: st.DataObject) -> None:
     frame = bytearray(
