@@ -85,7 +85,7 @@ class Collection:
         self.all_failed = False
         self._sums: dict[int, StatsSums] = {}
         self._measured_all = False
-        self._grows = config.source.watch_s > 0
+        self._grows, self._root = config.source.watch_s > 0, source_root(config.source)
         self._passes = Passes(catalogue, config, self.state.rows)
         self._episodes = LeaseTable(self._passes.plan, config.workers.passes, config.workers.lease_ttl_s, self._ids)
         self._episodes.skip.update(self.state.deadly)
@@ -109,7 +109,7 @@ class Collection:
         return self.all_failed or (self._episodes.exhausted and not self._grows)
 
     def take_in(self, change: Change) -> None:
-        """What has come to a growing source, and gone from it. Raises SourceError: the catalogue cannot be written."""
+        """What has come to a growing source, and gone from it. Raises OSError: the catalogue cannot be written."""
         train = len(self._catalogue.train_indices)
         self._catalogue.add(change.new, self._config.source, self._config.run.seed)
         self._episodes.gone |= change.gone
@@ -276,7 +276,7 @@ class Collection:
 
     def _has_gone(self, path: str) -> bool:
         """Whether a recording was deleted after its lease was given: with a source that grows that is no fault."""
-        return self._grows and not (source_root(self._config.source) / path).exists()
+        return self._grows and not (self._root / path).exists()
 
     def _lost(self, loss: Loss) -> None:
         grant = loss.grant

@@ -7,7 +7,7 @@ from functools import lru_cache
 
 import pyarrow as pa
 
-from pydreaming.errors import UnreachableError
+from pydreaming.errors import ReplayError, UnreachableError
 from pydreaming.replay.address import Location
 from pydreaming.replay.names import META_KEY, shard_age
 from pydreaming.replay.store import Identity, Store, open_store
@@ -62,6 +62,6 @@ def _tokens(store: Store, name: str, identity: Identity) -> int | None:
         return None
     except UnreachableError:
         raise
-    except (OSError, ValueError, pa.ArrowException):  # damaged: the index reports it, with its cause
+    except (ReplayError, OSError, ValueError, pa.ArrowException):  # damaged: the index reports it, with its cause
         return None
     return int(footer.num_rows) if META_KEY in (footer.metadata or {}) else None

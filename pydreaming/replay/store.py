@@ -91,7 +91,7 @@ class Store(ABC):
 
     @abstractmethod
     def open(self, name: str, identity: Identity) -> File:
-        """A listed file. Raises FileNotFoundError: it has gone since."""
+        """A listed file. Raises FileNotFoundError: it has gone since; ReplayError: it is none, but a pipe, say."""
 
     @abstractmethod
     def fetch(self, files: Sequence[File]) -> list[Bytes]:
@@ -217,6 +217,8 @@ class LocalStore(Store):
 
     def open(self, name: str, identity: Identity) -> LocalFile:
         """See Store."""
+        if not stat.S_ISREG((self._folder / name).stat().st_mode):  # reading a pipe would hang
+            raise ReplayError("not a regular file")
         return LocalFile(self._folder / name)
 
     def fetch(self, files: Sequence[File]) -> list[Bytes]:

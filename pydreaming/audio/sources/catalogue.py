@@ -137,21 +137,18 @@ class Catalogue:
         return Catalogue(folder)
 
     def add(self, items: Sequence[AudioItem], config: SourceConfig, seed: int) -> None:
-        """Recordings that have come since, as the next rows; on disk when this returns. Raises SourceError: they cannot be written."""
+        """Recordings that have come since, as the next rows; on disk when this returns. Raises OSError: the disk is full, say."""
         salt = _salt(seed)
         arrivals = []
         for row, item in enumerate(items, start=len(self)):
             held_out = item.speaker in config.held_out_speakers or self._is_held_out(item, config.held_out, salt)
             arrivals.append(Arrival(held_out, msgspec.structs.replace(item, index=row)))
         path, encoder = self.folder / ARRIVALS, msgspec.json.Encoder()
-        try:
-            with path.open("ab") as file:
-                file.truncate(_whole_lines(path))  # of a line that was torn when its writer was killed nobody knows
-                file.write(b"".join(encoder.encode(arrival) + b"\n" for arrival in arrivals))
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as e:
-            raise SourceError(f"{path} cannot be written ({e.strerror})") from e
+        with path.open("ab") as file:
+            file.truncate(_whole_lines(path))  # of a line that was torn when its writer was killed nobody knows
+            file.write(b"".join(encoder.encode(arrival) + b"\n" for arrival in arrivals))
+            file.flush()
+            os.fsync(file.fileno())
         self._append(arrivals)
 
     def _is_held_out(self, item: AudioItem, share: float, salt: bytes) -> bool:

@@ -16,6 +16,7 @@ from places import Place
 from replay_store import assert_equal_episodes, build_group, small_store, store_meta, write_lease
 
 from pydreaming.errors import ReplayError
+from pydreaming.replay.evict import evict
 from pydreaming.replay.index import ReplayIndex
 from pydreaming.replay.names import CHECK_KEY, META_KEY, TABLE_KEY
 from pydreaming.replay.sampler import ReplaySampler
@@ -180,6 +181,16 @@ def test_a_foreign_parquet_file_is_not_a_replay_file(place):
     index = ReplayIndex(place.open())
     index.refresh()
     assert "not a replay file" in index.damaged["mine.parquet"]
+
+
+def test_what_is_no_file_is_damage_and_left_alone(tmp_path):
+    index = small_store(tmp_path, groups=2)
+    os.mkfifo(tmp_path / "e00000-000000-900.parquet")  # reading it would hang
+    (tmp_path / "e00000-000000-901.parquet").mkdir()
+    assert index.refresh() == ([], [])
+    assert index.damaged == {f"e00000-000000-90{n}.parquet": "not a regular file" for n in (0, 1)}
+    assert len(evict(tmp_path, 1)) > 0
+    assert (tmp_path / "e00000-000000-900.parquet").is_fifo()
 
 
 def test_any_flipped_bit_of_the_footer_is_survived(tmp_path):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from s3_server import BUCKET, CREDENTIALS, Cable, S3Server
 from pydreaming.errors import ReplayError, UnreachableError, UsageError
 from pydreaming.replay.address import Address, is_distant, parse_address
 from pydreaming.replay.index import ReplayIndex
+from pydreaming.replay.staging import Staging
 from pydreaming.replay.store import Patience, open_store
 
 NOBODY = "s3://b/p?endpoint_override=127.0.0.1:9&scheme=http&region=us-east-1"
@@ -236,9 +238,25 @@ def test_staging_folders_of_killed_writers_go_and_of_living_ones_stay(tmp_path):
         assert not left.exists()
         assert (kept / "half").is_file()
         assert own.is_dir()
-        assert {path.name for path in tmp_path.iterdir()} == {kept.name, own.name}
+        assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {kept.name, own.name}
     finally:
         for process in (alive, other):
             process.kill()
             process.wait()
     assert tempfile.gettempdir() != str(tmp_path)
+
+
+def test_a_staging_folder_that_is_just_being_made_is_not_swept(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+    def use(_: int) -> bool:
+        there = True
+        for _ in range(60):
+            staging = Staging()
+            there &= staging.folder.is_dir()
+            staging.close()
+        return there
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(use, range(8)))
+    assert list(tmp_path.iterdir()) == []
