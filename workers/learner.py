@@ -373,12 +373,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 signal.signal(number, signal.SIG_IGN)  # the leader says when it is over
             return Team(config, ranks).follow(config)
         return lead(run, options.resume or started_again(), Team(config, ranks))
-    except LostRankError as e:
-        log.error("error: %s", e)
-        sys.exit(e.exit_code)  # not returned: for whoever starts lost processes again, this one is lost, too
     except PydreamingError as e:
         log.error("error: %s", e)
+        if ranks.rank or isinstance(e, LostRankError):
+            sys.exit(e.exit_code)  # not returned: for whoever starts lost processes again, this one is lost, too
         return e.exit_code
+    except Exception as e:
+        if ranks.size > 1:  # multiprocessing keeps what it raises to itself
+            log.critical("%s: %s", type(e).__name__, e, exc_info=True)
+        raise
 
 
 def lead(run: RunDir, resume: bool, team: Team) -> int:
@@ -401,7 +404,7 @@ def lead(run: RunDir, resume: bool, team: Team) -> int:
                 team.dismiss()
         raise
     except Exception:
-        if spool is not None:
+        if spool is not None and not may_start_again():
             spool.end("FAILED")  # whatever it was: MLflow would show the run as running for ever
         raise
     return 0

@@ -22,7 +22,7 @@ from pydreaming.tracking.live import RunNow, read_run
 from workers import keys
 
 ROOT = Path(__file__).resolve().parents[2]
-DELAY_S, LOSS, CUT_S, PASSES = 0.2, 0.02, 30.0, 4
+DELAY_S, LOSS, CUT_S, PASSES = 0.2, 0.02, 30.0, 6
 DEADLINE_S = 900.0
 ADDRESS = "tcp://10.77.0.1:5555"
 
@@ -71,7 +71,7 @@ def end(process: subprocess.Popen[bytes]) -> None:
 def wait(run: Path, what: str, until: float) -> RunNow:
     """Until the run's state satisfies a named condition; the state then."""
     conditions = {
-        "both workers have done a lease": lambda r: r.collection and sum(w.clips > 0 for w in r.collection.workers) == 2,
+        "both workers feed the learner": lambda r: r.learner and r.collection and sum(w.clips > 0 for w in r.collection.workers) == 2,
         "everything is collected": lambda r: r.collection and r.collection.exhausted,
     }
     while True:
@@ -98,7 +98,7 @@ def test_a_partition_and_a_bad_link_lose_nothing(hosts: tuple[str, str], cut: Pa
     )  # fmt: skip
     until = time.monotonic() + DEADLINE_S
     try:
-        wait(run, "both workers have done a lease", until)
+        wait(run, "both workers feed the learner", until)
         cut.touch()
         before = read_run(run)
         time.sleep(CUT_S)
