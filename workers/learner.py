@@ -379,12 +379,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 signal.signal(number, signal.SIG_IGN)  # the leader says when it is over
             return Team(config, ranks).follow(config)
         return lead(run, options.resume or started_again(), Team(config, ranks))
-    except LostRankError as e:
-        log.error("error: %s", e)
-        sys.exit(e.exit_code)  # not returned: for whoever starts lost processes again, this one is lost, too
     except PydreamingError as e:
         log.error("error: %s", e)
+        if ranks.rank or isinstance(e, LostRankError):
+            sys.exit(e.exit_code)  # not returned: for whoever starts lost processes again, this one is lost, too
         return e.exit_code
+    except Exception as e:
+        if ranks.size > 1:  # multiprocessing keeps what it raises to itself
+            log.critical("%s: %s", type(e).__name__, e, exc_info=True)
+        raise
 
 
 def lead(run: RunDir, resume: bool, team: Team) -> int:
@@ -400,11 +403,11 @@ def lead(run: RunDir, resume: bool, team: Team) -> int:
                 signal.signal(number, learner.request_stop)
             spool.end(learner.run())
     except Exception as e:
-        lost = isinstance(e, LostRankError)
-        if spool is not None and not (lost and may_start_again()):
+        foreseen = isinstance(e, PydreamingError) and not isinstance(e, LostRankError)  # begun again, it would end the same way
+        if spool is not None and (foreseen or not may_start_again()):
             with contextlib.suppress(TrackingError):  # whatever it was, MLflow would show the run as running; the disk may be full
                 spool.end("FAILED")
-        if not lost:
+        if foreseen:
             with contextlib.suppress(LostRankError):
                 team.dismiss()
         raise

@@ -121,7 +121,8 @@ class Team:
         trainer: Trainer | None = None
         for order in self._orders():
             if isinstance(order, SetUp):
-                trainer = Trainer(config, order.token_dim, order.action_dim, self.ranks)
+                with others_there():
+                    trainer = Trainer(config, order.token_dim, order.action_dim, self.ranks)
                 if order.checkpoint is not None:
                     restore(order.checkpoint, trainer)
             else:
