@@ -10,7 +10,7 @@ from pydreaming.config import Config
 # Sections, or single keys. Leases and episodes name recordings by their row in the catalogue, so that this must stay the same one;
 # source.path may change, as recordings are moved.
 SHAPES = ("features", "action", "model", "objective")
-_SOURCE = ("kind", "labels", "channels", "held_out", "held_out_speakers", "max_files")
+_SOURCE = ("kind", "labels", "channels", "held_out", "held_out_speakers", "max_files", "watch_s")
 KEPT = (*SHAPES, "run.seed", *(f"source.{key}" for key in _SOURCE), "workers.lease_items")
 
 
