@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from workers import keys
+from pydreaming import keys
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILD_S, RUN_S, STOP_S = 1500.0, 400.0, 120.0

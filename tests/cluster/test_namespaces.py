@@ -17,10 +17,10 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
+from pydreaming import keys
 from pydreaming.audio.sources import Catalogue
 from pydreaming.audio.sources.fsdd_download import bundled_digits
 from pydreaming.tracking.live import RunNow, read_run
-from workers import keys
 
 ROOT = Path(__file__).resolve().parents[2]
 DELAY_S, LOSS, CUT_S, PASSES = 0.2, 0.02, 30.0, 6

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from pydreaming import keys
 from pydreaming.tracking.live import FOLDER
-from workers import keys
 from workers.exporter import main, serve
 from workers.layout import RunDir
 from workers.supervisor import Supervisor
