@@ -49,7 +49,7 @@ bench: env  ## front end, replay and training step beside their peers and limits
 	@$(PY) -m benchmarks.replay
 	@$(PY) -m benchmarks.step
 
-chaos: env  ## break real processes, disks and files, at random and one by one: docs/reliability.md (10 minutes); figures in RUNS/chaos.json
+chaos: env  ## break real processes, disks and files, at random and one by one: docs/reliability.md (minutes); figures in RUNS/chaos.json
 	@mkdir -p "$(RUNS)"
 	@PYDREAMING_CHAOS_REPORT="$(abspath $(RUNS))/chaos.json" $(PY) -m pytest -n $(JOBS) --dist loadfile -m chaos tests/chaos $(ARGS)
 	@cat "$(RUNS)/chaos.md"
