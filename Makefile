@@ -59,7 +59,7 @@ bench: env  ## front end, replay, training step and coordinator beside their pee
 	@$(PY) -m benchmarks.store
 	@$(PY) -m benchmarks.coordinator
 
-chaos: env  ## break real processes, disks and files, at random and one by one: docs/reliability.md (10 minutes); figures in RUNS/chaos.json
+chaos: env  ## break real processes, disks and files, at random and one by one: docs/reliability.md (minutes); figures in RUNS/chaos.json
 	@mkdir -p "$(RUNS)"
 	@PYDREAMING_CHAOS_REPORT="$(abspath $(RUNS))/chaos.json" $(PY) -m pytest -n $(JOBS) --dist loadfile -m chaos tests/chaos $(ARGS)
 	@cat "$(RUNS)/chaos.md"
