@@ -156,7 +156,7 @@ def checkpoint() -> Kind:
     torch.set_num_threads(1)
     config = load_config(["defaults", "debug"], ["--features.n_mels", "4"])
     bands = config.features.n_mels
-    model = WorldModelNet(config.model, config.features.token_dim, 1)
+    model = WorldModelNet(config.model, config.features.token_dim, 1, bands)
     objective = make_objective(config.objective, model)
     counters: dict[str, float] = {"step": 1, "trained_tokens": 1, "non_finite_steps": 0, "seconds": 1.0}
     state = CheckpointState(config, FeatureStats([0.0] * bands, [1.0] * bands, 1), config.features.token_dim, 1, counters, {})

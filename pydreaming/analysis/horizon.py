@@ -196,7 +196,8 @@ class Measuring:
             batch.action[row, 1:t] = torch.from_numpy(action)
             batch.token_id[row, :t] = (number << _ID_BITS) + start + torch.arange(t)
             batch.mask[row, :t] = True
-        batch = TensorBatch(*(getattr(batch, name).to(self.model.device) for name in batch.__dataclass_fields__))
+        parts = (batch.tokens, batch.is_first, batch.action, batch.token_id, batch.mask)
+        batch = TensorBatch(*(part.to(self.model.device) for part in parts))
         tally(
             self.model.net, self.model.objective, batch, self.samples, self.context, self._generator, self._tallies, steps_ahead=self.steps
         )

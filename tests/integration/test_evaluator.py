@@ -58,7 +58,7 @@ def test_a_labelled_corpus_with_a_held_out_part(make_run: MakeRun, tmp_path: Pat
     command = [sys.executable, "-m", "workers.evaluator", "--run", str(run.path), "--checkpoint", str(checkpoint), "--final"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "evaluated step-00000003" in done.stdout
+    assert "evaluated step-00000003" in done.stderr
     folder = run.path / "evals" / checkpoint.name
     figures = metrics_of(run, checkpoint)
     assert np.isfinite(figures["metrics"]["learning/held_out_loss"])

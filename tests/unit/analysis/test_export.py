@@ -112,7 +112,7 @@ class TestHub:
             def __init__(self, token_dim: int, action_dim: int, stats: dict) -> None:
                 super().__init__()
                 self.mean = stats["mean"]
-                self.model = WorldModelNet(model.config.model, token_dim, action_dim)
+                self.model = WorldModelNet(model.config.model, token_dim, action_dim, model.features.n_mels)
                 self.objective = make_objective(model.config.objective, self.model)
 
         found = Networks.from_pretrained(model.save(tmp_path / "a"), strict=True)

@@ -304,7 +304,7 @@ def test_a_restored_checkpoint_goes_on_bit_for_bit(case: Case, tmp_path: Path) -
 
 def test_the_choices_are_the_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     folder = Path(configuration.__file__).parent / "objectives"
-    assert set(OBJECTIVES) == {p.stem for p in folder.glob("*.py")} - {"__init__", "base", "contrast", "latents"}
+    assert set(OBJECTIVES) == {p.stem for p in folder.glob("*.py")} - {"__init__", "base", "contrast", "latents", "scene"}
     with pytest.raises(ConfigError, match=f"one of {', '.join(sorted(OBJECTIVES))}, got 'dreamer'"):
         tiny_config(objective__name="dreamer")
     for file in ("base.py", "mine.py", "notes.txt"):

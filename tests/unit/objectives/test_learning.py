@@ -40,8 +40,8 @@ def gain(trainer: Trainer, batches: list[TensorBatch]) -> float:
 def test_actions_off_by_one_worsen_the_open_loop_gain(dynamics: str) -> None:
     seen, unseen = [action_world(i) for i in range(20)], [action_world(100 + i) for i in range(6)]
     right, wrong = (new_trainer(config_of(dynamics)) for _ in range(2))
-    train(right, seen, 250)
-    train(wrong, [late(b) for b in seen], 250)
+    train(right, seen, 400)  # at 250 the rssm has .47 or more than .5 nat, by the processor's rounding
+    train(wrong, [late(b) for b in seen], 400)
     aligned = gain(right, unseen)
     assert aligned > 0.5
     assert gain(right, [late(b) for b in unseen]) < aligned - 0.5  # it obeys the actions it is given
