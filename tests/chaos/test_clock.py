@@ -30,7 +30,8 @@ DAY = 86_400
 JUMPS = (3 * DAY, -400 * DAY, 0, 7200, -1, 20 * 365 * DAY, 0)  # s
 SUPERVISE = (
     "import sys; from pathlib import Path; from workers.layout import RunDir; from workers.supervisor import ALL, Supervisor;"
-    "run = RunDir(Path(sys.argv[1])); sys.exit(Supervisor(run.path, run.read_config(), ALL).run())"
+    "from workers import logs; run = RunDir(Path(sys.argv[1])); logs.begin('supervisor', run, console=sys.stderr);"
+    "sys.exit(Supervisor(run.path, run.read_config(), ALL).run())"
 )
 
 

@@ -25,7 +25,8 @@ Recordings = Callable[..., Path]
 Disk = Callable[[int], Path]
 SUPERVISE = (
     "import sys; from pathlib import Path; from workers.layout import RunDir; from workers.supervisor import ALL, Supervisor;"
-    "from pydreaming.errors import PydreamingError; run = RunDir(Path(sys.argv[1]))\n"
+    "from workers import logs; from pydreaming.errors import PydreamingError; run = RunDir(Path(sys.argv[1]))\n"
+    "logs.begin('supervisor', run, console=sys.stderr)\n"
     "try: sys.exit(Supervisor(run.path, run.read_config(), ALL).run())\n"
     "except PydreamingError as e: sys.exit(f'error: {e}')"
 )

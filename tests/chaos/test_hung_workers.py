@@ -27,8 +27,9 @@ Recordings = Callable[..., Path]
 HangingRun = Callable[[str], tuple[RunDir, Path]]
 QUICK = ("--workers.count", "2", "--workers.passes", "1", "--workers.lease_ttl_s", "4", "--replay.shard_episodes", "1")
 SUPERVISE = (
-    "import sys; from pathlib import Path; from workers.layout import RunDir; from workers.supervisor import Supervisor;"
-    "run = RunDir(Path(sys.argv[1])); sys.exit(Supervisor(run.path, run.read_config(), {'coordinator', 'worker'}).run())"
+    "import sys; from pathlib import Path; from workers import logs; from workers.layout import RunDir;"
+    "from workers.supervisor import Supervisor; run = RunDir(Path(sys.argv[1]));"
+    "logs.begin('supervisor', run, console=sys.stderr); sys.exit(Supervisor(run.path, run.read_config(), {'coordinator', 'worker'}).run())"
 )
 # What a library does when a file sends it round in circles: the call never comes back. `forever` is one of the calls below.
 HANGING_DECODER = """

@@ -33,7 +33,8 @@ STEPS, INTERVAL_S, KILLS = 400, 0.3, 5
 SETTINGS = ("--workers.count", "0", "--training.steps", str(STEPS), "--training.log_s", "0.00001", "--evaluation.streams", "4")
 SUPERVISE = (
     "import sys; from pathlib import Path; from workers.layout import RunDir; from workers.supervisor import Supervisor;"
-    "run = RunDir(Path(sys.argv[1])); sys.exit(Supervisor(run.path, run.read_config(), {'coordinator', 'worker', 'learner'}).run())"
+    "from workers import logs; run = RunDir(Path(sys.argv[1])); logs.begin('supervisor', run, console=sys.stderr);"
+    "sys.exit(Supervisor(run.path, run.read_config(), {'coordinator', 'worker', 'learner'}).run())"
 )
 
 
