@@ -145,6 +145,9 @@ def test_a_file_cut_short_under_the_learner_costs_the_learners_life_but_not_the_
                 assert process.poll() is None, log.read_text()
                 time.sleep(0.05)
             if words == " step ":
+                while not list(run.checkpoints.glob("step-*")):  # or it would begin anew
+                    assert time.monotonic() < end
+                    time.sleep(0.05)
                 os.truncate(largest, 4096)
         process.terminate()
         assert process.wait(120) == 0
