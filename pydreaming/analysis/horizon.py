@@ -197,7 +197,8 @@ class Measuring:
             batch.token_id[row, :t] = (number << _ID_BITS) + start + torch.arange(t)
             batch.mask[row, :t] = True
         parts = (batch.tokens, batch.is_first, batch.action, batch.token_id, batch.mask)
-        batch = TensorBatch(*(part.to(self.model.device) for part in parts))
+        tokens, is_first, actions, token_id, mask = (part.to(self.model.device) for part in parts)
+        batch = TensorBatch(tokens, is_first, actions, token_id, mask)
         tally(
             self.model.net, self.model.objective, batch, self.samples, self.context, self._generator, self._tallies, steps_ahead=self.steps
         )
