@@ -196,9 +196,9 @@ class Measuring:
             batch.action[row, 1:t] = torch.from_numpy(action)
             batch.token_id[row, :t] = (number << _ID_BITS) + start + torch.arange(t)
             batch.mask[row, :t] = True
-        parts = (batch.tokens, batch.is_first, batch.action, batch.token_id, batch.mask)
-        tokens, is_first, actions, token_id, mask = (part.to(self.model.device) for part in parts)
-        batch = TensorBatch(tokens, is_first, actions, token_id, mask)
+        device = self.model.device
+        known = (batch.is_first.to(device), batch.action.to(device), batch.token_id.to(device), batch.mask.to(device))
+        batch = TensorBatch(batch.tokens.to(device), *known)
         tally(
             self.model.net, self.model.objective, batch, self.samples, self.context, self._generator, self._tallies, steps_ahead=self.steps
         )
