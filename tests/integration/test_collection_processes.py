@@ -222,6 +222,6 @@ def test_a_coordinator_whose_disk_is_full_says_so_in_one_line(make_run: MakeRun,
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     last = done.stderr.splitlines()[-1]
-    assert f"cannot write {run.path}: File too large" in last, last
+    assert last.endswith(f'event="error: cannot write {run.path}: File too large"'), last
     assert not list(run.path.glob("*.tmp*"))
     assert run.read_coordinator() is None  # so that the supervisor starts it again: there may be room in a while
