@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pydreaming.analysis.embedder import Embedder
+from pydreaming.analysis.vectors.embedder import Embedder
 from pydreaming.analysis.world_model import WorldModel, token_times
 from pydreaming.audio.decode import Samples
 from pydreaming.errors import UsageError

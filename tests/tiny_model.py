@@ -8,6 +8,7 @@ import numpy as np
 import soundfile
 import torch
 
+from pydreaming.analysis.world_model import WorldModel
 from pydreaming.audio.features import FrontEnd, StatsAccumulator
 from pydreaming.config import Config, load_config
 from pydreaming.objectives import TensorBatch
@@ -62,3 +63,9 @@ def make_checkpoint(run: Path, steps: int = 20, **changes: object) -> Path:
     for step in range(steps):
         trainer.train_step(batch, step / steps)
     return save_checkpoint(run / "checkpoints", trainer, stats, {}, 1.0, keep=3)
+
+
+def trained(run: Path, **changes: object) -> WorldModel:
+    """The model of a checkpoint after 3 steps."""
+    make_checkpoint(run, steps=3, **changes)
+    return WorldModel.load(run, "cpu")

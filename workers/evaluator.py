@@ -19,8 +19,8 @@ from pathlib import Path
 import msgspec
 import torch
 
-from pydreaming.analysis.exhibits import beginnings, make_exhibits
-from pydreaming.analysis.run_report import write_run_report
+from pydreaming.analysis.reports.exhibits import beginnings, make_exhibits
+from pydreaming.analysis.reports.run import write_run_report
 from pydreaming.analysis.world_model import WorldModel
 from pydreaming.audio.sources import Catalogue
 from pydreaming.audio.stats import FeatureStats

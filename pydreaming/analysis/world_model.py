@@ -36,10 +36,10 @@ from pydreaming.training.checkpoint import CARD, CheckpointState, export_network
 from pydreaming.training.trainer import pick_device
 
 if TYPE_CHECKING:  # they import this module
-    from pydreaming.analysis.calibration import Calibration
-    from pydreaming.analysis.dream import Dream
-    from pydreaming.analysis.embed import WindowEmbeddings
-    from pydreaming.analysis.surprise import Surprise
+    from pydreaming.analysis.dreams.dream import Dream
+    from pydreaming.analysis.surprise.calibration import Calibration
+    from pydreaming.analysis.surprise.curves import Surprise
+    from pydreaming.analysis.vectors.embed import WindowEmbeddings
 
 CHUNK_TOKENS = 512
 LEAST_STEPS = 4  # of a chunk, so that short chunks give the same bits as long ones (as LEAST_ROWS of `audio.buffer`; measured likewise)
@@ -118,11 +118,11 @@ class WorldModel:
         The folder gets model.safetensors, config.json (settings without paths and addresses), README.md and SHA256SUMS.
 
         Args:
-          card: Markdown for README.md; empty: the card it came with, else `pydreaming.analysis.card.model_card`.
+          card: Markdown for README.md; empty: the card it came with, else `pydreaming.analysis.reports.card.model_card`.
         Raises:
           CheckpointError: it cannot be written.
         """
-        from pydreaming.analysis.card import model_card
+        from pydreaming.analysis.reports.card import model_card
 
         export_networks(Path(folder), self.net, self.objective, self.state, card or self.card or model_card(self))
         return Path(folder)
@@ -275,26 +275,26 @@ class WorldModel:
         return self.front_end.denormalise(tokens)
 
     def embed(self, source: Source, part: str = "feat") -> WindowEmbeddings:
-        """Vectors of a recording's windows with their times; see `pydreaming.analysis.embed` for parts, pooling and many files."""
-        from pydreaming.analysis.embed import embed_windows
+        """Vectors of a recording's windows with their times; see `pydreaming.analysis.vectors.embed` for parts, pooling and many files."""
+        from pydreaming.analysis.vectors.embed import embed_windows
 
         return embed_windows(self, source, part)
 
     def surprise(self, source: Source, calibration: Calibration | None = None) -> Surprise:
-        """How unexpected each window is, in bits, and with a calibration as p-values; see `pydreaming.analysis.surprise`."""
-        from pydreaming.analysis.surprise import surprise
+        """How unexpected each window is, in bits, and with a calibration as p-values; see `pydreaming.analysis.surprise.curves`."""
+        from pydreaming.analysis.surprise.curves import surprise
 
         return surprise(self, source, calibration=calibration)
 
     def calibrate(self, sources: Iterable[Source]) -> Calibration:
-        """What surprises how often in normal recordings, for `surprise`; see `pydreaming.analysis.normal`."""
-        from pydreaming.analysis.normal import calibrate
+        """What surprises how often in normal recordings, for `surprise`; see `pydreaming.analysis.surprise.normal`."""
+        from pydreaming.analysis.surprise.normal import calibrate
 
         return calibrate(self, sources)
 
     def dream(self, source: Source, seconds: float = 2.0, samples: int = 4, temperature: float = 1.0, seed: int = 0) -> Dream:
-        """Continuations of a recording; see `pydreaming.analysis.dream`, also for writing them as sound."""
-        from pydreaming.analysis.dream import dream
+        """Continuations of a recording; see `pydreaming.analysis.dreams.dream`, also for writing them as sound."""
+        from pydreaming.analysis.dreams.dream import dream
 
         return dream(self, source, seconds, samples, temperature, seed)
 

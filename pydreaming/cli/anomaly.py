@@ -10,7 +10,7 @@ from pydreaming.cli.command import Command
 from pydreaming.errors import UsageError
 
 if TYPE_CHECKING:
-    from pydreaming.analysis.anomaly import Scoring
+    from pydreaming.analysis.anomaly.scoring import Scoring
     from pydreaming.analysis.inputs import Recording
 
 PICTURE_S = 120.0  # seconds of a recording whose log-mel is shown in its picture
@@ -97,7 +97,7 @@ def _run(options: argparse.Namespace) -> int:
 def _fit(options: argparse.Namespace) -> int:
     out = command.check_output(options.out, (".safetensors",))
     model = command.load(options)
-    from pydreaming.analysis.anomaly import Fitting
+    from pydreaming.analysis.anomaly.scoring import Fitting
 
     found = command.recordings(options.inputs, command.control_columns(model))
     normal = _only(found, options.label, options.normal)
@@ -122,12 +122,12 @@ def _fit(options: argparse.Namespace) -> int:
 def _score(options: argparse.Namespace) -> int:
     out = command.check_table(options.out)
     times = None if options.times is None else command.check_output(options.times, command.TABLES)
-    from pydreaming.analysis.detector_file import load_detector
+    from pydreaming.analysis.anomaly.detector_file import load_detector
 
     fitted = load_detector(options.detector)
     model = command.load(options)
-    from pydreaming.analysis.anomaly import Scoring, write_scores, write_times
-    from pydreaming.analysis.anomaly_pictures import draw_scores
+    from pydreaming.analysis.anomaly.pictures import draw_scores
+    from pydreaming.analysis.anomaly.scoring import Scoring, write_scores, write_times
 
     scoring = Scoring(model, fitted.check(model, options.detector))
     scoring.alarm_threshold(options.false_alarms)  # refuses a rate before anything is heard

@@ -22,7 +22,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 def _run(options: argparse.Namespace) -> int:
     out = command.check_output(options.out, (BANK_SUFFIX,))
     model = command.load(options)
-    from pydreaming.analysis.bank import BankBuilder
+    from pydreaming.analysis.dreams.bank import BankBuilder
 
     builder = BankBuilder(model, options.windows, options.seed)
     failures, files = fill(builder, options.inputs)

@@ -26,7 +26,7 @@ def _run(options: argparse.Namespace) -> int:
     out = command.check_output(options.out, (".json",))
     model = command.load(options)
     recordings = command.recordings(options.inputs, command.control_columns(model))
-    from pydreaming.analysis.normal import calibrate
+    from pydreaming.analysis.surprise.normal import calibrate
 
     failed = command.Failures()
 

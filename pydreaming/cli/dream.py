@@ -28,8 +28,8 @@ def _run(options: argparse.Namespace) -> int:
     picture = None if options.picture is None else command.check_output(options.picture, (".png",))
     table = sounds.check_render(options)
     model = command.load(options)
-    from pydreaming.analysis.concatenate import write_provenance
-    from pydreaming.analysis.dream import draw_dream, dream, dream_sounds, write_dreams
+    from pydreaming.analysis.dreams.concatenate import write_provenance
+    from pydreaming.analysis.dreams.dream import draw_dream, dream, dream_sounds, write_dreams
 
     bank, code = sounds.open_bank(model, options.bank)
     how = (options.seconds, options.samples, options.temperature, options.seed, options.context, options.at)

@@ -27,8 +27,8 @@ def _run(options: argparse.Namespace) -> int:
     out = command.check_table(options.out)
     model = command.load(options)
     recordings = command.recordings(options.inputs, command.control_columns(model))
-    from pydreaming.analysis.embed import write_embeddings
-    from pydreaming.analysis.embedder import Embedder
+    from pydreaming.analysis.vectors.embed import write_embeddings
+    from pydreaming.analysis.vectors.embedder import Embedder
 
     embedder = Embedder(model, options.per, options.part, options.pooling, options.moment, options.seed)
     failed, rows = command.Failures(), 0

@@ -31,7 +31,7 @@ COMMAND = Command(
     "  README.md           the model card: data, settings, figures beside their baselines, limits; read it before you publish it\n"
     "  SHA256SUMS          checksums of weights and settings\n\n"
     "Every command takes the folder as MODEL. It can be uploaded to the Hub as it is; with huggingface_hub installed,\n"
-    "pydreaming.analysis.hub.hub_class().from_pretrained(NAME) loads it from there.\n\n"
+    "pydreaming.analysis.sharing.hub.hub_class().from_pretrained(NAME) loads it from there.\n\n"
     "example:\n  pydreaming export runs/my-run my-model\n  pydreaming embed my-model birds/ --out birds.parquet",
     _arguments,
     _run,

@@ -38,7 +38,7 @@ def _run(options: argparse.Namespace) -> int:
     out = command.check_table(options.out)
     picture = None if options.picture is None else command.check_output(options.picture, (".png",))
     model = command.load(options)
-    from pydreaming.analysis.horizon import Measuring, mixed, write_horizon
+    from pydreaming.analysis.surprise.horizon import Measuring, mixed, write_horizon
 
     measuring = Measuring(model, options.by, options.context, options.steps, options.samples, options.seed)
     found = mixed(command.recordings(options.inputs, command.control_columns(model)), options.seed)
@@ -55,7 +55,7 @@ def _run(options: argparse.Namespace) -> int:
     }
     command.deliver(out, lambda path: write_horizon(path, result, about))
     if picture is not None:
-        from pydreaming.analysis.horizon_pictures import draw_horizon
+        from pydreaming.analysis.surprise.horizon_pictures import draw_horizon
 
         draw_horizon(picture, result)
         command.say(f"wrote {picture}")

@@ -11,9 +11,9 @@ from pydreaming.cli.command import Command
 from pydreaming.errors import UsageError
 
 if TYPE_CHECKING:
-    from pydreaming.analysis.bank import Bank
-    from pydreaming.analysis.inpaint import Inpainting
-    from pydreaming.analysis.inpaint_evaluation import InpaintingTest
+    from pydreaming.analysis.dreams.bank import Bank
+    from pydreaming.analysis.gaps.evaluation import InpaintingTest
+    from pydreaming.analysis.gaps.inpaint import Inpainting
     from pydreaming.analysis.world_model import WorldModel
 
 MEAN, BEST, SAMPLES = "mean", "best", "samples"
@@ -64,8 +64,8 @@ def _fill(options: argparse.Namespace) -> int:
     picture = None if options.picture is None else command.check_output(options.picture, (".png",))
     table = sounds.check_render(options)
     model = command.load(options)
-    from pydreaming.analysis.inpaint import inpaint
-    from pydreaming.analysis.inpaint_pictures import draw_inpainting
+    from pydreaming.analysis.gaps.inpaint import inpaint
+    from pydreaming.analysis.gaps.pictures import draw_inpainting
 
     bank, code = sounds.open_bank(model, options.bank)
     result = inpaint(model, options.inputs[0], options.gap, options.particles, options.look, options.samples, options.seed)
@@ -85,9 +85,9 @@ def _write(
     options: argparse.Namespace, model: WorldModel, result: Inpainting, bank: Bank | None, out: Path, table: Path | None
 ) -> list[Path]:
     """Write the sounds, and where their windows come from; returns what was written."""
-    from pydreaming.analysis.bank import origin_of
-    from pydreaming.analysis.concatenate import write_provenance
-    from pydreaming.analysis.inpaint_sound import real_sound, spectrogram_sound, write_fills
+    from pydreaming.analysis.dreams.bank import origin_of
+    from pydreaming.analysis.dreams.concatenate import write_provenance
+    from pydreaming.analysis.gaps.sound import real_sound, spectrogram_sound, write_fills
 
     chosen = list(range(options.samples)) if options.fill == SAMPLES else [None if options.fill == MEAN else 0]
     written = []
@@ -110,7 +110,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     out = command.check_table(options.out)
     model = command.load(options)
     found = command.recordings(options.inputs, command.control_columns(model))
-    from pydreaming.analysis.inpaint_evaluation import InpaintingTest, shuffled
+    from pydreaming.analysis.gaps.evaluation import InpaintingTest, shuffled
 
     test = InpaintingTest(model, options.gap_s, options.particles, options.look, options.seed)
     tried = shuffled(found, options.seed)

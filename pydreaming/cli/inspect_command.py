@@ -29,9 +29,9 @@ def _run(options: argparse.Namespace) -> int:
     picture = None if options.picture is None else command.check_output(options.picture, (".png",))
     import torch
 
-    from pydreaming.analysis.inspect_path import inspect_path
-    from pydreaming.analysis.inspect_pictures import draw_inspection
-    from pydreaming.analysis.inspect_text import inspection_lines
+    from pydreaming.analysis.inspect.path import inspect_path
+    from pydreaming.analysis.inspect.pictures import draw_inspection
+    from pydreaming.analysis.inspect.text import inspection_lines
 
     torch.set_num_threads(1)
     found = inspect_path(options.path, None if options.all else options.measure, options.seed, _progress)

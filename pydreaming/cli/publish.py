@@ -21,7 +21,7 @@ def _run(options: argparse.Namespace) -> int:
 
     check_names(options.name, options.alias)
     model = command.load(options)
-    from pydreaming.analysis.publish import publish
+    from pydreaming.analysis.sharing.publish import publish
 
     published = publish(model, options.name, options.alias, options.tracking)
     of_run = f", of run {published.run_id}" if published.run_id else ""

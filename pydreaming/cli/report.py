@@ -30,13 +30,13 @@ def _run(options: argparse.Namespace) -> int:
     found = command.recordings([options.input]) if options.input else []
     if len(found) > 1:
         raise UsageError(f"a page is about one recording, {options.input} has {len(found)}")
-    from pydreaming.analysis.reference import MAX_CLIPS, Reference, recordings_reference
+    from pydreaming.analysis.vectors.reference import MAX_CLIPS, Reference, recordings_reference
 
     normal = command.recordings(options.normal)[:MAX_CLIPS] if options.normal else []
     model = command.load(options)
-    from pydreaming.analysis.clip_report import clip_report
-    from pydreaming.analysis.publish import log_page
-    from pydreaming.analysis.run_report import run_report
+    from pydreaming.analysis.reports.clip import clip_report
+    from pydreaming.analysis.reports.run import run_report
+    from pydreaming.analysis.sharing.publish import log_page
 
     failed = command.Failures()
     if not found:

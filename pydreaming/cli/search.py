@@ -13,7 +13,7 @@ from pydreaming.cli.command import Command
 from pydreaming.errors import UsageError
 
 if TYPE_CHECKING:
-    from pydreaming.analysis.search import Index
+    from pydreaming.analysis.vectors.search import Index
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,7 +49,7 @@ def _run(options: argparse.Namespace) -> int:
     if options.library:
         command.say(f"searching {kept}; LIBRARY is not read (remove the file to make it anew)")
     model = command.load(options)
-    from pydreaming.analysis.search import open_index
+    from pydreaming.analysis.vectors.search import open_index
 
     index = open_index(model, kept)
     _check_same(options, index)
@@ -64,7 +64,7 @@ def _in_new_index(options: argparse.Namespace, kept: Path | None, out: Path, pag
             raise UsageError(f"there is no index at {kept}; name a LIBRARY to make it of")
     model = command.load(options)
     recordings = command.recordings(options.library, command.control_columns(model))
-    from pydreaming.analysis import search
+    from pydreaming.analysis.vectors import search
 
     failed = command.Failures()
     with tempfile.TemporaryDirectory(prefix="pydreaming-") as scratch:
@@ -83,8 +83,8 @@ def _in_new_index(options: argparse.Namespace, kept: Path | None, out: Path, pag
 
 def _find(options: argparse.Namespace, index: Index, out: Path, page: Path | None) -> None:
     from pydreaming.analysis.inputs import STDIN, Source
-    from pydreaming.analysis.search import search, write_hits
-    from pydreaming.analysis.search_page import write_search_page
+    from pydreaming.analysis.vectors.search import search, write_hits
+    from pydreaming.analysis.vectors.search_page import write_search_page
     from pydreaming.audio.decode import read_stdin
 
     query: Source = options.query if options.query != STDIN else read_stdin(channels=index.embedder.model.channels)

@@ -33,8 +33,8 @@ def _run(options: argparse.Namespace) -> int:
     model = command.load(options)
     recordings = command.recordings(options.inputs, command.control_columns(model))
     labels = command.result_paths("--labels", options.labels, recordings, ".txt")
-    from pydreaming.analysis.events import write_labels
-    from pydreaming.analysis.segment import Segments, segment, write_segments
+    from pydreaming.analysis.surprise.events import write_labels
+    from pydreaming.analysis.surprise.segment import Segments, segment, write_segments
 
     calibration = thresholds.read_calibration(options, model, None)
     results: list[tuple[str, Segments]] = []

@@ -10,7 +10,7 @@ from pydreaming.cli import command
 from pydreaming.errors import UsageError
 
 if TYPE_CHECKING:
-    from pydreaming.analysis.bank import Bank, BankBuilder
+    from pydreaming.analysis.dreams.bank import Bank, BankBuilder
     from pydreaming.analysis.world_model import WorldModel
 
 SPECTROGRAM, REAL, BOTH = "griffin-lim", "concatenative", "both"
@@ -64,7 +64,7 @@ def open_bank(model: WorldModel, words: list[str] | None) -> tuple[Bank | None, 
     """
     if not words:
         return None, 0
-    from pydreaming.analysis.bank import Bank, BankBuilder
+    from pydreaming.analysis.dreams.bank import Bank, BankBuilder
 
     if len(words) == 1 and words[0].endswith(BANK_SUFFIX):
         return Bank.load(words[0]).check(model, words[0]), 0

@@ -18,7 +18,7 @@ from pydreaming.cli.command import STDOUT, Command
 from pydreaming.errors import DecodeError, PydreamingError, UsageError
 
 if TYPE_CHECKING:
-    from pydreaming.analysis.stream import StreamRows, SurpriseStream
+    from pydreaming.analysis.surprise.stream import StreamRows, SurpriseStream
     from pydreaming.analysis.world_model import WorldModel
     from pydreaming.audio.decode import Samples
     from pydreaming.audio.raw import RawDecoder
@@ -43,7 +43,7 @@ def _run(options: argparse.Namespace) -> int:
     labels = None if options.labels is None else command.check_output(options.labels, (".txt",))
     _check(options)
     model = command.load(options)
-    from pydreaming.analysis.stream import SurpriseStream
+    from pydreaming.analysis.surprise.stream import SurpriseStream
 
     calibration = thresholds.read_calibration(options, model, options.seed)
     with ExitStack() as stack:
@@ -89,7 +89,7 @@ class _Printer:
         self._begun = False
 
     def __call__(self, rows: StreamRows) -> None:
-        from pydreaming.analysis.events import event_label, label_line
+        from pydreaming.analysis.surprise.events import event_label, label_line
 
         columns = rows.columns()
         if not self._begun and not self._json:

@@ -10,8 +10,8 @@ from pydreaming.cli import command, thresholds
 from pydreaming.cli.command import Command
 
 if TYPE_CHECKING:
-    from pydreaming.analysis.events import Event
     from pydreaming.analysis.inputs import Recording
+    from pydreaming.analysis.surprise.events import Event
 
 PICTURE_S = 120.0  # seconds of a recording shown in its picture
 
@@ -41,8 +41,8 @@ def _run(options: argparse.Namespace) -> int:
     recordings = command.recordings(options.inputs, command.control_columns(model))
     pictures = command.picture_paths(options.picture, recordings)
     labels = command.result_paths("--labels", options.labels, recordings, ".txt")
-    from pydreaming.analysis.events import event_label, write_events, write_labels
-    from pydreaming.analysis.surprise import Surprise, draw_surprise, events_of, surprise, write_surprise
+    from pydreaming.analysis.surprise.curves import Surprise, draw_surprise, events_of, surprise, write_surprise
+    from pydreaming.analysis.surprise.events import event_label, write_events, write_labels
 
     calibration = thresholds.read_calibration(options, model, options.seed)
     calibrated, wanted = calibration is not None, bool(events_out or labels or pictures)

@@ -10,8 +10,8 @@ from pydreaming.analysis.names import CURVES
 from pydreaming.cli.command import say
 
 if TYPE_CHECKING:
-    from pydreaming.analysis.calibration import Calibration
-    from pydreaming.analysis.events import Hysteresis
+    from pydreaming.analysis.surprise.calibration import Calibration
+    from pydreaming.analysis.surprise.events import Hysteresis
     from pydreaming.analysis.world_model import WorldModel
 
 
@@ -32,8 +32,8 @@ def add_thresholds(parser: argparse.ArgumentParser, relative: bool) -> None:
 
 def read_calibration(options: argparse.Namespace, model: WorldModel, seed: int | None) -> Calibration | None:
     """The calibration that was asked for. Raises PydreamingError: unreadable; UsageError: of another model or seed."""
-    from pydreaming.analysis.calibration import Calibration
-    from pydreaming.analysis.surprise import check_calibration
+    from pydreaming.analysis.surprise.calibration import Calibration
+    from pydreaming.analysis.surprise.curves import check_calibration
 
     found = None if options.calibration is None else Calibration.read(Path(options.calibration))
     check_calibration(model, found, seed, options.calibration or "")
@@ -42,7 +42,7 @@ def read_calibration(options: argparse.Namespace, model: WorldModel, seed: int |
 
 def rule_of(options: argparse.Namespace, calibration: Calibration | None) -> Hysteresis:
     """The thresholds that were asked for; says so when no window can ever be below the onset. Raises UsageError."""
-    from pydreaming.analysis.events import RELATIVE, Hysteresis
+    from pydreaming.analysis.surprise.events import RELATIVE, Hysteresis
 
     default = RELATIVE if calibration is None else Hysteresis()
     onset = default.onset if options.onset is None else options.onset

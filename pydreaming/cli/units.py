@@ -14,7 +14,7 @@ from pydreaming.errors import UsageError
 
 if TYPE_CHECKING:
     from pydreaming.analysis.inputs import Recording
-    from pydreaming.analysis.units import Inventory
+    from pydreaming.analysis.units.inventory import Inventory
     from pydreaming.analysis.world_model import WorldModel
 
 
@@ -46,9 +46,9 @@ def _run(options: argparse.Namespace) -> int:
     )
     model = command.load(options)
     found = command.recordings(options.inputs, command.control_columns(model))
-    from pydreaming.analysis.units import Transcriber, require_codes, write_codes, write_text, write_units
-    from pydreaming.analysis.units_book import write_book
-    from pydreaming.analysis.units_figures import figure_lines, unit_figures, write_figures
+    from pydreaming.analysis.units.book import write_book
+    from pydreaming.analysis.units.figures import figure_lines, unit_figures, write_figures
+    from pydreaming.analysis.units.inventory import Transcriber, require_codes, write_codes, write_text, write_units
 
     if codes is not None:
         require_codes(model)
@@ -82,7 +82,7 @@ def _run(options: argparse.Namespace) -> int:
 
 def _inventory(options: argparse.Namespace, model: WorldModel, found: list[Recording]) -> tuple[Inventory | None, list[Recording]]:
     """The inventory asked for, and the recordings that can be written down in it; None when nothing could be heard to fit one."""
-    from pydreaming.analysis.units import Fitter, Inventory
+    from pydreaming.analysis.units.inventory import Fitter, Inventory
 
     if options.inventory is not None:
         return Inventory.load(Path(options.inventory), model), found

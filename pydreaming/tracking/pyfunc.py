@@ -25,7 +25,7 @@ REQUIREMENTS = (
 )  # fmt: skip
 CODE = '''"""What MLflow runs to load this model. The package is the copy in code/, unless one was imported before."""
 
-from pydreaming.analysis.serving import Predictor
+from pydreaming.analysis.sharing.serving import Predictor
 from pydreaming.tracking.pyfunc import set_model
 
 set_model(Predictor)

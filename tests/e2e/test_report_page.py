@@ -16,7 +16,7 @@ import pytest
 from tiny_model import make_checkpoint, write_sweep
 
 from pydreaming import cli
-from pydreaming.analysis.clip_report import DREAMS
+from pydreaming.analysis.reports.clip import DREAMS
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 CHROMEDRIVER = shutil.which("chromedriver")

@@ -16,7 +16,7 @@ from sklearn.metrics import roc_auc_score
 from tiny_model import RATE, make_checkpoint, write_sweep
 
 from pydreaming import cli
-from pydreaming.analysis.anomaly import Scoring, fit_detector
+from pydreaming.analysis.anomaly.scoring import Scoring, fit_detector
 from pydreaming.analysis.inputs import find_recordings
 from pydreaming.analysis.world_model import WorldModel
 from pydreaming.audio.sources import Catalogue

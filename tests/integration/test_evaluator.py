@@ -17,9 +17,9 @@ import soundfile
 from quick_training import train
 from tones import RATE, write_tone
 
-from pydreaming.analysis.clip_report import clip_report
-from pydreaming.analysis.exhibits import DREAM_S, SHOWN_S
-from pydreaming.analysis.run_report import read_evaluation, run_report
+from pydreaming.analysis.reports.clip import clip_report
+from pydreaming.analysis.reports.exhibits import DREAM_S, SHOWN_S
+from pydreaming.analysis.reports.run import read_evaluation, run_report
 from pydreaming.analysis.world_model import WorldModel
 from pydreaming.audio.sources import Catalogue
 from pydreaming.errors import CheckpointError

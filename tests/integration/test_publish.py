@@ -22,8 +22,8 @@ import torch
 from tiny_model import RATE, make_checkpoint, sweep, tiny_config, write_sweep
 
 from pydreaming import cli
-from pydreaming.analysis.embed import embed_clip
-from pydreaming.analysis.publish import log_page
+from pydreaming.analysis.sharing.publish import log_page
+from pydreaming.analysis.vectors.embed import embed_clip
 from pydreaming.analysis.world_model import WorldModel
 from pydreaming.errors import TrackingError, UsageError
 from pydreaming.tracking.registry import check_names
@@ -106,7 +106,7 @@ def test_what_lies_in_the_registry(published: Shown) -> None:
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     assert not [name for name in names if name.endswith((".pkl", ".pickle", ".pyc", ".pt", ".wav"))]
     assert {f"artifacts/model/{name}" for name in ("model.safetensors", "config.json", "README.md", "SHA256SUMS")} <= names
-    assert "code/pydreaming/analysis/serving.py" in names
+    assert "code/pydreaming/analysis/sharing/serving.py" in names
     pinned = (folder / "requirements.txt").read_text().split()
     assert f"torch=={torch.__version__.partition('+')[0]}" in pinned
     assert all("==" in line and "+" not in line for line in pinned)

@@ -12,7 +12,7 @@ from tiny_model import make_checkpoint
 from torch import Tensor
 
 from pydreaming import hear
-from pydreaming.analysis.embed import embed_clip, embed_windows
+from pydreaming.analysis.vectors.embed import embed_clip, embed_windows
 from pydreaming.errors import CheckpointError, UsageError
 
 FORMS: dict[str, dict[str, object]] = {

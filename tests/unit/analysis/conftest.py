@@ -3,7 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tiny_model import make_checkpoint
+from tiny_model import make_checkpoint, trained
 
 from pydreaming.analysis.world_model import WorldModel
 
@@ -18,11 +18,6 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def model(run_folder: Path) -> WorldModel:
     return WorldModel.load(run_folder, "cpu")
-
-
-def trained(run: Path, **changes: object) -> WorldModel:
-    make_checkpoint(run, steps=3, **changes)
-    return WorldModel.load(run, "cpu")
 
 
 @pytest.fixture(scope="session")

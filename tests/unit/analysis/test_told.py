@@ -12,18 +12,18 @@ import numpy as np
 import pytest
 from tiny_model import RATE, make_checkpoint, sweep, write_sweep
 
-from pydreaming.analysis.bank import build_bank
-from pydreaming.analysis.dream import dream
-from pydreaming.analysis.embed import embed, embed_clip, embed_windows
-from pydreaming.analysis.horizon import horizon
-from pydreaming.analysis.inpaint import inpaint
+from pydreaming.analysis.dreams.bank import build_bank
+from pydreaming.analysis.dreams.dream import dream
+from pydreaming.analysis.gaps.inpaint import inpaint
 from pydreaming.analysis.inputs import Recording, named_file
-from pydreaming.analysis.normal import calibrate
-from pydreaming.analysis.panels import one_step
-from pydreaming.analysis.segment import segment
-from pydreaming.analysis.stream import SurpriseStream
-from pydreaming.analysis.surprise import surprise
-from pydreaming.analysis.units import Fitter, Transcriber
+from pydreaming.analysis.reports.panels import one_step
+from pydreaming.analysis.surprise.curves import surprise
+from pydreaming.analysis.surprise.horizon import horizon
+from pydreaming.analysis.surprise.normal import calibrate
+from pydreaming.analysis.surprise.segment import segment
+from pydreaming.analysis.surprise.stream import SurpriseStream
+from pydreaming.analysis.units.inventory import Fitter, Transcriber
+from pydreaming.analysis.vectors.embed import embed, embed_clip, embed_windows
 from pydreaming.analysis.world_model import WorldModel
 from pydreaming.audio.controls import ControlScale
 

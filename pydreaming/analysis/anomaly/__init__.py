@@ -1,0 +1,1 @@
+"""Unusual sounds: detectors fitted on normal recordings."""

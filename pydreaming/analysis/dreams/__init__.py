@@ -1,0 +1,1 @@
+"""What a model imagines, to look at and to hear."""

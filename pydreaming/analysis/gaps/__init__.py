@@ -1,0 +1,1 @@
+"""Gaps that a model fills."""

@@ -1,0 +1,1 @@
+"""What a path holds, before anything is trained on it."""

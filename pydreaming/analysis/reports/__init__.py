@@ -1,0 +1,1 @@
+"""Pages and pictures on a run, a model or a recording."""

@@ -1,0 +1,1 @@
+"""Models in other hands: exported, published, served."""

@@ -1,0 +1,1 @@
+"""A small inventory of sounds, and recordings written in it."""

@@ -1,0 +1,1 @@
+"""Recordings as vectors: embedding, searching, comparing."""
