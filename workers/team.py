@@ -10,19 +10,22 @@ of them. A rank that is lost ends all others; `workers.learners` (or torchrun) s
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed
 from numpy.typing import NDArray
+from torch import distributed as dist
 
 from pydreaming.config import Config
 from pydreaming.errors import PydreamingError
@@ -34,6 +37,7 @@ from pydreaming.training.trainer import Trainer
 
 IDLE, SET_UP, STEP, END = range(4)  # orders
 SILENCE = timedelta(minutes=5)  # without an order, or in the middle of a step, after which a rank takes the others to be lost
+AGAIN = timedelta(seconds=1)  # between two looks for who leads
 IDLE_S = 30.0  # between two orders to go on waiting
 
 
@@ -75,7 +79,7 @@ class Team:
         if ranks.size > 1:
             backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
             with others_there():
-                torch.distributed.init_process_group(backend, timeout=SILENCE)
+                dist.init_process_group(backend, timeout=SILENCE, **_meeting_place(ranks))
 
     # -- the leader's side --------------------------------------------------------------------------------------------------------------
 
@@ -86,7 +90,7 @@ class Team:
         self._order(SET_UP, token_dim, action_dim, len(path))
         if self.ranks.size > 1 and len(path):
             with others_there():
-                torch.distributed.broadcast(torch.from_numpy(path.copy()), 0)
+                dist.broadcast(torch.from_numpy(path.copy()), 0)
 
     def share(self, batch: Batch, progress: float) -> Batch:
         """Everybody trains on rows of a batch of B; the caller's own are returned (all of them, when alone)."""
@@ -96,7 +100,7 @@ class Team:
         self._order(STEP, progress)
         buffers = [_pack(part) for part in parts]
         with others_there():
-            torch.distributed.scatter(torch.empty_like(buffers[0]), buffers, 0)
+            dist.scatter(torch.empty_like(buffers[0]), buffers, 0)
         return parts[0]
 
     def idle(self) -> None:
@@ -112,7 +116,7 @@ class Team:
         self._said = time.monotonic()
         if self.ranks.size > 1:
             with others_there():
-                torch.distributed.broadcast(torch.tensor([kind, *numbers, *[0] * (3 - len(numbers))], dtype=torch.float64), 0)
+                dist.broadcast(torch.tensor([kind, *numbers, *[0] * (3 - len(numbers))], dtype=torch.float64), 0)
 
     # -- the others' side ---------------------------------------------------------------------------------------------------------------
 
@@ -135,7 +139,7 @@ class Team:
         while True:
             numbers = torch.zeros(4, dtype=torch.float64)
             with others_there():
-                torch.distributed.broadcast(numbers, 0)
+                dist.broadcast(numbers, 0)
             kind, a, b, c = numbers.tolist()
             if kind == END:
                 return
@@ -146,7 +150,7 @@ class Team:
                 empty = _empty(*self._shape, *self._widths)
                 buffer = _pack(empty)
                 with others_there():
-                    torch.distributed.scatter(buffer, None, 0)
+                    dist.scatter(buffer, None, 0)
                 yield Step(_unpack(buffer, empty), a)
 
     @staticmethod
@@ -155,7 +159,7 @@ class Team:
             return None
         buffer = torch.empty(length, dtype=torch.uint8)
         with others_there():
-            torch.distributed.broadcast(buffer, 0)
+            dist.broadcast(buffer, 0)
         return Path(buffer.numpy().tobytes().decode())
 
 
@@ -165,7 +169,7 @@ def others_there() -> Iterator[None]:
     try:
         yield
     except RuntimeError as e:
-        if not isinstance(e, torch.distributed.DistError) and "gloo" not in str(e):
+        if not isinstance(e, dist.DistError) and "gloo" not in str(e):
             raise
         raise LostRankError(f"another process of this learner is lost: {str(e).splitlines()[0][:200]}") from e
 
@@ -176,6 +180,40 @@ def ranks_of_environment() -> Ranks:
     if not all(value.isdecimal() for value in found.values()):
         return ALONE
     return Ranks(int(found["RANK"]), int(found["WORLD_SIZE"]), int(found["LOCAL_RANK"]))
+
+
+def _meeting_place(ranks: Ranks) -> dict[str, Any]:
+    """Where the ranks learn each other's addresses, as arguments of `init_process_group`.
+
+    torchrun (2.11) keeps one store for all its starts, though PyTorch takes it for a new one each time: a rank that is quick would find the
+    address of a predecessor, and both would wait for each other for `5 * SILENCE`. So each start has names of its own in it.
+    """
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return {}  # a store of rank 0, which is new
+    store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), None, False, SILENCE)  # type: ignore[attr-defined]
+    name = _name_of_start(store, ranks)
+    return {"store": dist.PrefixStore(name, store), "rank": ranks.rank, "world_size": ranks.size}  # type: ignore[attr-defined]
+
+
+def _name_of_start(store: Any, ranks: Ranks) -> str:
+    """A name that the leader has made up, and that each of the others has had confirmed: one of an earlier start answers nobody.
+
+    Not the number of the start: the agent of a host that has come in for another begins to count at 0.
+    """
+    mine = uuid.uuid4().hex
+    if ranks.rank == 0:
+        store.set("leader", mine)
+        for rank in range(1, ranks.size):
+            store.set(f"{store.get(f'{mine}/{rank}').decode()}/seen", "")
+        return mine
+    end = time.monotonic() + SILENCE.total_seconds()
+    while time.monotonic() < end:
+        leader = str(store.get("leader").decode())
+        store.set(f"{leader}/{ranks.rank}", mine)
+        with contextlib.suppress(dist.DistStoreError):  # it was not there yet: perhaps that leader was an earlier one
+            store.wait([f"{mine}/seen"], AGAIN)
+            return leader
+    raise LostRankError("the first process of this learner does not answer")
 
 
 def started_again() -> bool:
