@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -93,10 +94,13 @@ class Subject:
         scene = hears_scenes(self.config) and self.job.row != "untrained"
         trained = [part for part in PARTS if objective.trains_latents or part not in LATENT]
         own = [part for part in CLIP_PARTS if part.removesuffix(CENTRED) in trained]
-        lines: dict[str, Array | Views] = {self.job.row: probed(pooled[CLIP_POOLING], scene, own)}
+        own_row = probed(pooled[CLIP_POOLING], scene, own, np.flatnonzero(~self.clips.held_out))
+        lines: dict[str, Array | Views] = {self.job.row: own_row}
         views = {f"{self.job.row}, {view}": [p for p in own if p.endswith(CENTRED) == (view == "centred")] for view in ("plain", "centred")}
         lines |= {name: join_parts(pooled[CLIP_POOLING], parts) for name, parts in views.items() if bands}
-        lines |= {f"{self.job.row}, content": join_parts(pooled[CLIP_POOLING], own)} if scene else {}
+        if isinstance(own_row, Views):
+            lines[f"{self.job.row}, content"] = own_row.content
+            lines |= {} if own_row.without_scene is None else {f"{self.job.row}, content without scene": own_row.without_scene}
         alone = [part for part in (*trained, *([SCENE] if scene else [])) if [part] != own]
         lines |= {f"{self.job.row}, {part} only": pooled[CLIP_POOLING][part] for part in alone}
         return lines | {f"{self.job.row}, {OTHER_POOLING}": join_parts(pooled[OTHER_POOLING], own)}
@@ -169,7 +173,11 @@ def never_heard(subject: Subject) -> tuple[Table, list[str]]:
     protocol = strict_protocol(subject.clips, subject.job.left_out)
     if isinstance(protocol, str):
         return {}, [protocol]
-    return _supervised(subject, [protocol]) if subject.job.row == CEILING else _table(probe_rows([protocol], subject.vectors())), []
+    if subject.job.row == CEILING:
+        return _supervised(subject, [protocol]), []
+    # A speaker who was never heard is of none of the groups that scenes were put into: what each clip says by itself.
+    vectors = {name: dataclasses.replace(x, without_scene=None) if isinstance(x, Views) else x for name, x in subject.vectors().items()}
+    return _table(probe_rows([protocol], {name: x for name, x in vectors.items() if not name.endswith("without scene")})), []
 
 
 def imagination(subject: Subject) -> tuple[Table, list[str]]:

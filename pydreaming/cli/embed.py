@@ -8,6 +8,7 @@ from pathlib import Path
 from pydreaming.analysis.names import PARTS, PER, POOLINGS
 from pydreaming.cli import command
 from pydreaming.cli.command import Command
+from pydreaming.errors import UsageError
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,23 +20,36 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         "--pooling", choices=tuple(POOLINGS), default="mean", help="windows to one vector a clip or moment (default: mean); see below"
     )
     parser.add_argument("--moment", type=float, default=1.0, metavar="S", help="s of a moment, with --per moment (default: 1)")
+    parser.add_argument(
+        "--without-scene",
+        action="store_true",
+        help="take out what recordings of a like scene (voice, microphone, room) have in common; see below",
+    )
     command.add_seed(parser)
     command.add_running(parser)
 
 
 def _run(options: argparse.Namespace) -> int:
     out = command.check_table(options.out)
+    if options.without_scene and options.per != "clip":
+        raise UsageError("--without-scene is of whole recordings: leave --per at clip")
     model = command.load(options)
     recordings = command.recordings(options.inputs, command.control_columns(model))
     from pydreaming.analysis.vectors.embed import write_embeddings
     from pydreaming.analysis.vectors.embedder import Embedder
+    from pydreaming.analysis.vectors.without_scenes import embed_without_scenes
 
     embedder = Embedder(model, options.per, options.part, options.pooling, options.moment, options.seed)
     failed, rows = command.Failures(), 0
 
     def write(path: Path) -> None:
         nonlocal rows
-        rows = write_embeddings(path, embedder, recordings, failed, command.progress)
+        if options.without_scene:
+            table = embed_without_scenes(model, recordings, options.part, options.pooling, options.seed, failed, command.progress)
+            table.write(path)
+            rows = table.rows
+        else:
+            rows = write_embeddings(path, embedder, recordings, failed, command.progress)
 
     command.deliver(out, write)
     return command.finish(failed.count, len(recordings), f"{rows} rows", out, partial=rows > 0)
@@ -55,8 +69,11 @@ COMMAND = Command(
     "  embedding           the vector: one array a row in Parquet and npz; in CSV embedding_0, embedding_1, ...\n"
     "CSV begins with lines of # that say where it comes from: pandas.read_csv(path, comment='#').\n\n"
     f"--part:\n{command.choices(PARTS)}\n\n--pooling:\n{command.choices(POOLINGS)}\n\n"
-    "A recording's row does not depend on what else is embedded. Any sample rate, number of channels and length will do, and the\n"
-    "table may be larger than memory (not an .npz). Of a file that cannot be read nothing is written; only of one of more than 512\n"
+    "--without-scene finds groups of recordings of a like scene, without labels (60 recordings at least), and takes what those of a group\n"
+    "have in common out of each vector: the same word said by different voices comes together. A row then depends on what else is\n"
+    "embedded, and the table is held in memory. Best with --pooling evaluation.\n\n"
+    "Otherwise a recording's row does not depend on what else is embedded. Any sample rate, number of channels and length will do, and\n"
+    "the table may be larger than memory (not an .npz). Of a file that cannot be read nothing is written; only of one of more than 512\n"
     "windows that breaks off, rows per moment or window before the fault stay.\n\n"
     "example:\n  pydreaming embed runs/my-run birds/ --pooling evaluation --out birds.parquet\n"
     "  python -c \"import pandas; print(pandas.read_parquet('birds.parquet'))\"",

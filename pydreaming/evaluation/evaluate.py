@@ -126,7 +126,7 @@ def evaluate_probes(
     baselines = _baselines(model, clips, config, shown, known, complete, jobs)
     features = clip_features(model, clips.tokens, clips.actions, centred_bands=centred_bands(config))
     scene = hears_scenes(config)
-    ours = {OURS: probed(features, scene)}
+    ours = {OURS: probed(features, scene, heard=np.flatnonzero(~clips.held_out) if complete else None)}
     if not complete:
         c = {(row.label, row.protocol): row.c for row in baselines if row.features == UNTRAINED}
         return probe_rows(shown, ours, jobs, c=c), baselines, notes

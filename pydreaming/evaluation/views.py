@@ -1,4 +1,8 @@
-"""Kinds of features among which a probe chooses inside its own training clips: what happens in a clip, its scene, or both."""
+"""Kinds of features among which a probe chooses inside its own training clips: what happens in a clip, its scene, or both.
+
+What happens comes in two forms: as it is, and without what clips of a like scene have in common (`scenes`). The latter is the first choice
+where it is there: with one labelled clip of a class there is nothing to choose by.
+"""
 
 from __future__ import annotations
 
@@ -13,24 +17,31 @@ from pydreaming.evaluation.pooling import Array
 
 @dataclass(frozen=True)
 class Views:
-    """Features of N clips: content (N, D) and scene (N, E). Words are told by one and voices by the other, so neither serves all labels."""
+    """Features of N clips: words are told by some and voices by others, so none serves all labels.
+
+    Attributes:
+      content: (N, D). scene: (N, E). without_scene: the content without its scene's (N, D), or None; see `scenes.SceneGroups.taken_out`.
+    """
 
     content: Array
     scene: Array
+    without_scene: Array | None = None
 
     def centred_by(self, names: Labels) -> Views:
-        """See `classifiers.centred_by`."""
+        """See `classifiers.centred_by`. Of no use without the scene, whose part in the content this takes out by name."""
         return Views(centred_by(self.content, names), centred_by(self.scene, names))
 
     def as_they_are(self) -> list[Array]:
-        """Content, both side by side, and scene."""
-        return [self.content, np.concatenate([self.content, self.scene], 1), self.scene]
+        """Content without scene where there is that, content, both side by side, and scene."""
+        first = [] if self.without_scene is None else [self.without_scene]
+        return [*first, self.content, np.concatenate([self.content, self.scene], 1), self.scene]
 
     def to_length(self, rows: Rows) -> list[Array]:
         """The same by `classifiers.centred_to_length`; where both are side by side they weigh the same."""
         content, scene = centred_to_length(self.content, rows), centred_to_length(self.scene, rows)
         both = np.concatenate([content / np.sqrt(content.shape[1]), scene / np.sqrt(scene.shape[1])], 1)
-        return [content, (both * np.sqrt(content.shape[1] / 2)).astype(np.float32), scene]
+        first = [] if self.without_scene is None else [centred_to_length(self.without_scene, rows)]
+        return [*first, content, (both * np.sqrt(content.shape[1] / 2)).astype(np.float32), scene]
 
 
 def choose_few(views: Sequence[Array], targets: Labels, train: Rows) -> Array:

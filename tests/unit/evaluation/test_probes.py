@@ -224,6 +224,20 @@ def test_of_two_views_the_one_that_knows_the_label_is_chosen_inside_the_training
     assert run_probe(Views(content, scene), protocols["label", "1-shot"]) == run_probe(content, protocols["label", "1-shot"])
 
 
+def test_content_without_its_scene_is_the_first_choice_but_not_where_the_scene_is_asked_for() -> None:
+    rng = np.random.default_rng(0)
+    labels, speakers = [str(i % 3) for i in range(180)], [f"s{i // 60}" for i in range(180)]
+    what = (np.eye(3, 40)[[int(x) for x in labels]] * 3 + rng.standard_normal((180, 40))).astype(np.float32)
+    who = np.eye(3, 40, 10)[[int(x[1]) for x in speakers]] * 9
+    scene = (np.eye(3, 10)[[int(x[1]) for x in speakers]] * 4 + rng.standard_normal((180, 10))).astype(np.float32)
+    views = Views((what + who).astype(np.float32), scene, what)
+    protocols = plan(labels, speakers)[0]
+    assert run_probe(views, protocols["label", "1-shot"]) == run_probe(what, protocols["label", "1-shot"])
+    assert run_probe(views, protocols["label", "1-shot"]).linear > run_probe(views.content, protocols["label", "1-shot"]).linear + 0.1
+    assert run_probe(views, protocols["speaker", "5-shot"]).linear > 0.95
+    assert run_probe(what, protocols["speaker", "5-shot"]).linear < 0.6
+
+
 def test_fewer_training_clips_than_neighbours_and_constant_features() -> None:
     protocol = plan(["a", "b", "a", "b"])[0]["label", "grouped folds"]
     result = run_probe(np.zeros((4, 3), np.float32), protocol)
