@@ -39,6 +39,7 @@ from pydreaming.evaluation.features import (
 from pydreaming.evaluation.pooling import Array
 from pydreaming.evaluation.probes import ProbeRow, probe_rows, run_forest
 from pydreaming.evaluation.protocols import Protocol, plan_protocols, speaker_centred, strict_protocol
+from pydreaming.evaluation.scenes import clip_statistics, scene_groups
 from pydreaming.evaluation.speaker_changes import speaker_changes
 from pydreaming.evaluation.supervised import supervised_row
 from pydreaming.evaluation.views import Views
@@ -85,22 +86,23 @@ class Subject:
     def vectors(self) -> dict[str, Array | Views]:
         """Line of the table -> vectors of the clips (N, D). The first is the row's own; of networks, parts and poolings follow."""
         tokens, n_mels = self.clips.tokens, self.config.features.n_mels
+        groups = scene_groups(clip_statistics(tokens, n_mels), np.flatnonzero(~self.clips.held_out))
         if not self.networks:
             found = log_mel_features(tokens, n_mels) | more_log_mel_features(tokens, n_mels)
-            return {name: found[name] for name in found if (name == MFCC) == (self.job.row == "mfcc")}
+            own_kind = {name: found[name] for name in found if (name == MFCC) == (self.job.row == "mfcc")}
+            return {name: Views(x, without_scene=groups.taken_out(x) if groups else None) for name, x in own_kind.items()}
         model, objective = self.networks[0]
         bands = centred_bands(self.config)
         pooled = {kind: clip_features(model, tokens, self.clips.actions, kind, bands) for kind in (CLIP_POOLING, OTHER_POOLING)}
         scene = hears_scenes(self.config) and self.job.row != "untrained"
         trained = [part for part in PARTS if objective.trains_latents or part not in LATENT]
         own = [part for part in CLIP_PARTS if part.removesuffix(CENTRED) in trained]
-        own_row = probed(pooled[CLIP_POOLING], scene, own, np.flatnonzero(~self.clips.held_out))
+        own_row = probed(pooled[CLIP_POOLING], scene, own, groups)
         lines: dict[str, Array | Views] = {self.job.row: own_row}
         views = {f"{self.job.row}, {view}": [p for p in own if p.endswith(CENTRED) == (view == "centred")] for view in ("plain", "centred")}
         lines |= {name: join_parts(pooled[CLIP_POOLING], parts) for name, parts in views.items() if bands}
-        if isinstance(own_row, Views):
-            lines[f"{self.job.row}, content"] = own_row.content
-            lines |= {} if own_row.without_scene is None else {f"{self.job.row}, content without scene": own_row.without_scene}
+        lines[f"{self.job.row}, content"] = own_row.content
+        lines |= {f"{self.job.row}, content without scene": own_row.without_scene} if own_row.without_scene is not None else {}
         alone = [part for part in (*trained, *([SCENE] if scene else [])) if [part] != own]
         lines |= {f"{self.job.row}, {part} only": pooled[CLIP_POOLING][part] for part in alone}
         return lines | {f"{self.job.row}, {OTHER_POOLING}": join_parts(pooled[OTHER_POOLING], own)}

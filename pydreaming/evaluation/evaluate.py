@@ -19,6 +19,8 @@ from pydreaming.evaluation.open_loop import STEPS, OpenLoop, open_loop
 from pydreaming.evaluation.pooling import Array
 from pydreaming.evaluation.probes import ProbeRow, probe_rows
 from pydreaming.evaluation.protocols import Protocol, plan_protocols
+from pydreaming.evaluation.scenes import clip_statistics, scene_groups
+from pydreaming.evaluation.views import Views
 from pydreaming.evaluation.world_figures import WorldFigures
 from pydreaming.models.world_model import WorldModelNet
 from pydreaming.objectives import Objective, TensorBatch
@@ -106,6 +108,9 @@ def evaluate_world(
     return result
 
 
+WITHOUT_SCENE = ", without scene"  # behind a row's name: see `scenes`
+
+
 def evaluate_probes(
     model: WorldModelNet, clips: Clips, config: Config, known: Sequence[ProbeRow], complete: bool, jobs: int = 1
 ) -> tuple[list[ProbeRow], list[ProbeRow], list[str]]:
@@ -126,10 +131,14 @@ def evaluate_probes(
     baselines = _baselines(model, clips, config, shown, known, complete, jobs)
     features = clip_features(model, clips.tokens, clips.actions, centred_bands=centred_bands(config))
     scene = hears_scenes(config)
-    ours = {OURS: probed(features, scene, heard=np.flatnonzero(~clips.held_out) if complete else None)}
+    ours = {OURS: probed(features, scene)}
     if not complete:
         c = {(row.label, row.protocol): row.c for row in baselines if row.features == UNTRAINED}
         return probe_rows(shown, ours, jobs, c=c), baselines, notes
+    if groups := scene_groups(clip_statistics(clips.tokens, config.features.n_mels), np.flatnonzero(~clips.held_out)):
+        ours[OURS + WITHOUT_SCENE] = Views(groups.taken_out(ours[OURS].content))
+        log_mel = {LOG_MEL[0] + WITHOUT_SCENE: groups.taken_out(log_mel_features(clips.tokens, config.features.n_mels)[LOG_MEL[0]])}
+        baselines = [*baselines, *probe_rows(shown, log_mel, jobs, baselines)]
     rows = probe_rows(shown, ours, jobs) + probe_rows(shown[:1], _alone(features, scene), jobs)
     return rows, baselines, notes + _saturated(baselines)
 

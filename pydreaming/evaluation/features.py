@@ -8,10 +8,9 @@ import numpy as np
 import torch
 
 from pydreaming.config import Config
-from pydreaming.evaluation.classifiers import Rows
 from pydreaming.evaluation.listening import listen
 from pydreaming.evaluation.pooling import Array, pool_clips
-from pydreaming.evaluation.scenes import find_groups
+from pydreaming.evaluation.scenes import SceneGroups
 from pydreaming.evaluation.views import Views
 from pydreaming.models.world_model import WorldModelNet
 from pydreaming.objectives import OBJECTIVES
@@ -56,18 +55,11 @@ def scene_vectors(model: WorldModelNet, tokens: Sequence[Array]) -> Array:
     return np.stack([scene.of_clip(torch.from_numpy(clip).to(device)).float().cpu().numpy() for clip in tokens])
 
 
-def probed(features: Mapping[str, Array], scene: bool, parts: Sequence[str] = CLIP_PARTS, heard: Rows | None = None) -> Array | Views:
-    """What probes are given: the parts side by side, and the scene beside them where it is trained (see `hears_scenes`).
-
-    Args:
-      heard: the clips that the model was trained on, to find groups of scenes among; None or empty: not looked for.
-    """
+def probed(features: Mapping[str, Array], scene: bool, parts: Sequence[str] = CLIP_PARTS, groups: SceneGroups | None = None) -> Views:
+    """What probes are given: the parts side by side, the same without the scene where groups are known, and the scene where it is trained
+    (see `hears_scenes`)."""
     content = join_parts(features, parts)
-    if not scene:
-        return content
-    scenes = features[SCENE]
-    groups = find_groups(scenes[heard]) if heard is not None else None
-    return Views(content, scenes, groups.taken_out(content, scenes, heard) if groups and heard is not None else None)
+    return Views(content, features[SCENE] if scene else None, groups.taken_out(content) if groups else None)
 
 
 def hears_scenes(config: Config) -> bool:

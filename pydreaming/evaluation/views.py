@@ -1,7 +1,8 @@
 """Kinds of features among which a probe chooses inside its own training clips: what happens in a clip, its scene, or both.
 
-What happens comes in two forms: as it is, and without what clips of a like scene have in common (`scenes`). The latter is the first choice
-where it is there: with one labelled clip of a class there is nothing to choose by.
+What happens comes in two forms: as it is, and without what clips of a like scene have in common (`scenes`). With one labelled clip of a
+class there is nothing to choose by, and both stand side by side: the second helps labels of what happens more than it harms those of the
+scene.
 """
 
 from __future__ import annotations
@@ -20,28 +21,40 @@ class Views:
     """Features of N clips: words are told by some and voices by others, so none serves all labels.
 
     Attributes:
-      content: (N, D). scene: (N, E). without_scene: the content without its scene's (N, D), or None; see `scenes.SceneGroups.taken_out`.
+      content: (N, D). scene: (N, E), or None. without_scene: the content without its scene's (N, D), or None; see `scenes.SceneGroups`.
     """
 
     content: Array
-    scene: Array
+    scene: Array | None = None
     without_scene: Array | None = None
 
     def centred_by(self, names: Labels) -> Views:
-        """See `classifiers.centred_by`. Of no use without the scene, whose part in the content this takes out by name."""
-        return Views(centred_by(self.content, names), centred_by(self.scene, names))
+        """See `classifiers.centred_by`. Nothing without the scene is left, as this takes the scene's part out by name."""
+        return Views(centred_by(self.content, names), None if self.scene is None else centred_by(self.scene, names))
 
     def as_they_are(self) -> list[Array]:
-        """Content without scene where there is that, content, both side by side, and scene."""
-        first = [] if self.without_scene is None else [self.without_scene]
-        return [*first, self.content, np.concatenate([self.content, self.scene], 1), self.scene]
+        """What there is of content without scene, content, both content and scene side by side, and scene."""
+        contents = [self.content] if self.without_scene is None else [self.without_scene, self.content]
+        return contents if self.scene is None else [*contents, np.concatenate([self.content, self.scene], 1), self.scene]
 
     def to_length(self, rows: Rows) -> list[Array]:
-        """The same by `classifiers.centred_to_length`; where both are side by side they weigh the same."""
-        content, scene = centred_to_length(self.content, rows), centred_to_length(self.scene, rows)
-        both = np.concatenate([content / np.sqrt(content.shape[1]), scene / np.sqrt(scene.shape[1])], 1)
-        first = [] if self.without_scene is None else [centred_to_length(self.without_scene, rows)]
-        return [*first, content, (both * np.sqrt(content.shape[1] / 2)).astype(np.float32), scene]
+        """The same by `classifiers.centred_to_length`, and before it, where there are two forms of content, both side by side. Views that
+        stand side by side weigh the same."""
+        content = centred_to_length(self.content, rows)
+        views = [content]
+        if self.without_scene is not None:
+            without = centred_to_length(self.without_scene, rows)
+            views = [_side_by_side(without, content), without, content]
+        if self.scene is not None:
+            scene = centred_to_length(self.scene, rows)
+            views += [_side_by_side(content, scene), scene]
+        return views
+
+
+def _side_by_side(one: Array, other: Array) -> Array:
+    """Vectors (N, D) and (N, E), each of the length of the root of its width: (N, D + E), of length sqrt(D)."""
+    both = np.concatenate([one / np.sqrt(one.shape[1]), other / np.sqrt(other.shape[1])], 1)
+    return np.asarray(both * np.sqrt(one.shape[1] / 2), np.float32)
 
 
 def choose_few(views: Sequence[Array], targets: Labels, train: Rows) -> Array:

@@ -11,9 +11,10 @@ from pydreaming.analysis.inputs import STDIN, Failed, Recording, named_file
 from pydreaming.analysis.names import SCENE
 from pydreaming.analysis.vectors.embed import EmbeddingTable, Progress, embed_blocks
 from pydreaming.analysis.vectors.embedder import Embedder
+from pydreaming.analysis.vectors.pooling import Moments, Vectors
 from pydreaming.analysis.world_model import WorldModel
 from pydreaming.errors import UsageError
-from pydreaming.evaluation.scenes import CLIPS_A_GROUP, find_groups
+from pydreaming.evaluation.scenes import CLIPS_A_GROUP, scene_groups
 
 
 def embed_without_scenes(
@@ -36,22 +37,26 @@ def embed_without_scenes(
     """
     if part == SCENE:
         raise UsageError("a scene without its scene is nothing; name another part")
-    content, scene = Embedder(model, "clip", part, pooling, seed=seed), Embedder(model, "clip", SCENE)
+    embedder = Embedder(model, "clip", part, pooling, seed=seed)
     recordings = [source if isinstance(source, Recording) else named_file(source) for source in sources]
     if any(recording.name == STDIN for recording in recordings):
         raise UsageError("groups of scenes need recordings that can be read twice; name files")
-    columns = _joined(content, recordings, failed, progress)
-    known = set(columns["source"].tolist()) if columns else set()
-    scenes = _joined(scene, [recording for recording in recordings if recording.name in known], failed, progress)
-    groups = find_groups(scenes["embedding"]) if scenes else None
-    if groups is None or len(scenes["embedding"]) != len(columns["embedding"]):
-        raise UsageError(
-            f"no groups of scenes were found among {len(known)} recordings: {2 * CLIPS_A_GROUP} are the least, and they must differ"
-        )
-    columns["embedding"] = groups.taken_out(columns["embedding"], scenes["embedding"], np.arange(len(known)))
-    return EmbeddingTable(columns, content.about | {"without_scene": True})
-
-
-def _joined(embedder: Embedder, recordings: list[Recording], failed: Failed | None, progress: Progress) -> dict[str, np.ndarray]:
     blocks = list(embed_blocks(embedder, recordings, failed, progress))
-    return {name: np.concatenate([np.asarray(block[name]) for block in blocks]) for name in blocks[0]} if blocks else {}
+    known = {str(name) for block in blocks for name in block["source"]}
+    statistics = [_statistics(model, r) for r in progress([r for r in recordings if r.name in known])]
+    groups = scene_groups(np.stack(statistics), np.arange(len(statistics))) if statistics else None
+    if groups is None:
+        raise UsageError(
+            f"no groups of scenes were found among {len(statistics)} recordings: {2 * CLIPS_A_GROUP} are the least, and they must differ"
+        )
+    columns = {name: np.concatenate([np.asarray(block[name]) for block in blocks]) for name in blocks[0]}
+    columns["embedding"] = groups.taken_out(columns["embedding"])
+    return EmbeddingTable(columns, embedder.about | {"without_scene": True})
+
+
+def _statistics(model: WorldModel, recording: Recording) -> Vectors:
+    """See `scenes.clip_statistics`, of a recording of any length."""
+    bands = Moments()
+    for part in model.stream_tokens(recording):
+        bands.add(part.reshape(-1, model.features.n_mels))
+    return np.concatenate([bands.mean, bands.std]).astype(np.float32)

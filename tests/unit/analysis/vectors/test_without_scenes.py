@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from tiny_model import RATE, sweep, trained
+from tiny_model import RATE, sweep
 
 from pydreaming.analysis.inputs import STDIN
 from pydreaming.analysis.vectors.embed import embed
 from pydreaming.analysis.vectors.without_scenes import embed_without_scenes
 from pydreaming.analysis.world_model import WorldModel
 from pydreaming.errors import DecodeError, UsageError
-from pydreaming.evaluation.scenes import CLIPS_A_GROUP, find_groups
+from pydreaming.evaluation.scenes import CLIPS_A_GROUP, clip_statistics, scene_groups
 
 
 @pytest.fixture(scope="module")
@@ -34,23 +34,18 @@ def test_rows_are_those_of_embed_without_their_groups(model: WorldModel, rooms: 
     assert [error for error in failed if "none.wav" in str(error)] == failed
     assert len(failed) == 1, "told once, though recordings are read twice"
     content = embed(model, rooms[:-1], pooling="evaluation").columns
-    scenes = embed(model, rooms[:-1], part="scene").columns["embedding"]
-    groups = find_groups(scenes)
+    clips = [np.concatenate(list(model.stream_tokens(path))) for path in rooms[:-1]]
+    groups = scene_groups(clip_statistics(clips, model.features.n_mels), np.arange(len(clips)))
     assert groups is not None
     np.testing.assert_array_equal(table.columns["source"], content["source"])
-    np.testing.assert_allclose(
-        table.columns["embedding"], groups.taken_out(content["embedding"], scenes, np.arange(len(scenes))), atol=1e-5
-    )
+    np.testing.assert_allclose(table.columns["embedding"], groups.taken_out(content["embedding"]), atol=1e-5)
     assert table.about["without_scene"] is True
 
 
-def test_what_cannot_be_done_is_said(model: WorldModel, rooms: list[Path], tmp_path: Path) -> None:
+def test_what_cannot_be_done_is_said(model: WorldModel, rooms: list[Path]) -> None:
     with pytest.raises(UsageError, match="among 5 recordings: 60 are the least"):
         embed_without_scenes(model, rooms[:5])
     with pytest.raises(UsageError, match="read twice"):
         embed_without_scenes(model, [*rooms[:-1], STDIN])
     with pytest.raises(UsageError, match="name another part"):
         embed_without_scenes(model, rooms[:-1], part="scene")
-    without = trained(tmp_path / "run", model__scene=0)
-    with pytest.raises(UsageError, match="has no scenes"):
-        embed_without_scenes(without, rooms[:-1])
