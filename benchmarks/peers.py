@@ -96,7 +96,7 @@ def contenders(peers: dict[str, Path], shapes: Shapes) -> list[Contender]:
     """Ours, then the peers that are given. Raises UsageError for a path that is not the peer."""
     table = [Contender(f"ours, {posterior}", ours(posterior), shapes) for posterior in ("filter", "token")]
     table += [Contender(f"ours, {posterior}, plain", ours(posterior), shapes, PLAIN) for posterior in ("filter", "token")]
-    bfloat16 = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    bfloat16 = torch.cpu._is_avx512_bf16_supported()
     if bfloat16:
         table += [Contender(f"ours, {posterior}, bfloat16", ours(posterior), shapes, autocast=True) for posterior in ("filter", "token")]
     for name, folder in peers.items():

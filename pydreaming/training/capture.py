@@ -11,6 +11,7 @@ Source: the whole-network capture of PyTorch's notes on CUDA semantics.
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,8 @@ from torch import Tensor, nn
 
 from pydreaming.models.by_hand import static_shapes
 from pydreaming.objectives import Losses, TensorBatch
+
+log = logging.getLogger(__name__)
 
 WARM_UP = 3  # steps of a kind before its graph is made: optimisers make their moments, libraries their workspaces
 PARTS = ("tokens", "is_first", "action", "token_id", "mask")
@@ -47,6 +50,7 @@ class StaticStep:
     def __init__(self, update: Callable[[TensorBatch, Tensor], Outcome], parameters: Sequence[nn.Parameter]) -> None:
         self._update, self._parameters = update, parameters
         self._plays: dict[tuple[torch.Size, bool], _Play] = {}
+        self._captures = True
 
     def __call__(self, batch: TensorBatch, noise: Tensor) -> Outcome:
         """As `update`. Tensors of the result other than figures and metrics hold until the next step of the same kind."""
@@ -60,18 +64,25 @@ class StaticStep:
         return _kept(outcome)
 
     def _on_gpu(self, play: _Play) -> Outcome:
-        if play.warmed < WARM_UP:
+        if play.warmed < WARM_UP or not self._captures:
             play.warmed += 1
-            return self._warm_up(play)
+            return self._as_it_is(play)
         if play.outcome is None:
-            play.outcome = self._capture(play)
+            try:
+                play.outcome = self._capture(play)
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError as e:
+                self._captures = False
+                log.warning("this GPU cannot record a training step, so steps run as they are: %s", str(e).splitlines()[0])
+                return self._as_it_is(play)
         play.graph.replay()
         for parameter, grad in zip(self._parameters, play.grads, strict=True):
             parameter.grad = grad  # of this graph: another may have played since
         return play.outcome
 
-    def _warm_up(self, play: _Play) -> Outcome:
-        """A step as it is, on a stream of its own, as captures need it before them."""
+    def _as_it_is(self, play: _Play) -> Outcome:
+        """A step without a graph, on a stream of its own, as captures need it before them."""
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
