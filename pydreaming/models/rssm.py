@@ -79,7 +79,7 @@ class RSSM(Dynamics):
         return State(deter, stoch, logits, memory, self.latents)
 
     def _filter_posterior(self, embed: Tensor, action: Tensor, is_first: Tensor, carry: State, noise: Tensor | None) -> State:
-        if by_hand(embed) and self.latents.discrete:
+        if by_hand(embed) and self.latents.discrete and torch.is_grad_enabled():  # it keeps all that a backward pass needs
             return self._filter_by_hand(embed, action, is_first, carry, noise)
         state, states = carry, []
         for t in range(embed.shape[1]):
