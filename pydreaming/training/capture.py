@@ -60,8 +60,10 @@ class StaticStep:
         play = self._plays[key]
         play.load(batch, noise)
         with static_shapes():
-            outcome = self._update(dataclasses.replace(play.batch), play.noise) if noise.device.type != "cuda" else self._on_gpu(play)
-        return _kept(outcome)
+            if noise.device.type != "cuda":
+                return _kept(self._update(dataclasses.replace(play.batch), play.noise))
+            with torch.cuda.device(noise.device):  # streams and graphs are the current one's
+                return _kept(self._on_gpu(play))
 
     def _on_gpu(self, play: _Play) -> Outcome:
         if play.warmed < WARM_UP or not self._captures:
