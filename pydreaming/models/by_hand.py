@@ -1,13 +1,16 @@
 """Paths whose backward pass is written by hand, because the automatic one wastes most of a CPU's time on them.
 
 What is computed is the same as on the plain path beside each, up to the rounding of sums; the tests compare them. The plain paths are taken
-on a GPU, under autocast, and wherever the environment variable PYDREAMING_PLAIN is set.
+on a GPU, under autocast, and wherever the environment variable PYDREAMING_PLAIN is set; and where shapes may not depend on values
+(`static_shapes`), since most paths here compute valid steps alone.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -18,9 +21,28 @@ from torch.autograd.function import once_differentiable
 TINY = 1e-12  # least length that a vector is divided by, as in torch.nn.functional.normalize
 
 
+_static = ContextVar("static", default=False)
+
+
+@contextmanager
+def static_shapes() -> Iterator[None]:
+    """Inside, no shape depends on a value and the host asks for none: what a CUDA graph can record."""
+    token = _static.set(True)
+    try:
+        yield
+    finally:
+        _static.reset(token)
+
+
+def shapes_are_static() -> bool:
+    """Whether this is inside of `static_shapes`."""
+    return _static.get()
+
+
 def by_hand(x: Tensor) -> bool:
     """Whether work on `x` takes these paths."""
-    return x.device.type == "cpu" and not torch.is_autocast_enabled("cpu") and not os.environ.get("PYDREAMING_PLAIN")
+    plain = _static.get() or torch.is_autocast_enabled("cpu") or os.environ.get("PYDREAMING_PLAIN")
+    return x.device.type == "cpu" and not plain
 
 
 def packed_gru(x: Tensor, sizes: list[int], h0: Tensor, weights: Sequence[Tensor]) -> Tensor:
@@ -146,6 +168,29 @@ class _Contrast(Function):
             scaled = scale * vectors
             grad_key = (share.t() @ scaled).index_add_(0, positive, scaled, alpha=-1)
         return grad_query, grad_key, None, None, None
+
+
+def kl_both_sides(log_q: Tensor, log_p: Tensor) -> tuple[Tensor, Tensor]:
+    """KL(sg q || p) and KL(q || sg p) of groups of classes, computed once: log-probabilities (..., S, K) twice -> (...) twice, nats."""
+    sides: tuple[Tensor, Tensor] = _Sides.apply(log_q, log_p)  # type: ignore[no-untyped-call]
+    return sides
+
+
+class _Sides(Function):
+    @staticmethod
+    def forward(ctx: Any, log_q: Tensor, log_p: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.set_materialize_grads(False)  # a side that is not asked for has none
+        q, ratio = log_q.exp(), log_q - log_p
+        ctx.save_for_backward(q, ratio)
+        kl = (q * ratio).sum((-2, -1))
+        return kl, kl.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, at_p: Tensor | None, at_q: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+        q, ratio = ctx.saved_tensors
+        grad_q = None if at_q is None else torch.addcmul(q, q, ratio).mul_(at_q[..., None, None])
+        return grad_q, None if at_p is None else q * -at_p[..., None, None]
 
 
 def _unit_backward(grad: Tensor, vectors: Tensor, length: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pydreaming.config import ModelConfig
-from pydreaming.models.layers import run_gru
+from pydreaming.models.layers import gru_cell, run_gru
 from pydreaming.models.state import sliding
 
 BLOCK = 512  # steps that a transformer takes at once: the room for scores is BLOCK * (BLOCK + W) of each head, however long the sequence
@@ -52,10 +52,8 @@ class GRU(nn.GRU, Core):
         return run_gru(self, x, is_first, deter), None
 
     def step(self, x: Tensor, deter: Tensor, memory: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """See `Core`. The result has deter's type also under autocast (see `run_gru`)."""
-        # cuDNN takes no strided state, such as one step out of a sequence.
-        after: Tensor = self(x.unsqueeze(1), deter.unsqueeze(0).contiguous())[0].squeeze(1)
-        return after.to(deter.dtype), None
+        """See `Core`."""
+        return gru_cell(self, x, deter), None
 
 
 class Transformer(Core):

@@ -1,6 +1,7 @@
 """Groups of categorical variables: mixing with the uniform, straight-through samples, KL divergences.
 
-Shapes: `...` any leading axes, S groups, K classes. All arithmetic is float32 whatever the autocast state; quantities are in nats.
+Shapes: `...` any leading axes, S groups, K classes. All arithmetic is float32 whatever the autocast state (float64 where that is given);
+quantities are in nats.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from pydreaming.models.by_hand import by_hand, kl_both_sides
+
 
 def log_probabilities(logits: Tensor, unimix: float) -> Tensor:
     """Log-probabilities of softmax(logits) mixed with the uniform distribution.
@@ -18,14 +21,14 @@ def log_probabilities(logits: Tensor, unimix: float) -> Tensor:
       logits: (..., S, K), any finite values.
       unimix: share u of the uniform; every class keeps at least u / K.
     Returns:
-      (..., S, K) float32.
+      (..., S, K) float32, or float64 where that is given.
     Source: arXiv 2301.04104, "Robust predictions" (1 % unimix).
     """
-    probabilities = logits.float().softmax(-1)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if unimix > 0:
-        probabilities = (1 - unimix) * probabilities + unimix / logits.shape[-1]
+        probabilities = (1 - unimix) * logits.softmax(-1) + unimix / logits.shape[-1]
         return probabilities.log()
-    return logits.float().log_softmax(-1)
+    return logits.log_softmax(-1)
 
 
 def gumbel(shape: torch.Size | tuple[int, ...], device: torch.device, generator: torch.Generator | None = None) -> Tensor:
@@ -75,17 +78,23 @@ def marginal(log_post: Tensor, mask: Tensor) -> Tensor:
     return (log_post.exp() * weight[..., None, None]).sum((0, 1)).clamp_min(1e-8).log()
 
 
+def kl_sides(log_q: Tensor, log_p: Tensor) -> tuple[Tensor, Tensor]:
+    """KL(sg q || p) and KL(q || sg p), equal in value: (..., S, K) twice -> (...) twice."""
+    if by_hand(log_q):
+        return kl_both_sides(log_q, log_p)
+    return kl_divergence(log_q.detach(), log_p), kl_divergence(log_q, log_p.detach())
+
+
 def balanced_kl(
-    post: Tensor, prior: Tensor, free_nats: float, kl: Callable[[Tensor, Tensor], Tensor] = kl_divergence
+    post: Tensor, prior: Tensor, free_nats: float, sides: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = kl_sides
 ) -> tuple[Tensor, Tensor]:
     """The two sides of KL balancing, each at least `free_nats` per step (no gradient below).
 
     Args:
-      post, prior: (..., S, K), or the parameters of another family of distributions with its `kl` (see `latents`).
+      post, prior: (..., S, K), or the parameters of another family of distributions with its `kl_sides` (see `latents`).
     Returns:
       dyn (...): max(free, KL(sg post || prior)), trains the prior; rep (...): max(free, KL(post || sg prior)), trains the posterior.
     Source: arXiv 2010.02193, algorithm 2; per-step free nats as in arXiv 2301.04104, eq. 5.
     """
-    dyn = kl(post.detach(), prior).clamp_min(free_nats)
-    rep = kl(post, prior.detach()).clamp_min(free_nats)
-    return dyn, rep
+    dyn, rep = sides(post, prior)
+    return dyn.clamp_min(free_nats), rep.clamp_min(free_nats)

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from pydreaming.config import ModelConfig
-from pydreaming.models.distributions import entropy, gumbel, kl_divergence, log_probabilities, marginal, mixture, straight_through
+from pydreaming.models.distributions import entropy, gumbel, kl_divergence, kl_sides, log_probabilities, marginal, mixture, straight_through
 
 
 class Latents(ABC):
@@ -64,6 +64,10 @@ class Latents(ABC):
     @abstractmethod
     def kl(self, q: Tensor, p: Tensor) -> Tensor:
         """KL(q || p) summed over the variables: (..., S, P) twice -> (...) nats."""
+
+    def kl_sides(self, q: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
+        """`kl` twice, with a gradient to p alone and to q alone."""
+        return self.kl(q.detach(), p), self.kl(q, p.detach())
 
     @abstractmethod
     def entropy(self, logits: Tensor) -> Tensor:
@@ -115,6 +119,10 @@ class Categorical(Latents):
     def kl(self, q: Tensor, p: Tensor) -> Tensor:
         """Exact."""
         return kl_divergence(q, p)
+
+    def kl_sides(self, q: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
+        """In one pass where the backward one is by hand."""
+        return kl_sides(q, p)
 
     def entropy(self, logits: Tensor) -> Tensor:
         """Exact."""

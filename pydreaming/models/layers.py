@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from pydreaming.models.by_hand import by_hand, packed_gru
+from pydreaming.models.by_hand import by_hand, packed_gru, shapes_are_static
 
 
 def mlp(sizes: Sequence[int]) -> nn.Sequential:
@@ -39,7 +39,8 @@ def run_gru(gru: nn.GRU, x: Tensor, is_first: Tensor, h0: Tensor) -> Tensor:
     """A fused GRU over sequences that restart from zero at every `is_first`.
 
     A fused kernel cannot reset in mid-sequence, so each run between resets becomes a row of its own and all rows go through one call,
-    packed: runs differ in length, and padding them to the longest would triple the work on short clips.
+    packed: runs differ in length, and padding them to the longest would triple the work on short clips. Where shapes are static nothing
+    can be packed, and it goes step by step, on a GPU with one fused cell at each.
 
     Args:
       gru: one layer, batch first.
@@ -49,6 +50,8 @@ def run_gru(gru: nn.GRU, x: Tensor, is_first: Tensor, h0: Tensor) -> Tensor:
     Returns:
       (B, T, D) states after each step, of h0's type: under autocast a GPU's kernel gives bfloat16, which a later step would refuse.
     """
+    if shapes_are_static():
+        return _step_by_step(gru, x, (~is_first).to(h0.dtype).unsqueeze(-1), h0)
     B, T = is_first.shape
     h0 = h0 * (~is_first[:, :1]).to(h0.dtype)
     hand = by_hand(x)
@@ -71,3 +74,17 @@ def run_gru(gru: nn.GRU, x: Tensor, is_first: Tensor, h0: Tensor) -> Tensor:
     else:
         states = gru(PackedSequence(inputs, sizes.cpu()), first.unsqueeze(0))[0].data
     return torch.empty_like(states).index_copy(0, index, states).reshape(B, T, -1).to(h0.dtype)
+
+
+def gru_cell(gru: nn.GRU, x: Tensor, h: Tensor) -> Tensor:
+    """One step of a GRU of one layer: (B, I), (B, D) -> (B, D), of h's type also under autocast (see `run_gru`)."""
+    return torch.gru_cell(x, h, *gru.parameters()).to(h.dtype)
+
+
+def _step_by_step(gru: nn.GRU, x: Tensor, keep: Tensor, h: Tensor) -> Tensor:
+    """`run_gru` with `keep` (B, T, 1), zero at resets."""
+    states = []
+    for step, kept in zip(x.unbind(1), keep.unbind(1), strict=True):
+        h = gru_cell(gru, step, h * kept)
+        states.append(h)
+    return torch.stack(states, 1)

@@ -15,12 +15,16 @@ Source: arXiv 2010.02193, section 2, eq. 1 (Gaussian: arXiv 1811.04551, eq. 4); 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from pydreaming.config import ModelConfig
+from pydreaming.models.by_hand import by_hand
 from pydreaming.models.dynamics import Dynamics
+from pydreaming.models.filter_by_hand import FilterWeights, filter_rollout
 from pydreaming.models.layers import mlp, shift_right
 from pydreaming.models.state import Observed, State, Unroll, stack_states
 
@@ -75,6 +79,8 @@ class RSSM(Dynamics):
         return State(deter, stoch, logits, memory, self.latents)
 
     def _filter_posterior(self, embed: Tensor, action: Tensor, is_first: Tensor, carry: State, noise: Tensor | None) -> State:
+        if by_hand(embed) and self.latents.discrete and torch.is_grad_enabled():  # it keeps all that a backward pass needs
+            return self._filter_by_hand(embed, action, is_first, carry, noise)
         state, states = carry, []
         for t in range(embed.shape[1]):
             keep = (~is_first[:, t]).to(embed.dtype)
@@ -84,6 +90,29 @@ class RSSM(Dynamics):
             state = State(deter, self.latents.sample(logits, None if noise is None else noise[:, t]), logits, None, self.latents)
             states.append(state)
         return stack_states(states)
+
+    def _filter_by_hand(self, embed: Tensor, action: Tensor, is_first: Tensor, carry: State, noise: Tensor | None) -> State:
+        """The same as the loop; what does not need the step before it is computed for all steps at once."""
+        parts: tuple[list[Any], list[Any]] = (list(self.inputs), list(self.post))
+        (first, norm_in, _, second), (seen, norm_post, _, scores) = parts
+        by_stoch, by_action = first.weight.split([self.latent, action.shape[-1]], 1)
+        by_embed, by_deter = seen.weight.split([embed.shape[-1], self.config.deter], 1)
+        weights = FilterWeights(
+            by_stoch,
+            tuple(norm_in.parameters()),
+            tuple(second.parameters()),
+            tuple(self.core.parameters()),
+            by_deter,
+            tuple(norm_post.parameters()),
+            tuple(scores.parameters()),
+        )
+        drive = functional.linear(action.transpose(0, 1), by_action, first.bias)
+        token = functional.linear(embed.transpose(0, 1), by_embed, seen.bias)
+        keep = (~is_first).t().to(embed.dtype)
+        steps = None if noise is None else noise.transpose(0, 1)
+        rollout = filter_rollout(drive, token, keep, steps, carry.deter, carry.stoch, self.config.unimix, weights)
+        deter, logits, stoch = (x.transpose(0, 1).contiguous() for x in rollout)
+        return State(deter, stoch, logits, None, self.latents)
 
     def _inputs(self, stoch: Tensor, action: Tensor) -> Tensor:
         """What the core reads: (..., S, K) and (..., A) -> (..., hidden)."""

@@ -58,7 +58,7 @@ class LatentObjective(Objective):
         result = Parts()
         for j, unroll in enumerate(unrolls, start=1):
             valid = unroll.valid & batch.mask
-            dyn, rep = balanced_kl(observed.post.logits, unroll.prior_logits, c.free_nats, observed.post.latents.kl)
+            dyn, rep = balanced_kl(observed.post.logits, unroll.prior_logits, c.free_nats, observed.post.latents.kl_sides)
             result.terms[f"dyn_{j}"] = Term(dyn, valid, scale * c.kl_dyn)
             if j == 1:
                 result.terms["rep"] = Term(rep, valid, c.latent_scale * c.kl_rep)

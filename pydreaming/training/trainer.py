@@ -1,4 +1,7 @@
-"""One optimisation step: losses, gradients, guards, updates."""
+"""One optimisation step: losses, gradients, guards, updates.
+
+The host gives orders and reads one small tensor when the step is over; in between (`Trainer.update`) nothing waits for the device.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import contextlib
 import dataclasses
 import re
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +23,7 @@ from pydreaming.models.ranks import ALONE, Ranks
 from pydreaming.models.world_model import WorldModelNet
 from pydreaming.objectives import Losses, Objective, TensorBatch, make_objective
 from pydreaming.replay.sampler import Batch
+from pydreaming.training.capture import Outcome, StaticStep
 from pydreaming.training.views import centre_sequences
 
 
@@ -57,8 +62,9 @@ class Trainer:
         self.world = [p for name, p in self.model.named_parameters() if not name.startswith("decoder.")]
         self.world += list(self.objective.parameters())
         self.probe = list(self.model.decoder.parameters())
-        self.optimizer = adamw(self.world, config)
-        self.decoder_optimizer = adamw(self.probe, config)
+        self.static = pick_capture(config.training.capture, self.device, ranks)
+        self.optimizer = adamw(self.world, config, self.static)
+        self.decoder_optimizer = adamw(self.probe, config, self.static)
         self.totals = Totals(self.model, self.objective)
         self.forward: nn.Module = self.totals
         if ranks.size > 1:  # sums gradients while they are made; an objective may leave parts of the model alone
@@ -67,6 +73,7 @@ class Trainer:
         self.trained_tokens = 0
         self.non_finite_steps = 0
         self.generator = torch.Generator(self.device).manual_seed(config.run.seed + 1)
+        self._run = StaticStep(self.update, [*self.world, *self.probe]) if self.static else self.update
 
     def train_step(self, batch: TensorBatch, progress: float) -> StepResult:
         """Update all networks on one batch.
@@ -79,8 +86,21 @@ class Trainer:
         """
         self._set_rate(progress)
         B, T = batch.mask.shape
-        batch = dataclasses.replace(batch, ranks=self.ranks)
         noise = self.ranks.own(self.model.noise(B * self.ranks.size, T, self.generator))
+        outcome = self._run(dataclasses.replace(batch, ranks=self.ranks), noise)
+        total, decoder, _, grad_norm, _ = outcome.figures.unbind()
+        _, _, trained, _, refused = outcome.figures.tolist()  # the one place where the host waits for the device
+        self.step += 1
+        self.non_finite_steps += int(refused)
+        self.trained_tokens += int(trained)  # not padding: the replay ratio is about what was collected
+        return StepResult(outcome.losses, total, decoder, grad_norm, not refused)
+
+    def update(self, batch: TensorBatch, noise: Tensor) -> Outcome:
+        """Forward, backward, clipping and both optimisers, in orders to the device alone: none of them needs to know a value.
+
+        Args:
+          batch: with its ranks. noise: (B, T, S, K).
+        """
         if self.config.augment.centre:
             batch = centre_sequences(batch, self.config.features.n_mels, self.config.augment.centre)
         with self._autocast():
@@ -88,24 +108,23 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         self.decoder_optimizer.zero_grad(set_to_none=True)
         (self.ranks.size * (total + decoder)).backward()  # DistributedDataParallel takes the mean over ranks, and this is a sum
-        total, decoder, trained = self.ranks.total(torch.stack([total, decoder, batch.mask.sum()]).detach()).unbind()
+        sums = self.ranks.total(torch.stack([total, decoder, batch.mask.sum()]).detach())
         grad_norm = nn.utils.clip_grad_norm_(self.world, self.config.training.clip)
         nn.utils.clip_grad_norm_(self.probe, self.config.training.clip)
-        finite = bool(torch.isfinite(grad_norm) & torch.isfinite(total) & torch.isfinite(decoder))
-        if finite:
-            self.optimizer.step()
-            self.decoder_optimizer.step()
-        else:
-            self.non_finite_steps += 1
-        self.step += 1
-        self.trained_tokens += int(trained)  # not padding: the replay ratio is about what was collected
-        return StepResult(self.totals.losses, total, decoder, grad_norm, finite)
+        refused = (~torch.isfinite(torch.stack([grad_norm, *sums[:2]])).all()).float()
+        for optimizer in (self.optimizer, self.decoder_optimizer):
+            optimizer.found_inf = refused  # type: ignore[attr-defined]  # a fused optimiser then changes nothing, of which the host need not know
+            optimizer.step()
+        return Outcome(self.totals.losses, torch.cat([sums, torch.stack([grad_norm, refused])]))
 
     def to_device(self, batch: Batch) -> TensorBatch:
         """A replay batch as tensors on the training device."""
 
         def move(array: np.ndarray) -> Tensor:
-            return torch.from_numpy(np.ascontiguousarray(array)).to(self.device, non_blocking=True)
+            host = torch.from_numpy(np.ascontiguousarray(array))
+            if self.device.type == "cuda":
+                host = host.pin_memory()  # only from pinned memory does a copy run beside what follows
+            return host.to(self.device, non_blocking=True)
 
         tokens = move(batch.tokens).float()
         return TensorBatch(
@@ -116,7 +135,10 @@ class Trainer:
         rate = self.config.training.learning_rate * rate_factor(self.config, self.step, progress)
         for optimizer in (self.optimizer, self.decoder_optimizer):
             for group in optimizer.param_groups:
-                group["lr"] = rate
+                if isinstance(group["lr"], Tensor):  # a captured step reads it there
+                    group["lr"].fill_(rate)
+                else:
+                    group["lr"] = rate
 
     def _autocast(self) -> contextlib.AbstractContextManager[object]:
         if self.autocast_dtype is None:
@@ -182,9 +204,25 @@ def pick_precision(name: str, device: torch.device) -> torch.dtype | None:
     return torch.bfloat16 if name == "bfloat16" else None
 
 
-def adamw(parameters: list[nn.Parameter], config: Config) -> torch.optim.AdamW:
-    """Fused AdamW; weight decay on matrices only, since shrinking biases and norms has no regularising effect."""
+def pick_capture(name: str, device: torch.device, ranks: Ranks = ALONE) -> bool:
+    """Whether steps run over static buffers (`capture`); `auto`: on a GPU. Raises ConfigError for `on` with several processes."""
+    if name == "on" and ranks.size > 1:
+        raise ConfigError("training.capture on goes with training.processes 1: what processes exchange is not captured")
+    return name == "on" or (name == "auto" and device.type == "cuda" and ranks.size == 1)
+
+
+def adamw(parameters: list[nn.Parameter], config: Config, static: bool = False) -> torch.optim.AdamW:
+    """Fused AdamW; weight decay on matrices only, since shrinking biases and norms has no regularising effect.
+
+    Args:
+      static: keep the learning rate in a tensor, where a captured step finds each new value.
+    """
     matrices = [p for p in parameters if p.dim() > 1]
     vectors = [p for p in parameters if p.dim() <= 1]
-    groups = [{"params": matrices, "weight_decay": config.training.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=config.training.learning_rate, fused=True)
+    rate = config.training.learning_rate
+
+    def group(of: list[nn.Parameter], decay: float) -> dict[str, Any]:
+        return {"params": of, "weight_decay": decay, "lr": torch.full((), rate, device=of[0].device) if static and of else rate}
+
+    groups = [group(matrices, config.training.weight_decay), group(vectors, 0.0)]
+    return torch.optim.AdamW(groups, lr=rate, fused=True, capturable=static and parameters[0].device.type == "cuda")

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pydreaming.models.belief import Belief
-from pydreaming.models.by_hand import by_hand, contrast_rows, packed_gru, unit
+from pydreaming.models.by_hand import by_hand, contrast_rows, kl_both_sides, packed_gru, unit
+from pydreaming.models.distributions import kl_sides
 from pydreaming.models.layers import run_gru
 
 PLAIN = "PYDREAMING_PLAIN"
@@ -33,6 +34,20 @@ def test_the_gradients_of_unit_vectors_and_of_the_contrast_are_those_of_numerica
     positive = torch.tensor([2, 4, 0])
     assert torch.autograd.gradcheck(unit, (query,))
     assert torch.autograd.gradcheck(lambda q, k: contrast_rows(q, k, positive, barred, 0.3)[0], (query, key))
+
+
+def test_each_side_of_the_divergence_has_its_own_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    q, p = (x.log_softmax(-1).detach().requires_grad_() for x in doubles((3, 2, 4), (3, 2, 4)))
+    assert torch.autograd.gradcheck(lambda p: kl_both_sides(q.detach(), p)[0], (p,))
+    assert torch.autograd.gradcheck(lambda q: kl_both_sides(q, p.detach())[1], (q,))
+
+    def both() -> list[Tensor]:
+        dyn, rep = kl_sides(q, p)
+        return [dyn, rep, *torch.autograd.grad((2 * dyn + rep.square()).sum(), (q, p))]
+
+    hand = both()
+    monkeypatch.setenv(PLAIN, "1")
+    torch.testing.assert_close(hand, both())
 
 
 def test_a_vector_without_length_stays_finite() -> None:
