@@ -237,7 +237,7 @@ class TrainingConfig:
     device: str
     processes: Positive = 1
     precision: Literal["auto", "float32", "bfloat16"]
-    capture: Literal["auto", "on", "off"] = "auto"
+    capture: Literal["auto", "always", "never"] = "never"
     threads: Natural
     log_s: PositiveFloat
     checkpoint_s: PositiveFloat

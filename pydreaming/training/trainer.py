@@ -205,10 +205,10 @@ def pick_precision(name: str, device: torch.device) -> torch.dtype | None:
 
 
 def pick_capture(name: str, device: torch.device, ranks: Ranks = ALONE) -> bool:
-    """Whether steps run over static buffers (`capture`); `auto`: on a GPU. Raises ConfigError for `on` with several processes."""
-    if name == "on" and ranks.size > 1:
-        raise ConfigError("training.capture on goes with training.processes 1: what processes exchange is not captured")
-    return name == "on" or (name == "auto" and device.type == "cuda" and ranks.size == 1)
+    """Whether steps run over static buffers (`capture`); `auto`: on a GPU. Raises ConfigError for `always` with several processes."""
+    if name == "always" and ranks.size > 1:
+        raise ConfigError("training.capture always goes with training.processes 1: what processes exchange is not captured")
+    return name == "always" or (name == "auto" and device.type == "cuda" and ranks.size == 1)
 
 
 def adamw(parameters: list[nn.Parameter], config: Config, static: bool = False) -> torch.optim.AdamW:

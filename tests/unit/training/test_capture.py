@@ -39,7 +39,7 @@ class NothingAsked(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def trainer(capture: str = "on", device: str = "cpu", **overrides: object) -> Trainer:
+def trainer(capture: str = "always", device: str = "cpu", **overrides: object) -> Trainer:
     return Trainer(tiny_config(training__capture=capture, training__device=device, **overrides), TOKEN_DIM, STRIDES)
 
 
@@ -72,7 +72,7 @@ def test_nothing_is_asked_of_the_device_within_a_step(settings: dict[str, object
 
 
 def test_a_step_that_packs_runs_of_any_length_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    t = trainer("off")
+    t = trainer("never")
     with pytest.raises(HostAskedError):
         quiet_step(t, tiny_batch())
     monkeypatch.setenv("PYDREAMING_PLAIN", "1")
@@ -92,7 +92,7 @@ def steps(t: Trainer) -> list[StepResult]:
 
 @pytest.mark.parametrize("settings", SETTINGS[:-1], ids=str)  # bfloat16 takes the same paths either way, and rounds
 def test_losses_and_gradients_are_those_of_the_plain_step(settings: dict[str, object]) -> None:
-    static, plain = trainer("on", **settings), trainer("off", **settings)
+    static, plain = trainer("always", **settings), trainer("never", **settings)
     batch = dataclasses.replace(tiny_batch(), mixed=True)
     batch.mask[0, 7:] = False
     results = [t.train_step(batch, progress=0.0) for t in (static, plain)]
@@ -104,7 +104,7 @@ def test_losses_and_gradients_are_those_of_the_plain_step(settings: dict[str, ob
 
 def test_training_goes_the_same_way_and_earlier_results_keep_their_figures() -> None:
     settings: dict[str, object] = {"model__scene": 8, "features__n_mels": TOKEN_DIM // 4, "training__learning_rate": 1e-4}
-    static, plain = trainer("on", **settings), trainer("off", **settings)
+    static, plain = trainer("always", **settings), trainer("never", **settings)
     for a, b in zip(steps(static), steps(plain), strict=True):
         torch.testing.assert_close(a.total, b.total, atol=1e-4, rtol=1e-3)
         torch.testing.assert_close(a.losses.metrics, b.losses.metrics, atol=1e-3, rtol=1e-3)
@@ -114,15 +114,15 @@ def test_training_goes_the_same_way_and_earlier_results_keep_their_figures() -> 
 def test_where_steps_are_captured() -> None:
     gpu = torch.device("cuda")
     assert [pick_capture("auto", device) for device in (CPU, gpu)] == [False, True]
-    assert [pick_capture("on", CPU), pick_capture("off", gpu), pick_capture("auto", gpu, Ranks(0, 2))] == [True, False, False]
+    assert [pick_capture("always", CPU), pick_capture("never", gpu), pick_capture("auto", gpu, Ranks(0, 2))] == [True, False, False]
     with pytest.raises(ConfigError, match=r"training\.processes"):
-        pick_capture("on", gpu, Ranks(0, 2))
+        pick_capture("always", gpu, Ranks(0, 2))
 
 
 @needs_gpu
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 def test_a_gpu_plays_steps_back_without_a_wait_and_to_the_same_end(settings: dict[str, object]) -> None:
-    captured, eager = trainer("auto", "cuda", **settings), trainer("off", "cuda", **settings)
+    captured, eager = trainer("auto", "cuda", **settings), trainer("never", "cuda", **settings)
     for i in range(12):  # of each kind three to warm up, then the graph
         batch = tiny_batch(seed=i)
         moved = {f.name: getattr(batch, f.name).cuda() for f in dataclasses.fields(batch) if isinstance(getattr(batch, f.name), Tensor)}
@@ -139,7 +139,7 @@ def test_a_gpu_plays_steps_back_without_a_wait_and_to_the_same_end(settings: dic
 
 
 def test_a_resumed_run_goes_on_as_if_nothing_had_happened() -> None:
-    first, second = trainer("on"), trainer("on", run__seed=5)
+    first, second = trainer("always"), trainer("always", run__seed=5)
     steps(first)
     for mine, theirs in ((second.optimizer, first.optimizer), (second.decoder_optimizer, first.decoder_optimizer)):
         mine.load_state_dict(copy.deepcopy(theirs.state_dict()))

@@ -34,7 +34,7 @@ def test_the_rate_warms_up_stays_and_falls() -> None:
     assert rate_factor(tiny_config(training__decay_from=1), 1000, 1.0) == 1.0
 
 
-@pytest.mark.parametrize("capture", ["off", "on"])
+@pytest.mark.parametrize("capture", ["never", "always"])
 def test_a_step_uses_the_scheduled_rate_in_both_optimisers(capture: str) -> None:
     t = trainer(training__warmup_steps=3, training__learning_rate=0.004, training__capture=capture)
     for expected in (0.001, 0.002, 0.003, 0.004, 0.004):
@@ -77,7 +77,7 @@ def test_padding_is_not_counted_as_trained_on() -> None:
     assert t.trained_tokens == 33
 
 
-@pytest.mark.parametrize("capture", ["off", "on"])
+@pytest.mark.parametrize("capture", ["never", "always"])
 @pytest.mark.parametrize("poison", [float("nan"), float("inf")])
 def test_a_step_that_is_not_finite_changes_no_weight_and_is_counted(poison: float, capture: str) -> None:
     t = trainer(training__capture=capture)
