@@ -33,6 +33,7 @@ class ReplayIndex:
       location: of the store, for messages.
       version: counts the refreshes that changed something.
       damaged: cause by name of each file that is there but cannot be used.
+      names: of the files, sorted; first (files + 1,) int64: file f has the episodes first[f]:first[f+1].
       groups: names of the groups, sorted; ids in `group_ids` point into it, and change with `version`.
       lengths (E,) int32 steps; group_ids (E,) int32; clip_offsets (E + 1,) int64: episode e has the clips
       clip_offsets[e]:clip_offsets[e+1] of clip_start (C,) int32 (step in the episode) and clip_item (C,) int32 (catalogue row).
@@ -143,14 +144,15 @@ class ReplayIndex:
 
     def _number(self, episode: int) -> int:
         """Number of the episode within its file."""
-        return episode - int(self._first[int(self._shard_ids[episode])])
+        return episode - int(self.first[int(self._shard_ids[episode])])
 
     def _build(self) -> None:
         """Join the files' tables in the order of their names."""
         self._order = order = [shard for _, (_, shard) in sorted(self._shards.items())]
         self._files = [shard.file for shard in order]
         counts = [len(shard.lengths) for shard in order]
-        self._first = np.cumsum([0, *counts])
+        self.names = [shard.name for shard in order]
+        self.first = np.cumsum([0, *counts])
         self._shard_ids = np.repeat(np.arange(len(order), dtype=np.int32), counts)
         self._positions = np.concatenate([np.empty((0, 3), np.int64), *(shard.positions for shard in order)])
         self.lengths = _join([shard.lengths for shard in order])

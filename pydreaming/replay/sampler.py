@@ -12,9 +12,10 @@ For the drawing all tokens stand on one line, the episodes sorted by group (`_Li
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 
 from pydreaming.errors import ReplayError
 from pydreaming.replay.index import ReplayIndex
+from pydreaming.replay.priority import Curiosity, Layout, Priorities
 from pydreaming.replay.schema import ACTION_DTYPE, MAX_START_SAMPLE, START_DTYPE, TOKEN_DTYPE
 from pydreaming.replay.shard import Raw
 
@@ -49,6 +51,15 @@ class Batch:
     mixed: NDArray[np.bool_]
 
 
+class PriorityState(msgspec.Struct, forbid_unknown_fields=True):
+    """See `Priorities.state`; `open`: cells of each batch whose losses are not told yet."""
+
+    files: dict[str, Annotated[int, msgspec.Meta(ge=0, le=2**31)]]
+    visits: str
+    loss: str
+    open: list[list[int]]
+
+
 class SamplerState(msgspec.Struct, forbid_unknown_fields=True):
     """PCG64's state; the two 128-bit numbers are hexadecimal, as JSON readers may not hold them."""
 
@@ -56,6 +67,7 @@ class SamplerState(msgspec.Struct, forbid_unknown_fields=True):
     inc: str
     has_uint32: int
     uinteger: int
+    priority: PriorityState | None = None
 
 
 @dataclass(frozen=True)
@@ -70,6 +82,8 @@ class _Line:
     clip: NDArray[np.int64]  # (C,) position of each clip
     item: NDArray[np.int32]  # (C,)
     is_first: NDArray[np.bool_]  # (tokens,) True where a clip begins
+    table: NDArray[np.int64]  # (E,) the episode's first cell in the order of the index
+    last: NDArray[np.int64]  # (E,) cells of the episode, less one
 
     @property
     def tokens(self) -> int:
@@ -92,12 +106,24 @@ class ReplaySampler:
        whole store has too little room do sequences overlap or repeat.
     4. The sequences are shuffled within the batch.
 
+    With `curiosity` a share of step 2's tokens is drawn within cells that are themselves drawn by priority (`replay.priority`), and every
+    batch must be answered with `learn`. Groups are drawn as without it.
+
     Args:
       index: refreshed by the caller, at any time between batches.
       batch_size: B. batch_length: T, at least 1. group_share, cut_share: probabilities. seed: any natural number.
     """
 
-    def __init__(self, index: ReplayIndex, batch_size: int, batch_length: int, group_share: float, cut_share: float, seed: int) -> None:
+    def __init__(
+        self,
+        index: ReplayIndex,
+        batch_size: int,
+        batch_length: int,
+        group_share: float,
+        cut_share: float,
+        seed: int,
+        curiosity: Curiosity | None = None,
+    ) -> None:
         if batch_size < 1 or batch_length < 1 or not 0 <= group_share <= 1 or not 0 <= cut_share <= 1:
             raise ValueError("batch_size and batch_length must be at least 1, group_share and cut_share in [0, 1]")
         self._index, self._size, self._length = index, batch_size, batch_length
@@ -105,6 +131,10 @@ class ReplaySampler:
         self._rng = np.random.Generator(np.random.PCG64(seed))
         self._version = -1
         self._line: _Line
+        self._curiosity = curiosity
+        self._priorities: Priorities | None = None
+        self._open = deque[NDArray[np.int64]]()  # cells of the sequences of each batch that `learn` has not answered
+        self._before = (self._random(), 0)  # and open batches, when the last one was begun
 
     def sample(self) -> Batch:
         """The next batch. What is evicted from a distant store before it was fetched is drawn anew, after a look at the store.
@@ -112,11 +142,12 @@ class ReplaySampler:
         Raises:
           ReplayError: the store is empty, or a file that has to be decoded is damaged. UnreachableError: the store does not answer.
         """
+        self._before = (self._random(), len(self._open))
         for _ in range(_REDRAWS):
             if self._index.tokens == 0:
                 raise ReplayError(f"the replay store {self._index.location} holds no episode yet")
             if self._version != self._index.version:
-                self._line, self._version = _line(self._index, self._length), self._index.version
+                self._renew()
             start, mixed = self._plan()
             try:
                 return self._read(start[self._rng.permutation(len(start))], mixed)
@@ -124,19 +155,24 @@ class ReplaySampler:
                 self._index.refresh(patient=True)
         raise ReplayError(f"the files of {self._index.location} vanish before they can be read")
 
-    def state_dict(self) -> dict[str, Any]:
-        """The state of the random numbers, ready for JSON. With it and an index of the same content the next batches are the same."""
-        state: dict[str, Any] = dict(self._rng.bit_generator.state)
-        inner = state["state"]
-        return {
-            "state": hex(inner["state"]),
-            "inc": hex(inner["inc"]),
-            "has_uint32": int(state["has_uint32"]),
-            "uinteger": int(state["uinteger"]),
-        }
+    def learn(self, losses: NDArray[np.float32] | None) -> None:
+        """Take in what training on the oldest unanswered batch has shown: (B,) losses, not finite where not known; None: nothing."""
+        if self._priorities is not None:
+            self._priorities.hear(self._open.popleft(), losses)
+
+    def state_dict(self, before_last: bool = False) -> dict[str, Any]:
+        """The state, ready for JSON. With it and an index of the same content the next batches are the same.
+
+        Args:
+          before_last: as it was before the last call of `sample`, which is then the next one; nothing may have been learnt since.
+        """
+        random, count = self._before if before_last else (self._random(), len(self._open))
+        if self._priorities is None:
+            return random
+        return random | {"priority": self._priorities.state() | {"open": [cells.tolist() for cells in list(self._open)[:count]]}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from `state_dict`. Raises ReplayError: it is not one."""
+        """Continue from `state_dict`. Priorities are taken over where both have them. Raises ReplayError: it is not one."""
         try:
             s = msgspec.convert(state, SamplerState)
             inner = {"state": int(s.state, 16), "inc": int(s.inc, 16)}
@@ -146,8 +182,35 @@ class ReplaySampler:
                 "has_uint32": s.has_uint32,
                 "uinteger": s.uinteger,
             }
+            self._open.clear()
+            self._priorities, self._version = None, -1
+            if s.priority is not None and self._curiosity is not None:
+                self._priorities = Priorities.of_state(self._curiosity, s.priority.files, s.priority.visits, s.priority.loss)
+                self._open.extend(self._priorities.checked(cells) for cells in s.priority.open)
         except (msgspec.MsgspecError, ValueError, OverflowError, TypeError) as e:
             raise ReplayError(f"not a sampler state: {e}") from e
+
+    def _random(self) -> dict[str, Any]:
+        """State of the random numbers."""
+        state: dict[str, Any] = dict(self._rng.bit_generator.state)
+        inner = state["state"]
+        return {
+            "state": hex(inner["state"]),
+            "inc": hex(inner["inc"]),
+            "has_uint32": int(state["has_uint32"]),
+            "uinteger": int(state["uinteger"]),
+        }
+
+    def _renew(self) -> None:
+        """Follow the index."""
+        self._line, self._version = _line(self._index, self._length), self._index.version
+        if self._curiosity is None:
+            return
+        layout = _layout(self._index, self._line, self._length)
+        if self._priorities is None:
+            self._priorities = Priorities(self._curiosity, layout)
+        else:
+            self._open = deque(self._priorities.move(layout, self._open))
 
     def _plan(self) -> tuple[NDArray[np.int64], bool]:
         """(B,) positions of the sequences on the line, and whether they are drawn from all of it."""
@@ -184,17 +247,32 @@ class ReplaySampler:
         room = int(line.cells[last] - line.cells[first])
         if room >= count:
             chosen: list[tuple[int, int]] = []
-            for _ in range(_ROUNDS):
-                for begin, length in zip(*self._candidates(low, high, count), strict=True):
+            curious = self._by_priority(first, last, count)
+            for turn in range(_ROUNDS):
+                for begin, length in zip(*self._candidates(low, high, count, () if turn else curious), strict=True):
                     _insert(chosen, begin, begin + length)
                     if len(chosen) == count:
                         return [begin for begin, _ in chosen]
         return self._side_by_side(first, last, count)
 
-    def _candidates(self, low: int, high: int, count: int) -> tuple[list[int], list[int]]:
-        """Beginnings and lengths of `count` random sequences in an interval; they may overlap."""
+    def _by_priority(self, first: int, last: int, count: int) -> Sequence[int] | NDArray[np.int64]:
+        """Tokens (n,) of the episodes `first` to `last` of the line for as many of `count` sequences as are drawn by priority."""
+        if self._priorities is None or self._curiosity is None:
+            return ()
+        chance = self._rng.random((2, int(self._curiosity.share * count)))
+        line, length = self._line, self._length
+        cell = self._priorities.draw(int(line.cells[first]), int(line.cells[last]), chance[0])
+        episode = line.cells.searchsorted(cell, "right") - 1
+        begin = line.base[episode] + (cell - line.cells[episode]) * length
+        size = np.where(cell + 1 == line.cells[episode + 1], line.base[episode + 1] - begin, length)
+        token: NDArray[np.int64] = begin + (chance[1] * size).astype(np.int64)
+        return token
+
+    def _candidates(self, low: int, high: int, count: int, given: Sequence[int] | NDArray[np.int64] = ()) -> tuple[list[int], list[int]]:
+        """Beginnings and lengths of `count` sequences in an interval, for the `given` tokens and then for random ones; they may overlap."""
         line = self._line
         token = self._rng.integers(low, high, count)
+        token[: len(given)] = given
         cut = self._rng.random(count) < self._cut_share
         clip = line.clip[np.searchsorted(line.clip, token, side="right") - 1]
         episode = np.searchsorted(line.base, token, side="right") - 1
@@ -242,6 +320,8 @@ class ReplaySampler:
         token_id = np.where(mask, item * MAX_START_SAMPLE + (begin + stride // 2) // stride * stride, -1)
         # Not on padding: every reset is a row of its own to a fused recurrent kernel, and padding would make thousands.
         is_first[:, 0] = True
+        if self._priorities is not None:
+            self._open.append(line.table[place] + np.minimum((start + (count - 1) // 2) // self._length, line.last[place]))
         return Batch(obs, is_first, action, token_id, line.group[place], mask, np.full(len(position), mixed))
 
 
@@ -256,16 +336,33 @@ def _line(index: ReplayIndex, length: int) -> _Line:
     position = np.repeat(base[:-1], counts) + index.clip_start[clip]
     is_first = np.zeros(int(base[-1]), np.bool_)
     is_first[position] = True
+    cells = _cells(index, length)
     return _Line(
         episode=order,
         base=base,
-        cells=np.concatenate([[0], np.cumsum(np.maximum(steps // length, 1))]),
+        cells=np.concatenate([[0], np.cumsum(cells[order])]),
         group=group,
         group_base=base[np.searchsorted(group, np.arange(len(index.groups) + 1))],
         clip=position,
         item=index.clip_item[clip],
         is_first=is_first,
+        table=(np.cumsum(cells) - cells)[order],
+        last=cells[order] - 1,
     )
+
+
+def _layout(index: ReplayIndex, line: _Line, length: int) -> Layout:
+    """Where the cells of the index are."""
+    cells, begin = _cells(index, length), np.empty(index.episodes, np.int64)
+    begin[line.episode] = line.cells[:-1]
+    within = np.arange(cells.sum()) - np.repeat(np.cumsum(cells) - cells, cells)
+    before = np.concatenate([[0], np.cumsum(cells)])
+    return Layout(index.names, np.diff(before[index.first]), np.repeat(begin, cells) + within)
+
+
+def _cells(index: ReplayIndex, length: int) -> NDArray[np.int64]:
+    """(E,) sequences that fit side by side into each episode, in the order of the index."""
+    return np.maximum(index.lengths // length, 1).astype(np.int64)
 
 
 def _insert(chosen: list[tuple[int, int]], begin: int, end: int) -> None:

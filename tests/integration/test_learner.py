@@ -63,7 +63,7 @@ def test_trains_from_a_finished_store_and_evaluates(offline_run: Callable[..., R
     events = [json.loads(line) for line in (run.path / "tracking" / "spool.jsonl").read_text().splitlines()]
     assert events[-1] == {"event": "end", "time": events[-1]["time"], "status": "FINISHED"}
     logged = {name for event in events if event["event"] == "metrics" for name in event["values"]}
-    assert {"learning/loss", "health/information", "world_model/open_loop_gain_k1", "machine/data_wait_share"} <= logged
+    assert {"learning/loss", "health/information", "world_model/open_loop_gain_k1", "busy/data_wait", "busy/first_step_s"} <= logged
 
 
 def test_resumed_training_equals_uninterrupted_training_bit_for_bit(offline_run: Callable[..., RunDir]) -> None:
