@@ -3,10 +3,12 @@
     python -m benchmarks.replay [--json out.json] [--quick] [--s3 s3://BUCKET/PREFIX?endpoint_override=HOST:PORT&scheme=http]
 
 Data: 100,096 tokens of 640 float16 values in 391 episodes of 256 (128 MB, random normal), sequences of 64 steps, files in the page
-cache, one thread. Each way copies one random sequence at a time into fresh memory; the last row draws whole batches (24 sequences,
-with is_first, actions, identities and masks). Writing: 64 episodes (21 MB) in files of 32, removed after each repeat; npz is not
-synced, so "ours, not synced" is the like-for-like row, and "ours, durable" what a worker does. Repeats of all ways are interleaved;
-medians, and ratios within the run.
+cache, one thread. Each way copies one random sequence at a time into fresh memory; the last rows make whole batches of 24 sequences: by
+memmap, only copied into one new (24, 64, 640) array, which is the limit of a batch; ours, drawn as training draws them, with is_first,
+actions, identities and masks; and by priority (`replay.priority curious`, losses told after each batch).
+
+Writing: 64 episodes (21 MB) in files of 32, removed after each repeat; npz is not synced, so "ours, not synced" is the like-for-like row,
+and "ours, durable" what a worker does. Repeats of all ways are interleaved; medians, and ratios within the run.
 
 With --s3, the same episodes in a store on S3 as well (an empty prefix, which is emptied again): what a sequence costs where its file was
 never on this host (cold: listed, fetched, kept), where another process has left a copy (checked, mapped), and after that.
@@ -35,6 +37,7 @@ from pydreaming.config import load_config
 from pydreaming.replay.address import Location
 from pydreaming.replay.index import ReplayIndex
 from pydreaming.replay.names import shard_prefix
+from pydreaming.replay.priority import Curiosity
 from pydreaming.replay.sampler import ReplaySampler
 from pydreaming.replay.schema import Clip, Episode, StoreMeta
 from pydreaming.replay.store import Store, open_store
@@ -49,6 +52,8 @@ SAMPLING, WRITING = "sampling, sequences/s", "writing, MB/s"
 DISTANT = "a sequence from a store, µs"
 LOCAL, COLD, COPIED, MAPPED = "folder", "S3, file never fetched", "S3, copy of another process", "S3, copy in use"
 MEMMAP, ROW_GROUP, NPZ = "numpy.memmap", "read_row_group", "pydreamer's npz_compressed"
+GATHERED, BATCHES, CURIOUS = "numpy.memmap, whole batches", "ours, whole batches", "ours, whole batches, by priority"
+CURIOSITY = Curiosity(share=0.5, visits=1e4, decay=0.7, power=0.7, cap=1e5)
 
 Draw = Callable[[], object]
 
@@ -118,6 +123,8 @@ def readers(folder: Path, count: int, meta: StoreMeta) -> dict[str, tuple[Draw, 
     index = ReplayIndex(folder / "ours")
     index.refresh()
     sampler = ReplaySampler(index, BATCH, LENGTH, 0.75, 0.3, 0)
+    curious = ReplaySampler(index, BATCH, LENGTH, 0.75, 0.3, 0, CURIOSITY)
+    losses = rng.random((64, BATCH), np.float32)
     groups = [
         (pq.ParquetFile(path), n) for path in sorted((folder / "ours").iterdir()) for n in range(pq.read_metadata(path).num_row_groups)
     ]
@@ -126,6 +133,19 @@ def readers(folder: Path, count: int, meta: StoreMeta) -> dict[str, tuple[Draw, 
         episode, start = place()
         begin = episode * STEPS + start
         return raw[begin : begin + LENGTH].copy()
+
+    def gathered() -> object:
+        batch = np.empty((BATCH, LENGTH, width), np.float16)
+        for row in range(BATCH):
+            episode, start = place()
+            begin = episode * STEPS + start
+            batch[row] = raw[begin : begin + LENGTH]
+        return batch
+
+    def by_priority() -> object:
+        batch = curious.sample()
+        curious.learn(losses[next(turn) % len(losses)])
+        return batch
 
     def ours() -> object:
         episode, start = place()
@@ -148,7 +168,9 @@ def readers(folder: Path, count: int, meta: StoreMeta) -> dict[str, tuple[Draw, 
         "ours, single sequences": (ours, 1),
         ROW_GROUP: (row_group, 1),
         NPZ: (npz, 1),
-        "ours, whole batches": (sampler.sample, BATCH),
+        GATHERED: (gathered, BATCH),
+        BATCHES: (sampler.sample, BATCH),
+        CURIOUS: (by_priority, BATCH),
     }
 
 
@@ -274,7 +296,7 @@ def main() -> None:
     parser.add_argument("--s3", metavar="ADDRESS", help="measure a store there, too; credentials as usual with AWS")
     arguments = parser.parse_args()
     rates = measure(2, 6, 0.01, 2) if arguments.quick else measure(arguments.repeats, 391, 0.5, 64)
-    bases = {SAMPLING: [MEMMAP, ROW_GROUP, NPZ], WRITING: [NPZ], DISTANT: [LOCAL]}
+    bases = {SAMPLING: [MEMMAP, ROW_GROUP, NPZ, GATHERED, BATCHES], WRITING: [NPZ], DISTANT: [LOCAL]}
     if arguments.s3:
         rates[DISTANT] = measure_s3(arguments.s3, *((2, 40, 0.01) if arguments.quick else (arguments.repeats, 391, 0.5)))
     for title, found in rates.items():
