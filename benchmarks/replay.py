@@ -3,9 +3,10 @@
     python -m benchmarks.replay [--json out.json] [--quick] [--s3 s3://BUCKET/PREFIX?endpoint_override=HOST:PORT&scheme=http]
 
 Data: 100,096 tokens of 640 float16 values in 391 episodes of 256 (128 MB, random normal), sequences of 64 steps, files in the page
-cache, one thread. Each way copies one random sequence at a time into fresh memory; the last rows make whole batches of 24 sequences: by
-memmap, only copied into one new (24, 64, 640) array, which is the limit of a batch; ours, drawn as training draws them, with is_first,
-actions, identities and masks; and by priority (`replay.priority curious`, losses told after each batch).
+cache, CPU time of one thread. Each way copies one random sequence at a time into fresh memory; the last rows make whole batches of 24
+sequences: by memmap, only copied into new (24, 64) arrays of tokens, actions and starts, each column from a file of its own, which is the
+limit of a batch; ours, drawn as training draws them, with is_first, identities and masks; and by priority (`replay.priority curious`,
+losses told after each batch).
 
 Writing: 64 episodes (21 MB) in files of 32, removed after each repeat; npz is not synced, so "ours, not synced" is the like-for-like row,
 and "ours, durable" what a worker does. Repeats of all ways are interleaved; medians, and ratios within the run.
@@ -120,6 +121,9 @@ def readers(folder: Path, count: int, meta: StoreMeta) -> dict[str, tuple[Draw, 
         return places[next(turn) % len(places)]
 
     raw: NDArray[np.float16] = np.memmap(folder / "tokens.f16", np.float16, "r", shape=(count * STEPS, width)).view(np.ndarray)
+    action = np.memmap(folder / "action.f32", np.float32, "r", shape=(count * STEPS, meta.action_dim)).view(np.ndarray)
+    starts = np.memmap(folder / "start.i64", np.int64, "r", shape=(count * STEPS,)).view(np.ndarray)
+    columns = (raw, action, starts)
     index = ReplayIndex(folder / "ours")
     index.refresh()
     sampler = ReplaySampler(index, BATCH, LENGTH, 0.75, 0.3, 0)
@@ -135,11 +139,12 @@ def readers(folder: Path, count: int, meta: StoreMeta) -> dict[str, tuple[Draw, 
         return raw[begin : begin + LENGTH].copy()
 
     def gathered() -> object:
-        batch = np.empty((BATCH, LENGTH, width), np.float16)
+        batch = [np.empty((BATCH, LENGTH, *column.shape[1:]), column.dtype) for column in columns]
         for row in range(BATCH):
             episode, start = place()
             begin = episode * STEPS + start
-            batch[row] = raw[begin : begin + LENGTH]
+            for made, column in zip(batch, columns, strict=True):
+                made[row] = column[begin : begin + LENGTH]
         return batch
 
     def by_priority() -> object:
@@ -175,10 +180,10 @@ def readers(folder: Path, count: int, meta: StoreMeta) -> dict[str, tuple[Draw, 
 
 
 def rate(draw: Draw, sequences: int, seconds: float) -> float:
-    """Sequences per second of CPU-bound drawing for about `seconds`."""
+    """Sequences per second of CPU, drawing for about `seconds` of it."""
     draw()
-    done, begin = 0, time.perf_counter()
-    while (spent := time.perf_counter() - begin) < seconds:
+    done, begin = 0, time.process_time()
+    while (spent := time.process_time() - begin) < seconds:
         for _ in range(8):
             draw()
         done += 8 * sequences
@@ -211,6 +216,8 @@ def measure(repeats: int, count: int, seconds: float, write_count: int) -> dict[
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         np.concatenate([e.tokens for e in episodes]).tofile(folder / "tokens.f16")
+        np.concatenate([e.action for e in episodes]).tofile(folder / "action.f32")
+        np.concatenate([e.start_sample for e in episodes]).tofile(folder / "start.i64")
         write_ours(folder / "ours", episodes, meta)
         write_npz(folder / "npz", episodes)
         ways = readers(folder, count, meta)
@@ -295,7 +302,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--s3", metavar="ADDRESS", help="measure a store there, too; credentials as usual with AWS")
     arguments = parser.parse_args()
-    rates = measure(2, 6, 0.01, 2) if arguments.quick else measure(arguments.repeats, 391, 0.5, 64)
+    rates = measure(2, 6, 0.01, 2) if arguments.quick else measure(arguments.repeats, 391, 0.25, 64)
     bases = {SAMPLING: [MEMMAP, ROW_GROUP, NPZ, GATHERED, BATCHES], WRITING: [NPZ], DISTANT: [LOCAL]}
     if arguments.s3:
         rates[DISTANT] = measure_s3(arguments.s3, *((2, 40, 0.01) if arguments.quick else (arguments.repeats, 391, 0.5)))

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from pydreaming.config import ReplayConfig
 
+_ONCE = np.float32(1)
 EPSILON = 0.01  # added to a loss, so that what is predicted perfectly keeps a chance
 
 
@@ -51,8 +52,9 @@ class Curiosity:
 
     def priority(self, visits: NDArray[np.float32], loss: NDArray[np.float32]) -> NDArray[np.float32]:
         """Of cells with these counts and losses, any shape."""
-        seldom, badly = self.visits * np.power(self.decay, visits), np.power(np.abs(loss) + EPSILON, self.power)
-        return cast(NDArray[np.float32], np.minimum(seldom + badly, self.cap).astype(np.float32))
+        priority = self.visits * self.decay**visits  # float32, as the arrays are
+        priority += (np.abs(loss) + EPSILON) ** self.power
+        return np.minimum(priority, self.cap, out=priority)
 
 
 class Sums:
@@ -76,22 +78,22 @@ class Sums:
         """Give new weights to places (n,); of a place named twice, the last counts."""
         self._flat[places] = weights
         blocks = places >> self._shift
-        self._sums[blocks] = self._blocks[blocks].sum(1, dtype=np.float64)
-        np.cumsum(self._sums, out=self._before[1:])
+        self._sums[blocks] = np.add.reduce(self._blocks[blocks], 1, np.float64)
+        self._sums.cumsum(out=self._before[1:])
 
     def draw(self, low: int, high: int, chance: NDArray[np.float64]) -> NDArray[np.int64]:
         """Places (n,) in [low, high), in proportion to their weights; `chance` (n,) in [0, 1) decides."""
         begin = self._mass(low)
         mass = begin + chance * (self._mass(high) - begin)
         block = np.minimum(self._before.searchsorted(mass, "right") - 1, len(self._blocks) - 1)
-        within = self._blocks[block].cumsum(1, dtype=np.float64)
-        place = (block << self._shift) + (within <= (mass - self._before[block])[:, None]).sum(1)
+        within = np.add.accumulate(self._blocks[block], 1, np.float64)
+        place = (block << self._shift) + np.add.reduce(within <= (mass - self._before[block])[:, None], 1)
         return cast(NDArray[np.int64], np.minimum(np.maximum(place, low), high - 1))  # sums of another order differ by rounding
 
     def _mass(self, place: int) -> float:
         """Of all before a place."""
         block, rest = place >> self._shift, place & ((1 << self._shift) - 1)
-        return float(self._before[block] + self._blocks[block, :rest].sum(dtype=np.float64))
+        return self._before.item(block) + float(np.add.reduce(self._blocks[block, :rest], None, np.float64))
 
 
 @dataclass(frozen=True)
@@ -148,12 +150,16 @@ class Priorities:
 
         losses: (n,) of each; not finite where it was not told; None: of none.
         """
-        if cells.min(initial=0) < 0:
-            losses, cells = None if losses is None else losses[cells >= 0], cells[cells >= 0]
-        np.add.at(self.visits, cells, np.float32(1))
+        there = cells >= 0
+        if not there.all():
+            losses, cells = None if losses is None else losses[there], cells[there]
+        np.add.at(self.visits, cells, _ONCE)
         if losses is not None:
             told = np.isfinite(losses)
-            self.loss[cells[told]] = losses[told]
+            if told.all():
+                self.loss[cells] = losses
+            else:
+                self.loss[cells[told]] = losses[told]
         self._sums.change(self._layout.line[cells], self.curiosity.priority(self.visits[cells], self.loss[cells]))
 
     def state(self) -> dict[str, Any]:

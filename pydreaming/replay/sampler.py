@@ -82,12 +82,18 @@ class _Line:
     clip: NDArray[np.int64]  # (C,) position of each clip
     item: NDArray[np.int32]  # (C,)
     is_first: NDArray[np.bool_]  # (tokens,) True where a clip begins
-    table: NDArray[np.int64]  # (E,) the episode's first cell in the order of the index
-    last: NDArray[np.int64]  # (E,) cells of the episode, less one
 
     @property
     def tokens(self) -> int:
         return int(self.base[-1])
+
+
+@dataclass(frozen=True)
+class _Cells:
+    """Cells in the order of the line: position (N + 1,) of each, and its number (N,) in the order of the index."""
+
+    base: NDArray[np.int64]
+    table: NDArray[np.int64]
 
 
 class ReplaySampler:
@@ -133,6 +139,7 @@ class ReplaySampler:
         self._line: _Line
         self._curiosity = curiosity
         self._priorities: Priorities | None = None
+        self._cells: _Cells
         self._open = deque[NDArray[np.int64]]()  # cells of the sequences of each batch that `learn` has not answered
         self._before = (self._random(), 0)  # and open batches, when the last one was begun
 
@@ -207,6 +214,9 @@ class ReplaySampler:
         if self._curiosity is None:
             return
         layout = _layout(self._index, self._line, self._length)
+        within = np.arange(len(layout.line)) - np.repeat(self._line.cells[:-1], np.diff(self._line.cells))
+        base = np.repeat(self._line.base[:-1], np.diff(self._line.cells)) + within * self._length
+        self._cells = _Cells(np.append(base, self._line.tokens), np.argsort(layout.line))
         if self._priorities is None:
             self._priorities = Priorities(self._curiosity, layout)
         else:
@@ -223,7 +233,7 @@ class ReplaySampler:
             if len(starts) == self._size:
                 break
         if len(starts) < self._size:
-            starts += self._candidates(*whole, self._size - len(starts))[0]
+            starts += self._candidates(*whole, self._size - len(starts))[0].tolist()
         return np.array(starts, np.int64), mixed
 
     def _groups(self) -> Iterator[tuple[int, int]]:
@@ -243,43 +253,50 @@ class ReplaySampler:
     def _draw(self, low: int, high: int, count: int) -> list[int]:
         """Up to `count` sequences of the interval that do not overlap; fewer only where there is no room for them."""
         line = self._line
-        first, last = np.searchsorted(line.base, [low, high]).tolist()
+        first, last = line.base.searchsorted((low, high)).tolist()
         room = int(line.cells[last] - line.cells[first])
         if room >= count:
-            chosen: list[tuple[int, int]] = []
+            begins, ends = list[int](), list[int]()
             curious = self._by_priority(first, last, count)
             for turn in range(_ROUNDS):
-                for begin, length in zip(*self._candidates(low, high, count, () if turn else curious), strict=True):
-                    _insert(chosen, begin, begin + length)
-                    if len(chosen) == count:
-                        return [begin for begin, _ in chosen]
+                begin, end = self._candidates(low, high, count, () if turn else curious)
+                if not turn:  # mostly there is room for all of them
+                    order = begin.argsort()
+                    if (end[order[:-1]] <= begin[order[1:]]).all():
+                        found: list[int] = begin[order].tolist()
+                        return found
+                for interval in zip(begin.tolist(), end.tolist(), strict=True):
+                    _insert(begins, ends, *interval)
+                    if len(begins) == count:
+                        return begins
         return self._side_by_side(first, last, count)
 
     def _by_priority(self, first: int, last: int, count: int) -> Sequence[int] | NDArray[np.int64]:
         """Tokens (n,) of the episodes `first` to `last` of the line for as many of `count` sequences as are drawn by priority."""
         if self._priorities is None or self._curiosity is None:
             return ()
-        chance = self._rng.random((2, int(self._curiosity.share * count)))
-        line, length = self._line, self._length
-        cell = self._priorities.draw(int(line.cells[first]), int(line.cells[last]), chance[0])
-        episode = line.cells.searchsorted(cell, "right") - 1
-        begin = line.base[episode] + (cell - line.cells[episode]) * length
-        size = np.where(cell + 1 == line.cells[episode + 1], line.base[episode + 1] - begin, length)
-        token: NDArray[np.int64] = begin + (chance[1] * size).astype(np.int64)
+        low, high, n = int(self._line.cells[first]), int(self._line.cells[last]), int(self._curiosity.share * count)
+        chance, within = self._rng.random((2, n))
+        # One draw from each nth of the mass (as in arXiv 1511.05952, appendix B.2.1): the same shares, and seldom a cell twice in a batch.
+        cell = self._priorities.draw(low, high, (np.arange(n) + chance) / max(1, n))
+        begin = self._cells.base[cell]
+        token: NDArray[np.int64] = begin + (within * (self._cells.base[cell + 1] - begin)).astype(np.int64)
         return token
 
-    def _candidates(self, low: int, high: int, count: int, given: Sequence[int] | NDArray[np.int64] = ()) -> tuple[list[int], list[int]]:
-        """Beginnings and lengths of `count` sequences in an interval, for the `given` tokens and then for random ones; they may overlap."""
+    def _candidates(
+        self, low: int, high: int, count: int, given: Sequence[int] | NDArray[np.int64] = ()
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Where `count` sequences in an interval begin and end, for the `given` tokens and then for random ones; they may overlap."""
         line = self._line
         token = self._rng.integers(low, high, count)
         token[: len(given)] = given
         cut = self._rng.random(count) < self._cut_share
-        clip = line.clip[np.searchsorted(line.clip, token, side="right") - 1]
-        episode = np.searchsorted(line.base, token, side="right") - 1
+        clip = line.clip[line.clip.searchsorted(token, "right") - 1]
+        episode = line.base.searchsorted(token, "right") - 1
         base, end = line.base[episode], line.base[episode + 1]
         begin = np.where(cut, token, token - (token - clip) % self._length)
         begin = np.maximum(np.minimum(begin, end - self._length), base)
-        return begin.tolist(), np.minimum(end - base, self._length).tolist()
+        return begin, np.minimum(begin + self._length, end)
 
     def _side_by_side(self, first: int, last: int, count: int) -> list[int]:
         """Up to `count` of the cells of the episodes `first` to `last` of the line, cut from each episode's start or, with
@@ -299,29 +316,34 @@ class ReplaySampler:
         """The batch of sequences that begin at the given positions (B,) of the line."""
         line, meta, shape = self._line, self._index.meta, (len(position), self._length)
         assert meta is not None  # the index holds episodes
-        place = np.searchsorted(line.base, position, side="right") - 1
+        place = line.base.searchsorted(position, "right") - 1
         start = position - line.base[place]
         count = np.minimum(line.base[place + 1] - position, self._length)
-        mask = np.arange(self._length) < count[:, None]
-        fill = np.empty if mask.all() else np.zeros
+        steps = np.arange(self._length)
+        mask = steps < count[:, None]
+        whole = bool((count == self._length).all())
+        fill = np.empty if whole else np.zeros
         obs = fill((*shape, meta.token_dim), TOKEN_DTYPE)
         action = fill((*shape, meta.action_dim), ACTION_DTYPE)
         begin = fill(shape, START_DTYPE)
         self._index.read_into(line.episode[place], start, count, Raw(_bytes(obs), _bytes(action), _bytes(begin)))
 
         # (B, T); a position behind the sequence's end, which belongs to another episode, is replaced by its own beginning
-        step = np.where(mask, position[:, None] + np.arange(self._length), position[:, None])
-        is_first = line.is_first[step]
+        step = position[:, None] + steps
+        is_first = line.is_first[step if whole else np.where(mask, step, position[:, None])]
         is_first[:, 0] = False
-        first_clip = np.searchsorted(line.clip, position, side="right") - 1
-        is_first &= mask
-        item = line.item[first_clip[:, None] + np.cumsum(is_first, axis=1)].astype(np.int64)
+        first_clip = line.clip.searchsorted(position, "right") - 1
+        if not whole:
+            is_first &= mask
+        item = line.item[first_clip[:, None] + is_first.cumsum(1)].astype(np.int64)
         stride = meta.token_stride
-        token_id = np.where(mask, item * MAX_START_SAMPLE + (begin + stride // 2) // stride * stride, -1)
+        token_id = item * MAX_START_SAMPLE + (begin + stride // 2) // stride * stride
+        if not whole:
+            token_id[~mask] = -1
         # Not on padding: every reset is a row of its own to a fused recurrent kernel, and padding would make thousands.
         is_first[:, 0] = True
         if self._priorities is not None:
-            self._open.append(line.table[place] + np.minimum((start + (count - 1) // 2) // self._length, line.last[place]))
+            self._open.append(self._cells.table[self._cells.base.searchsorted(position + (count - 1) // 2, "right") - 1])
         return Batch(obs, is_first, action, token_id, line.group[place], mask, np.full(len(position), mixed))
 
 
@@ -336,18 +358,15 @@ def _line(index: ReplayIndex, length: int) -> _Line:
     position = np.repeat(base[:-1], counts) + index.clip_start[clip]
     is_first = np.zeros(int(base[-1]), np.bool_)
     is_first[position] = True
-    cells = _cells(index, length)
     return _Line(
         episode=order,
         base=base,
-        cells=np.concatenate([[0], np.cumsum(cells[order])]),
+        cells=np.concatenate([[0], np.cumsum(_cells(index, length)[order])]),
         group=group,
         group_base=base[np.searchsorted(group, np.arange(len(index.groups) + 1))],
         clip=position,
         item=index.clip_item[clip],
         is_first=is_first,
-        table=(np.cumsum(cells) - cells)[order],
-        last=cells[order] - 1,
     )
 
 
@@ -365,11 +384,12 @@ def _cells(index: ReplayIndex, length: int) -> NDArray[np.int64]:
     return np.maximum(index.lengths // length, 1).astype(np.int64)
 
 
-def _insert(chosen: list[tuple[int, int]], begin: int, end: int) -> None:
+def _insert(begins: list[int], ends: list[int], begin: int, end: int) -> None:
     """Add the interval to the sorted, disjoint ones unless it overlaps one of them."""
-    at = bisect_left(chosen, (begin, end))
-    if (at == 0 or chosen[at - 1][1] <= begin) and (at == len(chosen) or end <= chosen[at][0]):
-        chosen.insert(at, (begin, end))
+    at = bisect_left(begins, begin)
+    if (at == 0 or ends[at - 1] <= begin) and (at == len(begins) or end <= begins[at]):
+        begins.insert(at, begin)
+        ends.insert(at, end)
 
 
 def _bytes(array: NDArray[Any]) -> NDArray[np.uint8]:
