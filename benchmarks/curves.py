@@ -101,7 +101,7 @@ def simulate(count: int, lease_s: float, seconds: float) -> float:
     with tempfile.TemporaryDirectory() as name:
         clients, coordinator.CLIENTS = coordinator.CLIENTS, 1
         try:
-            row = coordinator.measure(Path(name) / "bench", count, 200_000, 0, lease_s, 3.0, seconds)
+            row = coordinator.measure(Path(name) / "bench", count, 20_000, 0, lease_s, 3.0, seconds)
         finally:
             coordinator.CLIENTS = clients
     return row["leases_per_s"]
@@ -235,12 +235,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder of the pictures")
     parser.add_argument("--json", type=Path, help="write all figures there")
+    parser.add_argument("--repeats", type=int, default=7, help="of the steps (default 7)")
     parser.add_argument("--quick", action="store_true", help="a tiny run, for the tests")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     arguments.out.mkdir(parents=True, exist_ok=True)
     quick = arguments.quick
-    found: dict[str, Any] = {"step": steps(1 if quick else 7, quick)}
+    found: dict[str, Any] = {"step": steps(1 if quick else arguments.repeats, quick)}
     draw_steps(found["step"], arguments.out / "scaling_step.png")
     found["memory"] = memory(TOKENS[:2] if quick else TOKENS, 0.01 if quick else 0.3)
     draw_memory(found["memory"], arguments.out / "scaling_memory.png")

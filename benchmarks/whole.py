@@ -83,28 +83,32 @@ def run_once(audio: Path, folder: Path, name: str, arguments: list[str], until_f
     ready = next(event.time for event in events if isinstance(event, Start)) / 1e3 - begin
     return {
         "listening_s": listening, "learner_ready_s": ready, "first_step_s": first.time / 1e3 - begin,
-        "learner_to_first_step_s": first.values["busy/first_step_s"], "metrics": metrics, "tokens": tokens,
+        "learner_cpu_s": first.values["busy/first_step_cpu_s"], "metrics": metrics, "tokens": tokens,
     }  # fmt: skip
 
 
 def shares(metrics: list[Metrics], last: float = 1.0) -> dict[str, float]:
-    """Of the training thread's wall time, over the last part of the run: means of `busy/*` weighted by their intervals."""
+    """Of the training thread's wall time, over the last part of the run: means of `busy/*` weighted by their intervals.
+
+    The first interval is left out: it goes back to before there was anything to train on.
+    """
     rows = [event for event in metrics if "busy/data_wait" in event.values]
-    rows = rows[int(len(rows) * (1 - last)) :] if len(rows) > 3 else rows
-    lengths = np.diff([metrics[0].time, *(event.time for event in rows)]) if last == 1 else np.ones(len(rows))
-    weights = lengths / lengths.sum()
-    return {name: float(np.dot(weights, [event.values[f"busy/{name}"] for event in rows])) for name in BUSY}
+    lengths = np.diff([event.time for event in rows])
+    keep = max(1, round(last * len(lengths)))
+    weights = lengths[-keep:] / lengths[-keep:].sum()
+    return {name: float(np.dot(weights, [event.values[f"busy/{name}"] for event in rows[-keep:]])) for name in BUSY}
 
 
-def append_times(folder: Path, values: dict[str, float], count: int) -> list[float]:
-    """µs of `count` calls of Spool.metrics."""
-    spool, taken = Spool(folder / "spool.jsonl"), []
+def append_times(folder: Path, values: dict[str, float], count: int) -> dict[str, list[float]]:
+    """µs of `count` calls of Spool.metrics: the thread's CPU time, and wall time, in which others had the core as well."""
+    spool, cpu, wall = Spool(folder / "spool.jsonl"), [], []
     for step in range(count):
-        begin = time.perf_counter()
+        begin = time.perf_counter_ns(), time.thread_time_ns()
         spool.metrics(step, values)
-        taken.append(1e6 * (time.perf_counter() - begin))
+        cpu.append((time.thread_time_ns() - begin[1]) / 1e3)
+        wall.append((time.perf_counter_ns() - begin[0]) / 1e3)
     spool.close()
-    return taken
+    return {"cpu": cpu, "wall": wall}
 
 
 def best_rate(tokens: list[tuple[float, int]]) -> float:
@@ -123,7 +127,7 @@ def measure(audio: Path, seconds: float, starts: int, repeats: int, count: int, 
         whole = run_once(audio, folder, "whole", length)
         begun = [run_once(audio, folder, f"start-{i}", length, until_first_step=True) for i in range(starts)] or [whole]
         metrics = whole["metrics"]
-        found["start"] = {key: [run[key] for run in begun] for key in ("listening_s", "learner_ready_s", "first_step_s")}
+        found["start"] = {key: [run[key] for run in begun] for key in ("listening_s", "learner_ready_s", "first_step_s", "learner_cpu_s")}
         found["busy"], found["busy_at_the_end"] = shares(metrics), shares(metrics, 0.25)
         logged = [event.values for event in metrics if "busy/append_us" in event.values]
         found["steps_per_s"] = statistics.median(values["machine/steps_per_s"] for values in logged)
@@ -136,18 +140,15 @@ def measure(audio: Path, seconds: float, starts: int, repeats: int, count: int, 
 
 def report(found: dict[str, Any]) -> str:
     """Markdown."""
-    start, appended = found["start"], sorted(found["append_us"])
-    p99, events = appended[int(0.99 * len(appended))], f"{found['metrics_in_an_event']} metrics"
+    start, count = found["start"], len(found["append_us"]["cpu"])
+    median, p99 = ({kind: np.quantile(us, q) for kind, us in found["append_us"].items()} for q in (0.5, 0.99))
     own = found["append_us_in_the_run"] or [float("nan")]
     rows = [
-        (
-            "learner's imports, CPU s (MLflow among them: " + ("yes" if found["imports"]["mlflow"] else "no") + ")",
-            found["imports"]["cpu_s"],
-            "",
-        ),
+        (f"learner's imports, CPU s ({'with' if found['imports']['mlflow'] else 'without'} MLflow)", found["imports"]["cpu_s"], ""),
         ("call of launch.py -> coordinator listens, s", start["listening_s"], ""),
         ("-> learner has loaded everything, s", start["learner_ready_s"], ""),
         ("-> first step, s", start["first_step_s"], f"<= {TARGETS['first_step_s']:g}"),
+        ("the learner's CPU s until then", start["learner_cpu_s"], ""),
     ]
     lines = ["| start | median | range | target |", "|---|---:|---|---|"]
     lines += [f"| {name} | {statistics.median(v):.2f} | {min(v):.2f} - {max(v):.2f} | {target} |" for name, v, target in rows]
@@ -157,9 +158,10 @@ def report(found: dict[str, Any]) -> str:
         lines.append(f"| `busy/{name}` | {found['busy'][name]:.2%} | {found['busy_at_the_end'][name]:.2%} | {target} |")
     lines += [
         "",
-        f"{found['steps_per_s']:.1f} steps/s. Workers' best second: {found['tokens_per_s']:,.0f} tokens/s. Writing an event of {events}: "
-        f"{statistics.median(appended):.0f} µs, p99 {p99:.0f} µs (target 50), over {len(appended):,} "
-        f"calls; in the run, on the training thread: median {statistics.median(own):.0f} µs, most {max(own):.0f} µs of {len(own)}.",
+        f"{found['steps_per_s']:.1f} steps/s. Workers' best second: {found['tokens_per_s']:,.0f} tokens/s. An event of "
+        f"{found['metrics_in_an_event']} metrics, {count:,} times: {median['cpu']:.0f} µs of CPU, p99 {p99['cpu']:.0f} µs (target 50);",
+        f"wall {median['wall']:.0f} µs, p99 {p99['wall']:.0f} µs. In the run, wall: median {statistics.median(own):.0f} µs, "
+        f"most {max(own):.0f} µs.",
     ]
     return "\n".join(lines)
 

@@ -179,7 +179,7 @@ class Learner:
         self._first, taken = False, time.time() - psutil.Process().create_time()
         log.info("first step %.1f s after the learner began", taken)
         with contextlib.suppress(TrackingError):
-            self.spool.metrics(self.trainer.step, {"busy/first_step_s": taken})
+            self.spool.metrics(self.trainer.step, {"busy/first_step_s": taken, "busy/first_step_cpu_s": time.process_time()})
 
     def _step(self, batch: TensorBatch, progress: float) -> StepResult:
         try:
