@@ -29,6 +29,7 @@ import soundfile
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from benchmarks import coordinator, store
 from benchmarks.frontend import speech_like
@@ -173,10 +174,13 @@ def axes(ax: Axes, x: str, y: str, ticks: list[int] | None = None) -> None:
     ax.set_xlabel(x, fontsize=LABEL)
     ax.set_ylabel(y, fontsize=LABEL)
     ax.tick_params(labelsize=SMALL)
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, place: f"{value:,g}"))
+    ax.yaxis.set_minor_locator(NullLocator())
     ax.grid(alpha=0.3)
     if ticks:
         ax.set_xticks(ticks, [str(tick) for tick in ticks])
-        ax.minorticks_off()
+        ax.xaxis.set_minor_locator(NullLocator())
 
 
 def proportional(ax: Axes, x: list[int], y: float, at: int, label: str | None = None) -> None:
@@ -223,10 +227,18 @@ def draw_memory(rows: list[dict[str, float]], path: Path) -> None:
         for (column, label), (color, style, marker) in zip(
             columns, ((BLUE, "-", "o"), (VERMILION, "--", "s"), (GREY, ":", "^")), strict=False
         ):
-            ax.plot(tokens, [max(row[column], 0.01) for row in rows], color=color, linestyle=style, marker=marker, label=label)
+            ax.plot(
+                tokens,
+                [row[column] if row[column] > 0.1 else np.nan for row in rows],
+                color=color,
+                linestyle=style,
+                marker=marker,
+                label=label,
+            )
         axes(ax, "tokens in the store", y)
         ax.legend(fontsize=SMALL)
     below.set_yscale("linear")
+    below.yaxis.set_major_locator(MaxNLocator(5))
     below.set_ylim(bottom=0)
     save(figure, path)
 
