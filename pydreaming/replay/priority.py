@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -73,6 +74,7 @@ class Sums:
         self._sums = self._blocks.sum(1, dtype=np.float64)
         self._before = np.zeros(blocks + 1)
         self._before[1:] = np.cumsum(self._sums)
+        self._before[-1] = np.inf  # so that no rounding leads beyond the last block
 
     def change(self, places: NDArray[np.int64], weights: NDArray[np.float32]) -> None:
         """Give new weights to places (n,); of a place named twice, the last counts."""
@@ -80,12 +82,13 @@ class Sums:
         blocks = places >> self._shift
         self._sums[blocks] = np.add.reduce(self._blocks[blocks], 1, np.float64)
         self._sums.cumsum(out=self._before[1:])
+        self._before[-1] = np.inf
 
     def draw(self, low: int, high: int, chance: NDArray[np.float64]) -> NDArray[np.int64]:
         """Places (n,) in [low, high), in proportion to their weights; `chance` (n,) in [0, 1) decides."""
         begin = self._mass(low)
         mass = begin + chance * (self._mass(high) - begin)
-        block = np.minimum(self._before.searchsorted(mass, "right") - 1, len(self._blocks) - 1)
+        block = self._before.searchsorted(mass, "right") - 1
         within = np.add.accumulate(self._blocks[block], 1, np.float64)
         place = (block << self._shift) + np.add.reduce(within <= (mass - self._before[block])[:, None], 1)
         return cast(NDArray[np.int64], np.minimum(np.maximum(place, low), high - 1))  # sums of another order differ by rounding
@@ -120,6 +123,7 @@ class Priorities:
 
     def __init__(self, curiosity: Curiosity, layout: Layout) -> None:
         self.curiosity = curiosity
+        self._gone = False  # cells that somebody still has to ask about may be
         self._place(layout, *np.zeros((2, int(layout.counts.sum())), np.float32))
 
     def move(self, layout: Layout, cells: Sequence[NDArray[np.int64]]) -> list[NDArray[np.int64]]:
@@ -133,6 +137,7 @@ class Priorities:
         target = (np.arange(len(stays)) + np.repeat(shift, old.counts))[stays]
         visits, loss = np.zeros((2, int(new.counts.sum())), np.float32)
         visits[target], loss[target] = self.visits[stays], self.loss[stays]
+        self._gone = True
         file = [np.searchsorted(old.begins, cell, "right") - 1 for cell in cells]
         moved = [
             np.where((cell >= 0) & (to[number] >= 0), cell + shift[number], -1) if len(to) else np.full_like(cell, -1)
@@ -150,16 +155,15 @@ class Priorities:
 
         losses: (n,) of each; not finite where it was not told; None: of none.
         """
-        there = cells >= 0
-        if not there.all():
+        if self._gone:
+            there = cells >= 0
             losses, cells = None if losses is None else losses[there], cells[there]
         np.add.at(self.visits, cells, _ONCE)
-        if losses is not None:
+        if losses is not None and math.isfinite(np.add.reduce(losses)):
+            self.loss[cells] = losses
+        elif losses is not None:
             told = np.isfinite(losses)
-            if told.all():
-                self.loss[cells] = losses
-            else:
-                self.loss[cells[told]] = losses[told]
+            self.loss[cells[told]] = losses[told]
         self._sums.change(self._layout.line[cells], self.curiosity.priority(self.visits[cells], self.loss[cells]))
 
     def state(self) -> dict[str, Any]:
@@ -176,6 +180,7 @@ class Priorities:
         heard, told = _floats(visits, sum(files.values())), _floats(loss, sum(files.values()))
         made = Priorities(curiosity, Layout([], np.empty(0, np.int64), np.empty(0, np.int64)))
         made._place(Layout(list(files), np.array(list(files.values()), np.int64), np.arange(len(heard))), heard, told)
+        made._gone = True
         return made
 
     def checked(self, cells: Sequence[int]) -> NDArray[np.int64]:
