@@ -128,14 +128,14 @@ class ReplayIndex:
         files = [self._files[shard] for shard in self._shard_ids[episodes].tolist()]
         whole = (mapped[:, 0] >= 0).tolist()
         # Slices of memoryviews cost half of an array's; but arrays let other threads run while they copy, if they are as large as tokens.
-        obs, action, start = out.obs, *(memoryview(column.reshape(-1)) for column in (out.action, out.start_sample))
+        obs, action, start = out.obs, *(column.reshape(-1).data for column in (out.action, out.start_sample))
         places = [row * column.shape[1] for row in range(len(files)) for column in (out.action, out.start_sample)]
         for row, (data, at, size) in enumerate(zip(self._store.fetch(files), begins, sizes, strict=True)):
             source = Raw(data, data, data) if whole[row] else self._decode(int(episodes[row]), data)
             obs[row, : size[0]] = source.obs[at[0] : at[0] + size[0]]
             a, s = places[2 * row : 2 * row + 2]
-            action[a : a + size[1]] = memoryview(source.action)[at[1] : at[1] + size[1]]
-            start[s : s + size[2]] = memoryview(source.start_sample)[at[2] : at[2] + size[2]]
+            action[a : a + size[1]] = source.action.data[at[1] : at[1] + size[1]]
+            start[s : s + size[2]] = source.start_sample.data[at[2] : at[2] + size[2]]
 
     def episode(self, episode: int) -> Episode:
         """A whole episode with its clips, paths and labels; slow, for people and evaluation. Raises ReplayError: it is damaged."""

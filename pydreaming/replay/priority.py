@@ -55,7 +55,7 @@ class Curiosity:
         """Of cells with these counts and losses, any shape."""
         priority = self.visits * self.decay**visits  # float32, as the arrays are
         priority += (np.abs(loss) + EPSILON) ** self.power
-        return np.minimum(priority, self.cap, out=priority)
+        return cast(NDArray[np.float32], np.minimum(priority, self.cap, out=priority))
 
 
 class Sums:
