@@ -52,13 +52,14 @@ audit: env  ## bandit on the code, and pip-audit on the locked packages (which a
 ui: env  ## open MLflow on the runs: prints the link
 	@$(PY) -m workers.ui --run-dir "$(RUNS)" --port $(PORT)
 
-bench: env  ## front end, replay, training step and coordinator beside their peers and limits; PEERS="pydreamer=PATH ..." for clones to run
+bench: env  ## all rooms, training steps, coordinator and a whole run beside peers and limits; PEERS="pydreamer=PATH ..." for clones to run
 	@$(PY) -m benchmarks.frontend
 	@$(PY) -m benchmarks.replay
 	@$(PY) -m benchmarks.step
 	@$(PY) -m benchmarks.peers $(foreach peer,$(PEERS),--peer "$(peer)")
 	@$(PY) -m benchmarks.store
 	@$(PY) -m benchmarks.coordinator
+	@$(PY) -m benchmarks.whole $(if $(wildcard $(DATA)/fsdd),--audio "$(DATA)/fsdd")
 
 chaos: env  ## break real processes, disks and files, at random and one by one: docs/reliability.md (minutes); figures in RUNS/chaos.json
 	@mkdir -p "$(RUNS)"

@@ -9,6 +9,7 @@ travel between machines. Files are written to a temporary folder and read from t
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import statistics
@@ -16,7 +17,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -26,10 +27,12 @@ import soundfile
 import torch
 import torchaudio
 
-from pydreaming.audio.decode import open_audio, read_blocks
+from pydreaming.audio.decode import decode, open_audio, read_blocks
 from pydreaming.audio.features import LOG_FLOOR, FrontEnd
 from pydreaming.audio.sources.item import AudioItem
-from pydreaming.config import FeatureConfig
+from pydreaming.audio.stats import FeatureStats
+from pydreaming.config import FeatureConfig, load_config
+from workers.produce import TOGETHER, Producer
 
 RATE = 16_000  # Hz
 FEATURES = FeatureConfig(
@@ -44,6 +47,8 @@ FEATURES = FeatureConfig(
     token_hop=4,
     stats_files=1,
 )
+CONFIG = dataclasses.replace(load_config(["defaults"]), features=FEATURES)
+STATS = FeatureStats([0.0] * 80, [1.0] * 80, 1)
 ITEM = AudioItem(index=0, path="", group="recording:benchmark")
 CONVERTED_RATE = 44_100  # Hz
 
@@ -54,14 +59,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=10.0, help="length of the short recording")
     parser.add_argument("--long", type=float, default=600.0, help="length of the long recording, s")
+    parser.add_argument("--clip", type=float, default=0.5, help="length of the recordings of a corpus of clips, s")
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--json", type=Path, help="also write the figures there")
     options = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        cases = {**array_cases(options.seconds), **file_cases(Path(folder), options.seconds, options.long)}
+        cases = {
+            **array_cases(options.seconds),
+            **file_cases(Path(folder), options.seconds, options.long),
+            **corpus_cases(Path(folder), options.seconds, options.clip),
+        }
         speeds = measure(cases, options.repeats)
-    ratios = compare(speeds, f"{options.seconds:g} s", f"{options.long:g} s")
+    ratios = compare(speeds, f"{options.seconds:g} s", f"{options.long:g} s", f"{options.clip:g} s")
     print(report(speeds, ratios))
     if options.json:
         options.json.write_text(json.dumps({"times_real_time": speeds, "ratios": ratios, "repeats": options.repeats}, indent=2) + "\n")
@@ -102,6 +112,43 @@ def file_cases(folder: Path, seconds: float, long_seconds: float) -> Cases:
     return cases
 
 
+def corpus_cases(folder: Path, seconds: float, clip_seconds: float) -> Cases:
+    """Many recordings: to tokens (clips one by one, and as workers take them), and by a worker's `Producer` to Parquet."""
+    cases: Cases = {}
+    for suffix in ("wav", "flac"):
+        for length, count in ((seconds, 16), (clip_seconds, 320)):
+            name = f"{suffix} of {length:g} s"
+            paths = [folder / suffix / f"{length:g}" / f"{number:03}.{suffix}" for number in range(count)]
+            paths[0].parent.mkdir(parents=True)
+            samples = speech_like(length, RATE)
+            for number, path in enumerate(paths):
+                soundfile.write(str(path), np.roll(samples, 31 * number), RATE, subtype="PCM_16")
+            front_end = FrontEnd(FEATURES, STATS)
+            cases[f"{name} -> tokens, one by one"] = (count * length, partial(one_by_one, front_end, paths))
+            if length == clip_seconds:
+                cases[f"{name} -> tokens, together"] = (count * length, partial(together, front_end, paths))
+            items = [AudioItem(number, path.name, f"speaker:{number // 40}") for number, path in enumerate(paths)]
+            producer = Producer(CONFIG, paths[0].parent, folder / "replay")
+            cases[f"{name} -> Parquet"] = (count * length, partial(producer.produce, 0, 0, items, STATS))
+    return cases
+
+
+def one_by_one(front_end: FrontEnd, paths: Sequence[Path]) -> int:
+    total = 0
+    for path in paths:
+        with open_audio(path, ITEM, "mix") as stream:
+            total += sum(len(part) for part in front_end.tokens(stream.blocks(), stream.sample_rate))
+    return total
+
+
+def together(front_end: FrontEnd, paths: Sequence[Path]) -> int:
+    total = 0
+    for begin in range(0, len(paths), TOGETHER):
+        clips = [decode(path)[0] for path in paths[begin : begin + TOGETHER]]
+        total += sum(len(tokens) for tokens in front_end.tokens_together(clips))
+    return total
+
+
 def measure(cases: Cases, repeats: int) -> dict[str, float]:
     """Median speed of each case, in seconds of audio per second; the cases take turns, so that a busy machine slows all of them."""
     for _, run in cases.values():
@@ -117,7 +164,7 @@ def measure(cases: Cases, repeats: int) -> dict[str, float]:
     return {name: cases[name][0] / statistics.median(taken) for name, taken in times.items()}
 
 
-def compare(speeds: dict[str, float], short: str, long: str) -> dict[str, float]:
+def compare(speeds: dict[str, float], short: str, long: str, clip: str) -> dict[str, float]:
     pairs = {
         "log-mel / torchaudio (target 1.4)": ("log-mel, pydreaming", "log-mel, torchaudio MelSpectrogram"),
         "log-mel / librosa (target 2)": ("log-mel, pydreaming", "log-mel, librosa"),
@@ -128,6 +175,24 @@ def compare(speeds: dict[str, float], short: str, long: str) -> dict[str, float]
         ),
         "flac / float32 + torchaudio": ("flac -> log-mel, pydreaming", "flac -> log-mel, soundfile float32 + torchaudio"),
         "44.1 kHz / torchaudio": ("44.1 kHz -> log-mel, pydreaming", "44.1 kHz -> log-mel, torchaudio"),
+        **{
+            key: value
+            for suffix in ("wav", "flac")
+            for key, value in {
+                f"{suffix}, clips of {clip} / recordings of {short} -> tokens (target 0.5)": (
+                    f"{suffix} of {clip} -> tokens, together",
+                    f"{suffix} of {short} -> tokens, one by one",
+                ),
+                f"{suffix} of {short}, Parquet / tokens (target 0.7)": (
+                    f"{suffix} of {short} -> Parquet",
+                    f"{suffix} of {short} -> tokens, one by one",
+                ),
+                f"{suffix} of {clip}, Parquet / tokens (target 0.7)": (
+                    f"{suffix} of {clip} -> Parquet",
+                    f"{suffix} of {clip} -> tokens, together",
+                ),
+            }.items()
+        },
         f"{long} / {short} file (target 0.9)": (f"wav of {long} -> log-mel, pydreaming", "wav -> log-mel, pydreaming"),
     }
     return {name: speeds[ours] / speeds[other] for name, (ours, other) in pairs.items()}

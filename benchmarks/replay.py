@@ -3,10 +3,13 @@
     python -m benchmarks.replay [--json out.json] [--quick] [--s3 s3://BUCKET/PREFIX?endpoint_override=HOST:PORT&scheme=http]
 
 Data: 100,096 tokens of 640 float16 values in 391 episodes of 256 (128 MB, random normal), sequences of 64 steps, files in the page
-cache, one thread. Each way copies one random sequence at a time into fresh memory; the last row draws whole batches (24 sequences,
-with is_first, actions, identities and masks). Writing: 64 episodes (21 MB) in files of 32, removed after each repeat; npz is not
-synced, so "ours, not synced" is the like-for-like row, and "ours, durable" what a worker does. Repeats of all ways are interleaved;
-medians, and ratios within the run.
+cache, CPU time of one thread. Each way copies one random sequence at a time into fresh memory; the last rows make whole batches of 24
+sequences: by memmap, only copied into new (24, 64) arrays of tokens, actions and starts, each column from a file of its own, which is the
+limit of a batch; ours, drawn as training draws them, with is_first, identities and masks; and by priority (`replay.priority curious`,
+losses told after each batch).
+
+Writing: 64 episodes (21 MB) in files of 32, removed after each repeat; npz is not synced, so "ours, not synced" is the like-for-like row,
+and "ours, durable" what a worker does. Repeats of all ways are interleaved; medians, and ratios within the run.
 
 With --s3, the same episodes in a store on S3 as well (an empty prefix, which is emptied again): what a sequence costs where its file was
 never on this host (cold: listed, fetched, kept), where another process has left a copy (checked, mapped), and after that.
@@ -35,6 +38,7 @@ from pydreaming.config import load_config
 from pydreaming.replay.address import Location
 from pydreaming.replay.index import ReplayIndex
 from pydreaming.replay.names import shard_prefix
+from pydreaming.replay.priority import Curiosity
 from pydreaming.replay.sampler import ReplaySampler
 from pydreaming.replay.schema import Clip, Episode, StoreMeta
 from pydreaming.replay.store import Store, open_store
@@ -49,6 +53,8 @@ SAMPLING, WRITING = "sampling, sequences/s", "writing, MB/s"
 DISTANT = "a sequence from a store, µs"
 LOCAL, COLD, COPIED, MAPPED = "folder", "S3, file never fetched", "S3, copy of another process", "S3, copy in use"
 MEMMAP, ROW_GROUP, NPZ = "numpy.memmap", "read_row_group", "pydreamer's npz_compressed"
+GATHERED, BATCHES, CURIOUS = "numpy.memmap, whole batches", "ours, whole batches", "ours, whole batches, by priority"
+CURIOSITY = Curiosity(share=0.5, visits=1e4, decay=0.7, power=0.7, cap=1e5)
 
 Draw = Callable[[], object]
 
@@ -115,9 +121,14 @@ def readers(folder: Path, count: int, meta: StoreMeta) -> dict[str, tuple[Draw, 
         return places[next(turn) % len(places)]
 
     raw: NDArray[np.float16] = np.memmap(folder / "tokens.f16", np.float16, "r", shape=(count * STEPS, width)).view(np.ndarray)
+    action = np.memmap(folder / "action.f32", np.float32, "r", shape=(count * STEPS, meta.action_dim)).view(np.ndarray)
+    starts = np.memmap(folder / "start.i64", np.int64, "r", shape=(count * STEPS,)).view(np.ndarray)
+    columns = (raw, action, starts)
     index = ReplayIndex(folder / "ours")
     index.refresh()
     sampler = ReplaySampler(index, BATCH, LENGTH, 0.75, 0.3, 0)
+    curious = ReplaySampler(index, BATCH, LENGTH, 0.75, 0.3, 0, CURIOSITY)
+    losses = rng.random((64, BATCH), np.float32)
     groups = [
         (pq.ParquetFile(path), n) for path in sorted((folder / "ours").iterdir()) for n in range(pq.read_metadata(path).num_row_groups)
     ]
@@ -126,6 +137,20 @@ def readers(folder: Path, count: int, meta: StoreMeta) -> dict[str, tuple[Draw, 
         episode, start = place()
         begin = episode * STEPS + start
         return raw[begin : begin + LENGTH].copy()
+
+    def gathered() -> object:
+        batch = [np.empty((BATCH, LENGTH, *column.shape[1:]), column.dtype) for column in columns]
+        for row in range(BATCH):
+            episode, start = place()
+            begin = episode * STEPS + start
+            for made, column in zip(batch, columns, strict=True):
+                made[row] = column[begin : begin + LENGTH]
+        return batch
+
+    def by_priority() -> object:
+        batch = curious.sample()
+        curious.learn(losses[next(turn) % len(losses)])
+        return batch
 
     def ours() -> object:
         episode, start = place()
@@ -148,15 +173,17 @@ def readers(folder: Path, count: int, meta: StoreMeta) -> dict[str, tuple[Draw, 
         "ours, single sequences": (ours, 1),
         ROW_GROUP: (row_group, 1),
         NPZ: (npz, 1),
-        "ours, whole batches": (sampler.sample, BATCH),
+        GATHERED: (gathered, BATCH),
+        BATCHES: (sampler.sample, BATCH),
+        CURIOUS: (by_priority, BATCH),
     }
 
 
 def rate(draw: Draw, sequences: int, seconds: float) -> float:
-    """Sequences per second of CPU-bound drawing for about `seconds`."""
+    """Sequences per second of CPU, drawing for about `seconds` of it."""
     draw()
-    done, begin = 0, time.perf_counter()
-    while (spent := time.perf_counter() - begin) < seconds:
+    done, begin = 0, time.process_time()
+    while (spent := time.process_time() - begin) < seconds:
         for _ in range(8):
             draw()
         done += 8 * sequences
@@ -189,6 +216,8 @@ def measure(repeats: int, count: int, seconds: float, write_count: int) -> dict[
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         np.concatenate([e.tokens for e in episodes]).tofile(folder / "tokens.f16")
+        np.concatenate([e.action for e in episodes]).tofile(folder / "action.f32")
+        np.concatenate([e.start_sample for e in episodes]).tofile(folder / "start.i64")
         write_ours(folder / "ours", episodes, meta)
         write_npz(folder / "npz", episodes)
         ways = readers(folder, count, meta)
@@ -273,8 +302,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--s3", metavar="ADDRESS", help="measure a store there, too; credentials as usual with AWS")
     arguments = parser.parse_args()
-    rates = measure(2, 6, 0.01, 2) if arguments.quick else measure(arguments.repeats, 391, 0.5, 64)
-    bases = {SAMPLING: [MEMMAP, ROW_GROUP, NPZ], WRITING: [NPZ], DISTANT: [LOCAL]}
+    rates = measure(2, 6, 0.01, 2) if arguments.quick else measure(arguments.repeats, 391, 0.25, 64)
+    bases = {SAMPLING: [MEMMAP, ROW_GROUP, NPZ, GATHERED, BATCHES], WRITING: [NPZ], DISTANT: [LOCAL]}
     if arguments.s3:
         rates[DISTANT] = measure_s3(arguments.s3, *((2, 40, 0.01) if arguments.quick else (arguments.repeats, 391, 0.5)))
     for title, found in rates.items():

@@ -166,7 +166,13 @@ class ReplayConfig:
     slack_tokens: Positive
     group_share: Fraction
     cut_share: Fraction
-    cache: str = ""  # this and the next two: see ModelConfig
+    priority: Literal["uniform", "curious"] = "uniform"  # this and all that follow: see ModelConfig
+    priority_share: Annotated[float, msgspec.Meta(ge=0, le=0.5)] = 0.5
+    priority_visits: NonNegative = 1e4
+    priority_decay: Fraction = 0.7
+    priority_power: Fraction = 0.7
+    priority_cap: PositiveFloat = 1e5
+    cache: str = ""
     cache_gb: PositiveFloat = 20.0
     patience_s: NonNegative = 300.0
 

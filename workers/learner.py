@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
+import psutil
 import torch
 
 from pydreaming.config import Config
@@ -28,14 +29,16 @@ from pydreaming.errors import CheckpointError, PydreamingError, ReplayError, Tra
 from pydreaming.keys import load_client_keys
 from pydreaming.objectives import TensorBatch
 from pydreaming.replay.index import ReplayIndex
+from pydreaming.replay.priority import Curiosity
 from pydreaming.replay.sampler import ReplaySampler
 from pydreaming.replay.schema import StoreMeta, difference
 from pydreaming.tracking.live import LearnerNow, Phase, publish
 from pydreaming.tracking.spool import SPOOL, Spool, Status
 from pydreaming.training.checkpoint import latest_intact, list_checkpoints, recover, restore, save_checkpoint
 from pydreaming.training.diagnostics import Averages, step_metrics, world_model_metrics
-from pydreaming.training.trainer import StepResult, Trainer
+from pydreaming.training.trainer import StepResult, Trainer, sequence_losses
 from workers import logs
+from workers.batches import Batches
 from workers.evaluations import Evaluations
 from workers.layout import PREDECESSOR_S, RunDir, hold
 from workers.link import CoordinatorLink
@@ -43,7 +46,7 @@ from workers.lookout import Lookout, Stopping
 from workers.protocol import Progress
 from workers.protocol import Status as CollectionStatus
 from workers.ratio import RatioGate
-from workers.readout import Meter, collection_line, console_line, figures
+from workers.readout import Meter, collection_line, console_line, figures, store_metrics
 from workers.saved import saved_progress, written_at
 from workers.team import LostRankError, Team, may_start_again, others_there, ranks_of_environment, started_again
 from workers.transport import read_keys
@@ -77,13 +80,14 @@ class Learner:
         self.newest, self.saved = self.begun.checkpoint, written_at(self.begun.checkpoint)  # path; s since the epoch, 0 for none
         self.spool.start(self.begun.step)
         self.gate = RatioGate.of(self.config.replay)
-        self.lookout = Lookout(run, self.config, lambda: bool(self.stopping))
+        self._over = False  # nobody waits for another batch
+        self.lookout = Lookout(run, self.config, lambda: self._over or bool(self.stopping))
         self.index = self.lookout.index
         self.link = self._connect(self.config)
         self.evaluations = Evaluations(run, self.config)
         self.stopping = ""
         self.train_seconds = 0.0
-        self._meter, self._averages = Meter(), Averages()
+        self._meter, self._averages, self._first = Meter(), Averages(), True
         self._logged: dict[str, float] = {}
 
     def run(self) -> Status:
@@ -101,11 +105,19 @@ class Learner:
         self.team.set_up(meta.token_dim, meta.action_dim, checkpoint)
         with others_there():
             self.trainer = Trainer(self.config, meta.token_dim, meta.action_dim, self.team.ranks)
-        self.sampler = make_sampler(self.index, self.config)
+        self.batches = Batches(
+            make_sampler(self.index, self.config),
+            look=(lambda: None) if self.link is None else self.lookout.look,
+            prepare=self.trainer.page_locked if self.team.ranks.size == 1 else lambda batch: batch,
+        )
         if checkpoint is not None:
             self._restore(checkpoint)
-        log.info("training %s on %s, %d tokens stored", _size(self.trainer), self.trainer.device, self.index.tokens)
-        self._train()
+        log.info("training %s on %s, %d tokens stored", self.trainer.size, self.trainer.device, self.index.tokens)
+        try:
+            self._train()
+        finally:
+            self._over = True
+            self.batches.close()
         self.team.dismiss()
         return self._finish()
 
@@ -122,29 +134,34 @@ class Learner:
         refused, logged = 0, -1
         while not self.stopping and self._progress() < 1:
             begin = time.monotonic()
-            if not self._may_train():
-                self._meter.waited(time.monotonic() - begin)
-                continue
-            progress = self._progress()
             try:
-                batch = self.trainer.to_device(self.team.share(self.sampler.sample(), progress))
+                with self._meter.spend("data_wait"):
+                    if not self._may_train():
+                        continue
+                    progress = self._progress()
+                    batch = self.trainer.to_device(self.team.share(self.batches.take(), progress))
             except Stopping:
                 break
             except ReplayError:
                 if self.link is None or self.index.tokens:
                     raise
                 continue  # somebody has emptied the store, and workers fill it again
-            self._meter.waited(time.monotonic() - begin)
-            result = self._step(batch, progress)
+            with self._meter.spend("step"):
+                result = self._step(batch, progress)
+            if self.config.replay.priority != "uniform":
+                self.batches.learn(self.team.spread(sequence_losses(result.losses)) if result.finite else None)
             now = time.monotonic()
             self.train_seconds += now - begin
             self._meter.stepped()
             self._averages.add(result)
+            if self._first:
+                self._say_first_step()
             refused = 0 if result.finite else refused + 1
             if refused >= MAX_NON_FINITE:
                 raise PydreamingError(f"{refused} steps in a row were not finite; lower training.learning_rate")
             if now >= due_log:
-                self._log(result, batch)
+                with self._meter.spend("log"):
+                    self._log(result, batch)
                 due_log, logged = now + t.log_s, self.trainer.step
             if now >= due_checkpoint:
                 self._try_to_save()
@@ -156,6 +173,13 @@ class Learner:
             self.evaluations.report_finished()
         if logged < self.trainer.step and self._meter.has_steps:
             self._log(result, batch)
+
+    def _say_first_step(self) -> None:
+        """How long it took from this process's beginning."""
+        self._first, taken = False, time.time() - psutil.Process().create_time()
+        log.info("first step %.1f s after the learner began", taken)
+        with contextlib.suppress(TrackingError):
+            self.spool.metrics(self.trainer.step, {"busy/first_step_s": taken, "busy/first_step_cpu_s": time.process_time()})
 
     def _step(self, batch: TensorBatch, progress: float) -> StepResult:
         try:
@@ -186,7 +210,7 @@ class Learner:
             self.lookout.refresh()
             if self.link is None:
                 if self.index.episodes == 0:
-                    raise ReplayError(f"{self.index.location} holds no episodes to train from{_damage(self.index)}")
+                    raise ReplayError(f"{self.index.location} holds no episodes to train from{self.lookout.damage()}")
                 return
             status = self.link.exchange(self.begun)
             if status is not None:
@@ -200,16 +224,16 @@ class Learner:
             time.sleep(0.1)
 
     def _may_train(self) -> bool:
-        """Refresh the view of the store, and hold back while training is too far ahead of collection."""
+        """Hold back while training is too far ahead of collection, or the store is empty."""
         if self.link is None:
             return True
-        self.lookout.look()
         now = time.monotonic()
         status = self.link.exchange(Progress(self.trainer.trained_tokens, self.trainer.step, self.newest))
         if status is None:
             return True
         self._require_readable(status)
         if not self.index.tokens:
+            self.batches.look()
             time.sleep(0.1)
             return False
         if self.gate.may_train(status.written_tokens, self.trainer.trained_tokens, status.exhausted):
@@ -231,7 +255,9 @@ class Learner:
         metrics = step_metrics(self.trainer, result, batch.mask) | world_model_metrics(self.trainer, result, batch)
         metrics |= self._averages.take() | self._meter.take(int(batch.mask.sum())) | self._store_metrics()
         try:
+            begin = time.monotonic()
             self.spool.metrics(self.trainer.step, metrics)
+            self._meter.append_s = time.monotonic() - begin
         except TrackingError as e:
             log.warning("%s; these metrics are left out of MLflow", e)
         self._logged = metrics
@@ -251,7 +277,7 @@ class Learner:
             progress=min(1.0, self._progress()),
             seconds=self.train_seconds,
             steps_per_s=metrics.get("machine/steps_per_s", 0.0),
-            wait_share=metrics.get("machine/data_wait_share", 0.0),
+            wait_share=metrics.get("busy/data_wait", 0.0),
             loss=metrics.get("learning/loss", 0.0),
             replay_ratio=metrics.get("replay/ratio", 0.0),
             checkpoint=self.newest,
@@ -263,34 +289,17 @@ class Learner:
         publish(self.run_dir.path, view)
 
     def _store_metrics(self) -> dict[str, float]:
-        metrics = {
-            "replay/tokens": float(self.index.tokens),
-            "replay/fill": self.index.tokens / self.config.replay.capacity_tokens,
-            "replay/damaged_files": float(len(self.index.damaged)),
-            "machine/trained_tokens": float(self.trainer.trained_tokens),
-            "machine/checkpoint_age_s": max(0.0, time.time() - self.saved) if self.newest else 0.0,
-        }
+        age = max(0.0, time.time() - self.saved) if self.newest else 0.0
         status = None if self.link is None else self.link.status
-        if status is not None:
-            metrics |= {
-                "workers/count": float(status.crew.count),
-                "workers/clips_per_s": status.crew.clips_per_s,
-                "workers/audio_s_per_s": status.crew.audio_per_s,
-                "workers/silent_s_max": status.crew.silent_s,
-                "workers/leases": float(status.leases),
-                "workers/passes": status.passes_done + status.pass_share,
-                "workers/unreadable_files": float(status.unreadable),
-                "workers/dropped_messages": float(status.dropped_messages),
-                "replay/files": float(status.files),
-                "replay/written_tokens": float(status.written_tokens),
-                "replay/ratio": self.trainer.trained_tokens / max(1, status.written_tokens),
-            }
-        return metrics
+        return store_metrics(self.index, self.config.replay.capacity_tokens, self.trainer.trained_tokens, status) | {
+            "machine/checkpoint_age_s": age
+        }
 
     def _save(self) -> Path:
         keep = self.config.training.keep_checkpoints
-        sampler = self.sampler.state_dict()
-        path = save_checkpoint(self.checkpoints, self.trainer, self.stats, sampler, self.train_seconds, keep, self.controls)
+        with self._meter.spend("save"):
+            sampler = self.batches.state_dict()
+            path = save_checkpoint(self.checkpoints, self.trainer, self.stats, sampler, self.train_seconds, keep, self.controls)
         self.newest, self.saved = str(path), time.time()
         return path
 
@@ -316,7 +325,7 @@ class Learner:
         state = restore(path, self.trainer)
         if state.stats != self.stats:
             raise CheckpointError(f"{path} was trained with other statistics than {self.index.location} holds; start a new run")
-        self.sampler.load_state_dict(state.sampler)
+        self.batches.load_state_dict(state.sampler)
         self.train_seconds = state.counters["seconds"]
         log.info("resumed %s at step %d", path, self.trainer.step)
         if self._progress() >= 1:
@@ -345,19 +354,7 @@ def default_threads(processes: int = 1) -> int:
 def make_sampler(index: ReplayIndex, config: Config) -> ReplaySampler:
     """Draws the batches that a run of this configuration trains on."""
     t, r = config.training, config.replay
-    return ReplaySampler(index, t.batch_size, t.batch_length, r.group_share, r.cut_share, config.run.seed)
-
-
-def _size(trainer: Trainer) -> str:
-    count = sum(p.numel() for p in trainer.world) + sum(p.numel() for p in trainer.probe)
-    return f"{count / 1e6:.2f} M parameters"
-
-
-def _damage(index: ReplayIndex) -> str:
-    if not index.damaged:
-        return ""
-    name, cause = min(index.damaged.items())
-    return f"; {len(index.damaged)} files are damaged, the first: {name}: {cause}"
+    return ReplaySampler(index, t.batch_size, t.batch_length, r.group_share, r.cut_share, config.run.seed, Curiosity.of(r))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -54,6 +54,13 @@ class Lookout:
         for name in sorted(self.index.damaged.keys() - known):
             log.warning("left aside in %s: %s: %s", self.index.location, name, self.index.damaged[name])
 
+    def damage(self) -> str:
+        """The end of a message: how many files are damaged, and the first of them; nothing where none is."""
+        if not self.index.damaged:
+            return ""
+        name, cause = min(self.index.damaged.items())
+        return f"; {len(self.index.damaged)} files are damaged, the first: {name}: {cause}"
+
     def _end_wait(self) -> None:
         if self._stopping():
             raise Stopping

@@ -3,29 +3,38 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
+from pydreaming.replay.index import ReplayIndex
 from pydreaming.training.diagnostics import verdict
 from workers.protocol import Status
 
-_LOGGED = (("learning", "loss"), ("machine", "steps_per_s"), ("machine", "tokens_per_s"), ("machine", "data_wait_share"))
+_LOGGED = (("learning", "loss"), ("machine", "steps_per_s"), ("machine", "tokens_per_s"), ("busy", "data_wait"))
+_SPENT = ("data_wait", "step", "log", "save")
 
 
 class Meter:
-    """Rates since the last log line."""
+    """Rates since the last log line, and what the training thread has spent its time on."""
 
     def __init__(self) -> None:
-        self._begin, self._steps, self._waiting = time.monotonic(), 0, 0.0
+        self._begin, self._steps, self._spent = time.monotonic(), 0, dict.fromkeys(_SPENT, 0.0)
         self.said_waiting = 0.0
+        self.append_s = 0.0  # that writing the last metrics has taken
 
     @property
     def has_steps(self) -> bool:
         """Whether there were any."""
         return self._steps > 0
 
-    def waited(self, seconds: float) -> None:
-        """For data."""
-        self._waiting += seconds
+    @contextmanager
+    def spend(self, what: str) -> Iterator[None]:
+        """Time on `data_wait` (for a batch on the device), `step`, `log` or `save`."""
+        begin = time.monotonic()
+        try:
+            yield
+        finally:
+            self._spent[what] += time.monotonic() - begin
 
     def stepped(self) -> None:
         """One gradient step."""
@@ -38,10 +47,36 @@ class Meter:
         metrics = {
             "machine/steps_per_s": rate,
             "machine/tokens_per_s": rate * tokens_per_step,
-            "machine/data_wait_share": self._waiting / elapsed,
+            **{f"busy/{what}": seconds / elapsed for what, seconds in self._spent.items()},
+            "busy/append_us": 1e6 * self.append_s,
         }
-        self._begin, self._steps, self._waiting = time.monotonic(), 0, 0.0
+        self._begin, self._steps, self._spent = time.monotonic(), 0, dict.fromkeys(_SPENT, 0.0)
         return metrics
+
+
+def store_metrics(index: ReplayIndex, capacity: int, trained: int, status: Status | None) -> dict[str, float]:
+    """What is collected, by metric name: `capacity` tokens may be stored, `trained` were trained on, `status` is the coordinator's word."""
+    metrics = {
+        "replay/tokens": float(index.tokens),
+        "replay/fill": index.tokens / capacity,
+        "replay/damaged_files": float(len(index.damaged)),
+        "machine/trained_tokens": float(trained),
+    }
+    if status is not None:
+        metrics |= {
+            "workers/count": float(status.crew.count),
+            "workers/clips_per_s": status.crew.clips_per_s,
+            "workers/audio_s_per_s": status.crew.audio_per_s,
+            "workers/silent_s_max": status.crew.silent_s,
+            "workers/leases": float(status.leases),
+            "workers/passes": status.passes_done + status.pass_share,
+            "workers/unreadable_files": float(status.unreadable),
+            "workers/dropped_messages": float(status.dropped_messages),
+            "replay/files": float(status.files),
+            "replay/written_tokens": float(status.written_tokens),
+            "replay/ratio": trained / max(1, status.written_tokens),
+        }
+    return metrics
 
 
 def figures(metrics: Mapping[str, float]) -> dict[str, float]:

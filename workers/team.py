@@ -103,6 +103,12 @@ class Team:
             dist.scatter(torch.empty_like(buffers[0]), buffers, 0)
         return parts[0]
 
+    def spread(self, own: torch.Tensor) -> NDArray[np.float32]:
+        """Values of the caller's rows of a batch of B, (B / R,), as (B,) of all of it: nan where a row is another's."""
+        values = np.full(len(own) * self.ranks.size, np.nan, np.float32)
+        values[self.ranks.rank :: self.ranks.size] = own.cpu().numpy()
+        return values
+
     def idle(self) -> None:
         """Nothing to train on yet: keeps the others waiting."""
         if time.monotonic() - self._said > IDLE_S:

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, Literal, NamedTuple, cast
+from typing import IO, Any, Literal, cast
 
 import msgspec
 import numpy as np
@@ -24,6 +24,8 @@ import numpy.typing as npt
 import soundfile
 
 from pydreaming.audio import integrity
+from pydreaming.audio.integrity import Identity, identity_of
+from pydreaming.audio.plain_wave import PlainWave, read_plain
 from pydreaming.audio.sources.item import AudioItem
 from pydreaming.errors import DecodeError, PydreamingError
 
@@ -58,14 +60,6 @@ class AudioInfo:
         return None if self.num_samples is None else self.num_samples / self.sample_rate
 
 
-class _Identity(NamedTuple):
-    """What tells whether a file on disk is still the same: inode, bytes, time of its last change in ns."""
-
-    inode: int
-    size: int
-    mtime_ns: int
-
-
 class _SoundFile(soundfile.SoundFile):  # type: ignore[misc]  # soundfile has no types
     """Sequential reads only: soundfile would seek after every read, which is slow and fails on a FLAC of unknown length."""
 
@@ -77,7 +71,7 @@ class AudioStream:
     """One open recording (or segment): `sample_rate` in Hz, `info`, and `blocks()` once, front to back."""
 
     def __init__(
-        self, file: _SoundFile, path: str, item: AudioItem, channels: str, slack: int | None, identity: _Identity | None = None
+        self, file: _SoundFile | PlainWave, path: str, item: AudioItem, channels: str, slack: int | None, identity: Identity | None = None
     ) -> None:
         self._file = file
         self._path = path
@@ -114,7 +108,7 @@ class AudioStream:
         except (soundfile.SoundFileError, OSError) as e:
             raise DecodeError(self._path, _cause(e)) from e
         self._check_length(got)
-        now = None if self._identity is None else _identity(Path(self._path))
+        now = None if self._identity is None else identity_of(Path(self._path))
         # One that was removed, or replaced by another file, is still read whole. One that grows is not finished yet.
         if now is not None and self._identity is not None and now.inode == self._identity.inode and now != self._identity:
             raise DecodeError(self._path, "changed while it was read; the next pass reads it again")
@@ -158,10 +152,15 @@ def open_audio(path: Path, item: AudioItem, channels: str) -> Iterator[AudioStre
       DecodeError: not there, not a regular file, not audio, damaged, or a segment or channel that it does not have.
     """
     name = str(path)
-    identity = _identity(path)
-    slack = _inspect(path)
+    identity = identity_of(path)
+    file: _SoundFile | PlainWave | None = None
+    slack: int | None = 0
     try:
-        file = _SoundFile(name)
+        if identity is not None and identity.regular:
+            file = read_plain(name, identity.size)
+        if file is None:
+            slack = _inspect(path)
+            file = _SoundFile(name)
     except (soundfile.SoundFileError, OSError, TypeError) as e:  # TypeError: a headerless .raw
         raise DecodeError(name, _cause(e)) from e
     with file:
@@ -294,12 +293,24 @@ def resolve_inside(root: Path, relative: str) -> Path:
         raise DecodeError(relative, "not a relative path inside the source's root")
     try:
         base = root.resolve(strict=True)
+        if (direct := _without_links(base, pure)) is not None:
+            return direct
         path = (base / pure).resolve(strict=True)
     except (OSError, RuntimeError) as e:  # RuntimeError: a loop of links
         raise DecodeError(relative, f"not found under {root}") from e
     if not path.is_relative_to(base):
         raise DecodeError(relative, f"a symbolic link that leads out of {root}")
     return path
+
+
+def _without_links(base: Path, pure: PurePosixPath) -> Path | None:
+    """The path below `base`, if no part of it is a link. Raises OSError: it is not there."""
+    path = str(base)
+    for part in pure.parts:
+        path = f"{path}/{part}"
+        if stat.S_ISLNK(os.lstat(path).st_mode):
+            return None
+    return Path(path)
 
 
 def write_wav(path: Path, samples: npt.NDArray[Any], sample_rate: int) -> None:
@@ -358,19 +369,11 @@ def _inspect(path: Path) -> int | None:
         raise DecodeError(str(path), _cause(e)) from e
 
 
-def _identity(path: Path) -> _Identity | None:
-    try:
-        found = path.stat()
-    except (OSError, ValueError):  # gone, or never there: opening it says so
-        return None
-    return _Identity(found.st_ino, found.st_size, found.st_mtime_ns)
-
-
 def _not_regular(path: Path) -> IO[bytes]:
     raise DecodeError(str(path), "not a regular file")
 
 
-def _info(file: _SoundFile, path: str) -> AudioInfo:
+def _info(file: _SoundFile | PlainWave, path: str) -> AudioInfo:
     rate, channels, frames = int(file.samplerate), int(file.channels), int(file.frames)
     if not MIN_RATE <= rate <= MAX_RATE:
         raise DecodeError(path, f"a sample rate of {rate} Hz is outside {MIN_RATE}..{MAX_RATE} Hz")

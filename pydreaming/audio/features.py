@@ -10,7 +10,7 @@ Shapes: n samples of a block, f frames, F = n_fft // 2 + 1 bins, M = n_mels.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -52,16 +52,24 @@ class LogMel:
         bins = features.n_fft // 2 + 1
         self._window = torch.hann_window(features.win_length)
         self._filters = _group_bands(mel_filters(features))
+        # Products with a single column are sums of their own kind, whose last bit depends on the row.
+        self.joins = all(group.weights.shape[1] > 1 for group in self._filters)
         self._padded = torch.zeros(self.block_frames, features.n_fft)  # the part beyond win_length stays zero
         self._spectrum = torch.empty(self.block_frames, bins, dtype=torch.complex64)
         self._power = torch.zeros(self.block_frames, bins)
 
     def __call__(self, samples: torch.Tensor) -> torch.Tensor:
         """Samples (n,) float32 of at least one window and at most `block_frames` frames -> (f, M), natural logarithm of power."""
-        windows = samples.unfold(0, self.features.win_length, self.features.hop_length)
-        f = len(windows)
-        # Zeros behind the window instead of on both sides turn phases, which power does not see.
-        torch.mul(windows, self._window, out=self._padded[:f, : self.features.win_length])
+        return self.together([samples])
+
+    def together(self, blocks: Iterable[torch.Tensor]) -> torch.Tensor:
+        """The frames of several such blocks, one after the other: for less, the same bits where `joins`. At most `block_frames` in all."""
+        f = 0
+        for samples in blocks:
+            windows = samples.unfold(0, self.features.win_length, self.features.hop_length)
+            # Zeros behind the window instead of on both sides turn phases, which power does not see.
+            torch.mul(windows, self._window, out=self._padded[f : f + len(windows), : self.features.win_length])
+            f += len(windows)
         torch.fft.rfft(self._padded[:f], out=self._spectrum[:f])
         # (f, 2F): real and imaginary parts alternate
         parts = torch.view_as_real(self._spectrum[:f]).view(f, -1)
@@ -117,6 +125,25 @@ class FrontEnd:
         parts = list(self.tokens([samples], sample_rate))
         return np.concatenate(parts) if parts else np.empty((0, self.features.token_dim), dtype=np.float32)
 
+    def tokens_together(self, clips: Sequence[Samples]) -> list[Frames]:
+        """Tokens (T, token_dim) float32 of each of several whole recordings (num_samples,) at `features.sample_rate`.
+
+        The bits of `tokens`, for less where recordings are short, as spectra of several are taken at once. None may be empty (so each has a
+        token), or have more frames than `LogMel.block_frames`.
+        """
+        if not self.log_mel.joins:
+            return [self.tokens_of(clip, self.features.sample_rate) for clip in clips]
+        least, win, hop = self.features.token_span_samples, self.features.win_length, self.features.hop_length
+        padded = [clip if len(clip) >= least else np.pad(clip, (0, least - len(clip))) for clip in clips]
+        lengths = [1 + (len(clip) - win) // hop for clip in padded]
+        tokens: list[Frames] = []
+        for part in _fill(lengths, self.log_mel.block_frames):
+            frames = self._normalised(self.log_mel.together(torch.from_numpy(clip) for clip in padded[part]))
+            ends = np.cumsum(lengths[part]).tolist()
+            for begin, end in zip([0, *ends], ends, strict=False):
+                tokens += list(TokenCutter(self.features).push(frames[begin:end]))
+        return tokens
+
     def denormalise(self, tokens: npt.NDArray[Any]) -> Frames:
         """Log-mel frames (F, n_mels) float32, natural logarithm of power, of consecutive tokens (T, token_dim). Raises ValueError."""
         frames = torch.from_numpy(join_tokens(tokens.astype(np.float32), self.features))
@@ -149,13 +176,27 @@ class FrontEnd:
 
     def block(self, samples: Samples) -> Frames:
         """Normalised frames (f, n_mels) of the samples of a block, see `LogMel`."""
-        frames = self.log_mel(torch.from_numpy(samples))
+        return self._normalised(self.log_mel(torch.from_numpy(samples)))
+
+    def _normalised(self, frames: torch.Tensor) -> Frames:
         if self.stats is not None:
             frames.sub_(self._mean).div_(self._std)
         return cast(Frames, frames.numpy())
 
     def _blocks(self, samples: Iterable[Samples], least: int) -> Iterator[Frames]:
         return run(_Blocks(self, least, self.log_mel.block_frames), samples)
+
+
+def _fill(lengths: Sequence[int], most: int) -> Iterator[slice]:
+    """Neighbours of at most `most` in sum, as many as fit."""
+    begin, total = 0, 0
+    for number, length in enumerate(lengths):
+        if total + length > most:
+            yield slice(begin, number)
+            begin, total = number, 0
+        total += length
+    if total:
+        yield slice(begin, len(lengths))
 
 
 class _Blocks:

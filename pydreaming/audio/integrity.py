@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import os
 import re
-from typing import IO, Literal
+import stat
+from pathlib import Path
+from typing import IO, Literal, NamedTuple
 
 from pydreaming.audio import flac
 
@@ -21,6 +23,24 @@ _OGG_FIRST = 2  # bit of an Ogg page's header type: a stream begins
 
 class DamageError(Exception):
     """A container contradicts itself; the text says how."""
+
+
+class Identity(NamedTuple):
+    """What tells whether a file on disk is still the same: inode, bytes, time of its last change in ns, whether it is one at all."""
+
+    inode: int
+    size: int
+    mtime_ns: int
+    regular: bool
+
+
+def identity_of(path: Path) -> Identity | None:
+    """None for what is not there: opening it says so."""
+    try:
+        found = path.stat()
+    except (OSError, ValueError):
+        return None
+    return Identity(found.st_ino, found.st_size, found.st_mtime_ns, stat.S_ISREG(found.st_mode))
 
 
 def check(file: IO[bytes]) -> int | None:

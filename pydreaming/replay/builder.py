@@ -15,6 +15,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from pydreaming.replay.schema import Clip, Episode
 
+_MAGNITUDE, _INFINITE = np.uint16(0x7FFF), 0x7C00  # of a float16's bits: all but the sign; the least that is no number
+
 
 class ClipInfo(msgspec.Struct, frozen=True):
     """Where a clip's tokens come from."""
@@ -89,7 +91,7 @@ class EpisodeBuilder:
             raise ValueError(
                 f"shapes disagree: tokens {piece.tokens.shape}, action {piece.action.shape}, start_sample {piece.start_sample.shape}"
             )
-        if not (np.isfinite(piece.tokens).all() and np.isfinite(piece.action).all()):
+        if not (_all_finite(piece.tokens) and np.isfinite(piece.action).all()):
             raise ValueError(f"{clip.path}: a token or action is not finite")
         if not first and self._clip != clip:
             raise ValueError(f"{clip.path}: continues a clip that was not begun with first=True")
@@ -133,6 +135,11 @@ class EpisodeBuilder:
         if self._pieces and not self._pieces[0].first:  # the cut fell between two pieces of one clip
             self._pieces[0] = self._pieces[0].split(0)[1]
         return _episode(taken, self.group)
+
+
+def _all_finite(values: NDArray[np.float16]) -> bool:
+    """`np.isfinite(values).all()` by the bits, a tenth of its time: it converts each value first."""
+    return bool((values.view(np.uint16) & _MAGNITUDE).max(initial=0) < _INFINITE)
 
 
 def _episode(pieces: list[_Piece], group: str) -> Episode:

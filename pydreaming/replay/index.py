@@ -33,6 +33,7 @@ class ReplayIndex:
       location: of the store, for messages.
       version: counts the refreshes that changed something.
       damaged: cause by name of each file that is there but cannot be used.
+      names: of the files, sorted; first (files + 1,) int64: file f has the episodes first[f]:first[f+1].
       groups: names of the groups, sorted; ids in `group_ids` point into it, and change with `version`.
       lengths (E,) int32 steps; group_ids (E,) int32; clip_offsets (E + 1,) int64: episode e has the clips
       clip_offsets[e]:clip_offsets[e+1] of clip_start (C,) int32 (step in the episode) and clip_item (C,) int32 (catalogue row).
@@ -125,13 +126,16 @@ class ReplayIndex:
         mapped = self._positions[episodes]
         begins = (np.maximum(mapped, 0) + skipped).tolist()
         files = [self._files[shard] for shard in self._shard_ids[episodes].tolist()]
-        obs, action, start = out
         whole = (mapped[:, 0] >= 0).tolist()
+        # Slices of memoryviews cost half of an array's; but arrays let other threads run while they copy, if they are as large as tokens.
+        obs, action, start = out.obs, *(column.reshape(-1).data for column in (out.action, out.start_sample))
+        places = [row * column.shape[1] for row in range(len(files)) for column in (out.action, out.start_sample)]
         for row, (data, at, size) in enumerate(zip(self._store.fetch(files), begins, sizes, strict=True)):
             source = Raw(data, data, data) if whole[row] else self._decode(int(episodes[row]), data)
             obs[row, : size[0]] = source.obs[at[0] : at[0] + size[0]]
-            action[row, : size[1]] = source.action[at[1] : at[1] + size[1]]
-            start[row, : size[2]] = source.start_sample[at[2] : at[2] + size[2]]
+            a, s = places[2 * row : 2 * row + 2]
+            action[a : a + size[1]] = source.action.data[at[1] : at[1] + size[1]]
+            start[s : s + size[2]] = source.start_sample.data[at[2] : at[2] + size[2]]
 
     def episode(self, episode: int) -> Episode:
         """A whole episode with its clips, paths and labels; slow, for people and evaluation. Raises ReplayError: it is damaged."""
@@ -143,14 +147,15 @@ class ReplayIndex:
 
     def _number(self, episode: int) -> int:
         """Number of the episode within its file."""
-        return episode - int(self._first[int(self._shard_ids[episode])])
+        return episode - int(self.first[int(self._shard_ids[episode])])
 
     def _build(self) -> None:
         """Join the files' tables in the order of their names."""
         self._order = order = [shard for _, (_, shard) in sorted(self._shards.items())]
         self._files = [shard.file for shard in order]
         counts = [len(shard.lengths) for shard in order]
-        self._first = np.cumsum([0, *counts])
+        self.names = [shard.name for shard in order]
+        self.first = np.cumsum([0, *counts])
         self._shard_ids = np.repeat(np.arange(len(order), dtype=np.int32), counts)
         self._positions = np.concatenate([np.empty((0, 3), np.int64), *(shard.positions for shard in order)])
         self.lengths = _join([shard.lengths for shard in order])

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -132,6 +133,8 @@ def check_episode(episode: Episode, token_dim: int, action_dim: int) -> None:
 
 def difference(ours: StoreMeta, theirs: StoreMeta) -> str | None:
     """The first setting in which two stores differ, with both values; None when they agree."""
+    if ours is theirs:
+        return None
     for section in ("schema_version", "features", "action", "stats"):
         a, b = (_flat(section, msgspec.to_builtins(getattr(meta, section))) for meta in (ours, theirs))
         for key in sorted(a.keys() | b.keys()):
@@ -184,12 +187,7 @@ def decode_metadata(values: dict[bytes, bytes] | None) -> tuple[StoreMeta, Episo
     if check != str(zlib.crc32(store + episodes)).encode():
         raise ReplayError("the metadata in its footer is damaged (checksum)")
     try:
-        version = msgspec.json.decode(store, type=_Version).schema_version
-        if version != SCHEMA_VERSION:
-            raise ReplayError(
-                f"schema version {version}; this program reads version {SCHEMA_VERSION}: use the one that wrote it, or collect anew"
-            )
-        meta, table = msgspec.json.decode(store, type=StoreMeta), msgspec.json.decode(episodes, type=EpisodeTable)
+        meta, table = _decode_store(store), _TABLE.decode(episodes)
     except msgspec.MsgspecError as e:
         raise ReplayError(f"the metadata in its footer is not valid: {e}") from e
     _check_table(table)
@@ -198,6 +196,19 @@ def decode_metadata(values: dict[bytes, bytes] | None) -> tuple[StoreMeta, Episo
 
 class _Version(msgspec.Struct):
     schema_version: int
+
+
+_TABLE = msgspec.json.Decoder(EpisodeTable)
+
+
+@lru_cache(maxsize=16)  # the files of a store share it; so does memory
+def _decode_store(text: bytes) -> StoreMeta:
+    version = msgspec.json.decode(text, type=_Version).schema_version
+    if version != SCHEMA_VERSION:
+        raise ReplayError(
+            f"schema version {version}; this program reads version {SCHEMA_VERSION}: use the one that wrote it, or collect anew"
+        )
+    return msgspec.json.decode(text, type=StoreMeta)
 
 
 def _check_table(table: EpisodeTable) -> None:

@@ -11,6 +11,7 @@ bytes, a hundred times slower.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -27,7 +28,7 @@ from pydreaming.replay.store import Bytes, File, Identity, Store
 # A V1 page header without statistics is 17 to 29 bytes (thrift compact: six small integers and two sizes); two pages in one
 # column chunk would show at least 34 bytes beside the values.
 _PAGE_HEADER = range(17, 30)
-_PLAIN = {"PLAIN", "RLE", "BIT_PACKED"}
+_PLAIN = frozenset({"PLAIN", "RLE", "BIT_PACKED"})
 
 # What a broken file makes pyarrow and numpy raise; ArrowInvalid and UnicodeDecodeError are ValueErrors.
 BROKEN = (OSError, ValueError, pa.ArrowException, OverflowError, IndexError, KeyError)
@@ -126,7 +127,7 @@ def open_shard(store: Store, name: str, identity: Identity) -> Shard:
         meta,
         file,
         np.array(table.lengths, np.int32),
-        tuple(table.groups),
+        tuple(map(sys.intern, table.groups)),  # episodes of one group are many
         np.array(table.clips, np.int32),
         np.array(table.clip_start, np.int32),
         np.array(table.clip_item, np.int32),
@@ -147,19 +148,21 @@ def _positions(footer: Any, table: EpisodeTable, meta: StoreMeta, end: int) -> N
     places = [_column(footer, name) for name in ("obs", "action", "start_sample")]
     if footer.num_row_groups != len(table.lengths):
         raise ReplayError(f"{footer.num_row_groups} row groups for {len(table.lengths)} episodes")
-    required = all(footer.schema.column(place).max_definition_level == 0 for place in places)
-    fixed = [footer.schema.column(place).length for place in places[:2]] == list(widths[:2])
+    schema = [footer.schema.column(place) for place in places]
+    required = all(column.max_definition_level == 0 for column in schema) and [column.length for column in schema[:2]] == list(widths[:2])
+    columns = list(zip(places, widths, strict=True))
     positions = np.full((len(table.lengths), 3), -1, np.int64)
     for number in reversed(range(len(table.lengths))):
         steps, row_group = table.lengths[number], footer.row_group(number)
         if row_group.num_rows != steps:
             raise ReplayError(f"row group {number} has {row_group.num_rows} rows, its episode {steps} steps")
         found = []
-        for place, width in zip(places, widths, strict=True):
-            column = row_group.column(place)
-            position = _page_position(column, steps, width) if required and fixed else -1
-            found.append(position if position + steps * width == end else -1)
-            end = column.data_page_offset
+        for place, width in columns:
+            column, values = row_group.column(place), steps * width
+            begin, size = column.data_page_offset, column.total_compressed_size
+            proven = required and begin + size == end and _is_one_page(column, steps, size - values)
+            found.append(end - values if proven else -1)
+            end = begin
         if min(found) > 0:
             positions[number] = found
         end = row_group.column(0).data_page_offset
@@ -167,19 +170,18 @@ def _positions(footer: Any, table: EpisodeTable, meta: StoreMeta, end: int) -> N
 
 
 def _column(footer: Any, name: str) -> int:
-    for place in range(footer.num_columns):
+    for place in range(footer.num_columns - 1, -1, -1):  # ours are the last
         if footer.schema.column(place).path == name:
             return place
     raise ReplayError(f"it has no column '{name}'")
 
 
-def _page_position(column: Any, steps: int, width: int) -> int:
-    """Where the values of a column chunk begin, if it is one plain uncompressed page of them; else -1."""
-    plain = (
-        column.compression == "UNCOMPRESSED"
-        and not column.has_dictionary_page
+def _is_one_page(column: Any, steps: int, header: int) -> bool:
+    """Whether a column chunk is one plain uncompressed page of `steps` values behind `header` bytes."""
+    return (
+        header in _PAGE_HEADER
         and column.num_values == steps
+        and column.compression == "UNCOMPRESSED"
+        and not column.has_dictionary_page
         and _PLAIN.issuperset(column.encodings)
-        and column.total_compressed_size - steps * width in _PAGE_HEADER
     )
-    return int(column.data_page_offset + column.total_compressed_size - steps * width) if plain else -1

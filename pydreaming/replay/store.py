@@ -33,11 +33,15 @@ T = TypeVar("T")
 
 
 class Identity(NamedTuple):
-    """What tells a file from another one of the same name: bytes, modification time in ns, inode (0 where there is none)."""
+    """What tells a file from another one of the same name: bytes, modification time in ns, inode (0 where there is none).
+
+    regular: False for a pipe, a folder or a device, which must not be opened: reading a pipe would hang.
+    """
 
     size: int
     mtime_ns: int
     serial: int = 0
+    regular: bool = True
 
 
 class File(ABC):
@@ -149,17 +153,17 @@ def open_store(where: Location | Store, cache: Path | None = None, cache_bytes: 
 class LocalFile(File):
     """A mapped file. The mapping outlives the file: one that is evicted while in use stays readable."""
 
-    def __init__(self, path: Path) -> None:
-        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would hang
-            raise ReplayError("not a regular file")
-        with pa.memory_map(str(path)) as file:
+    def __init__(self, path: str) -> None:
+        with pa.memory_map(path) as file:
             self._buffer = file.read_buffer()  # keeps the mapping, but no file descriptor: a store has thousands of files
         self.data = np.frombuffer(self._buffer, np.uint8)
         self.size = len(self.data)
 
     def footer(self) -> Any:
         """See File."""
-        return pq.read_metadata(pa.BufferReader(self._buffer))
+        reader = pq.core.ParquetReader()  # pq.read_metadata makes a ParquetFile as well, which takes longer than the footer
+        reader.open(pa.BufferReader(self._buffer))
+        return reader.metadata
 
 
 class LocalStore(Store):
@@ -196,7 +200,7 @@ class LocalStore(Store):
                         found = entry.stat()
                     except FileNotFoundError:  # evicted meanwhile
                         continue
-                    present[entry.name] = Identity(found.st_size, found.st_mtime_ns, found.st_ino)
+                    present[entry.name] = Identity(found.st_size, found.st_mtime_ns, found.st_ino, stat.S_ISREG(found.st_mode))
         except FileNotFoundError:
             return {}
         except OSError as e:
@@ -217,9 +221,9 @@ class LocalStore(Store):
 
     def open(self, name: str, identity: Identity) -> LocalFile:
         """See Store."""
-        if not stat.S_ISREG((self._folder / name).stat().st_mode):  # reading a pipe would hang
+        if not identity.regular:
             raise ReplayError("not a regular file")
-        return LocalFile(self._folder / name)
+        return LocalFile(f"{self._folder}/{name}")
 
     def fetch(self, files: Sequence[File]) -> list[Bytes]:
         """See Store."""

@@ -27,7 +27,7 @@ SECTIONS: Mapping[str, Section] = MappingProxyType(
         "world_model": Section("2 Is it a world model", "2. Is it a world model?"),  # open_loop_gain_k1, retrieval_k1, ...
         "use": Section("3 Is it useful", "3. Is it useful?"),  # probes, ABX, anomaly scores
         "health": Section("4 Is it healthy", "4. Is it healthy?"),  # kl, perplexity, effective_rank, grad_norm, ...
-        "machine": Section("5 Is the machine busy", "5. Is the machine busy?"),  # steps_per_s, data_wait_share, ...
+        "machine": Section("5 Is the machine busy", "5. Is the machine busy?"),  # steps_per_s, busy/data_wait, ...
         "look": Section("6 Look and listen", "6. Look and listen"),  # images
         "other": Section("7 Other", "7. Other"),
     }
@@ -36,7 +36,7 @@ SECTIONS: Mapping[str, Section] = MappingProxyType(
 _ALIASES = {"workers": "machine", "replay": "machine", "busy": "machine", "system": "machine", "probe": "use", "eval": "use"}
 
 # Charts people look at first; families not named here follow in alphabetical order.
-_FIRST = ("loss", "nce_accuracy", "open_loop_gain", "retrieval", "kl", "grad_norm", "steps_per_s", "data_wait_share")
+_FIRST = ("loss", "nce_accuracy", "open_loop_gain", "retrieval", "kl", "grad_norm", "steps_per_s", "busy.data_wait")
 
 MAX_NAME = 250  # MLflow's limit for a metric, parameter or tag key
 

@@ -117,6 +117,17 @@ class Trainer:
             optimizer.step()
         return Outcome(self.totals.losses, torch.cat([sums, torch.stack([grad_norm, refused])]))
 
+    @property
+    def size(self) -> str:
+        """How many numbers are learnt, for people."""
+        return f"{sum(p.numel() for p in (*self.world, *self.probe)) / 1e6:.2f} M parameters"
+
+    def page_locked(self, batch: Batch) -> Batch:
+        """The batch in memory from which a GPU copies by itself, beside a step; as it is where there is none. It must outlive the copy."""
+        if self.device.type != "cuda":
+            return batch
+        return Batch(*(torch.from_numpy(getattr(batch, field.name)).pin_memory().numpy() for field in dataclasses.fields(batch)))
+
     def to_device(self, batch: Batch) -> TensorBatch:
         """A replay batch as tensors on the training device."""
 
@@ -162,6 +173,20 @@ class Totals(nn.Module):
         """See `Objective.forward`."""
         self.losses = self.objective(self.model, batch, noise)
         return self.losses.total(batch.ranks), decoder_loss(self.model, self.losses, batch)
+
+
+def sequence_losses(losses: Losses) -> Tensor:
+    """The objective by sequence, () each: (B,), the weighted means of those terms that are about most of the sequences; nan for others."""
+    B = losses.observed.embed.shape[0]
+    terms = [term for term in losses.terms.values() if term.value.dim() == 2]
+    rows = max((len(term.value) for term in terms), default=0)
+    result = losses.observed.embed.new_full((B,), torch.nan, dtype=torch.float32)
+    if rows:
+        result[:rows] = 0
+    for term in terms:
+        if len(term.value) == rows:
+            result[:rows] += term.weight * (term.value.detach() * term.valid).sum(1) / term.valid.sum(1).clamp_min(1)
+    return result
 
 
 def decoder_loss(model: WorldModelNet, losses: Losses, batch: TensorBatch) -> Tensor:

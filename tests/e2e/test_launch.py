@@ -160,7 +160,7 @@ def test_a_run_ends_with_everything_in_mlflow(finished: Outcome) -> None:
         "dropped_messages",
     ):  # as `pydreaming status`
         assert f"5 Is the machine busy/workers.{name}" in finished.metrics
-    for name in ("replay.fill", "replay.files", "replay.ratio", "steps_per_s", "data_wait_share", "checkpoint_age_s"):
+    for name in ("replay.fill", "replay.files", "replay.ratio", "steps_per_s", "busy.data_wait", "busy.first_step_s", "checkpoint_age_s"):
         assert f"5 Is the machine busy/{name}" in finished.metrics
     assert any(name.startswith("3 Is it useful/label_leave_one_speaker_out.world_model") for name in finished.metrics)
     assert 12 <= len(finished.params) <= 18

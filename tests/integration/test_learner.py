@@ -63,14 +63,16 @@ def test_trains_from_a_finished_store_and_evaluates(offline_run: Callable[..., R
     events = [json.loads(line) for line in (run.path / "tracking" / "spool.jsonl").read_text().splitlines()]
     assert events[-1] == {"event": "end", "time": events[-1]["time"], "status": "FINISHED"}
     logged = {name for event in events if event["event"] == "metrics" for name in event["values"]}
-    assert {"learning/loss", "health/information", "world_model/open_loop_gain_k1", "machine/data_wait_share"} <= logged
+    assert {"learning/loss", "health/information", "world_model/open_loop_gain_k1", "busy/data_wait", "busy/first_step_s"} <= logged
 
 
 def test_resumed_training_equals_uninterrupted_training_bit_for_bit(offline_run: Callable[..., RunDir]) -> None:
-    whole = offline_run("--training.steps", "20", name="whole")
+    # By priority, as then the order of all that the learner and the thread that draws for it tell each other is in the batches.
+    drawn = ("--replay.priority", "curious", "--training.steps", "20")
+    whole = offline_run(*drawn, name="whole")
     assert learner(whole).returncode == 0
     # The schedule must be the same in both, so the interrupted run is stopped by a signal and not by another number of steps.
-    parts = offline_run("--training.steps", "20", "--training.checkpoint_s", "0.01", "--training.keep_checkpoints", "100", name="parts")
+    parts = offline_run(*drawn, "--training.checkpoint_s", "0.01", "--training.keep_checkpoints", "100", name="parts")
     process = subprocess.Popen([sys.executable, "-m", "workers.learner", "--run", str(parts.path)], stdout=subprocess.DEVNULL)
     while len(list_checkpoints(parts.path / "checkpoints")) < 5 and process.poll() is None:
         time.sleep(0.005)

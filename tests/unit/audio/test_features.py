@@ -163,3 +163,17 @@ def test_read_only_samples_are_taken():
     expected = frames_of(FrontEnd(FEATURES), samples)
     samples.flags.writeable = False
     np.testing.assert_array_equal(frames_of(FrontEnd(FEATURES), samples), expected)
+
+
+@pytest.mark.parametrize("features", SETTINGS)
+def test_recordings_taken_together_give_the_same_bits(features):
+    stats = FeatureStats([0.5] * features.n_mels, [2.0] * features.n_mels, 1)
+    front_end, rng = FrontEnd(features, stats), np.random.default_rng(3)
+    most = front_end.log_mel.block_frames * features.hop_length
+    lengths = [1, features.win_length, features.token_span_samples + 1, *rng.integers(1, most, 60).tolist(), most, most]
+    clips = [noise(length, seed) for seed, length in enumerate(lengths)]
+    together = front_end.tokens_together(clips)
+    assert len(together) == len(clips)
+    for clip, tokens in zip(clips, together, strict=True):
+        assert np.array_equal(tokens, front_end.tokens_of(clip, features.sample_rate))
+    assert front_end.tokens_together([]) == []

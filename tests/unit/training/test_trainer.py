@@ -12,8 +12,9 @@ from tiny_models import STRIDES, TOKEN_DIM, tiny_batch, tiny_config, tiny_model
 from torch.nn.utils.rnn import PackedSequence
 
 from pydreaming.errors import ConfigError
+from pydreaming.objectives import Losses
 from pydreaming.replay.sampler import Batch
-from pydreaming.training.trainer import Trainer, decoder_loss, pick_device, pick_precision, rate_factor
+from pydreaming.training.trainer import Trainer, decoder_loss, pick_device, pick_precision, rate_factor, sequence_losses
 from pydreaming.training.views import centre_sequences
 
 
@@ -215,3 +216,27 @@ def test_devices_and_precisions_that_exist() -> None:
 def test_bfloat16_is_not_chosen_where_a_gpu_only_emulates_it(monkeypatch: pytest.MonkeyPatch, native: bool, expected: object) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or native)
     assert pick_precision("auto", torch.device("cuda")) == expected
+
+
+@pytest.mark.parametrize("name", ["dreaming_v2", "dreamer_v2", "cpc", "barlow"])
+def test_losses_by_sequence_add_up_to_the_terms_that_are_about_all_of_them(name: str) -> None:
+    t, batch = trainer(objective__name=name), tiny_batch()
+    losses = t.train_step(batch, 0.0).losses
+    found = sequence_losses(losses)
+    B = len(batch.mask)
+    assert found.shape == (B,)
+    known = ~found.isnan()
+    widest = max((len(term.value) for term in losses.terms.values() if term.value.dim() == 2), default=0)
+    assert known.tolist() == [row < widest for row in range(B)]
+    for row in range(widest):
+        alone = 0.0
+        for term in losses.terms.values():
+            if term.value.dim() == 2 and len(term.value) == widest:
+                values = term.value[row][term.valid[row]]
+                alone += term.weight * float(values.mean()) if len(values) else 0.0
+        assert float(found[row]) == pytest.approx(alone, rel=1e-4, abs=1e-6)
+
+
+def test_no_term_by_sequence_tells_no_losses() -> None:
+    losses = trainer().train_step(tiny_batch(), 0.0).losses
+    assert sequence_losses(Losses({}, losses.observed)).isnan().all()

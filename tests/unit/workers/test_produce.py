@@ -276,3 +276,30 @@ def test_without_actions_there_is_one_zero() -> None:
     index, action = walked(Walk(ActionConfig("none", [1], []), 0, 0, item(1, "x"), ControlScale()), [2, 3])
     np.testing.assert_array_equal(index, range(5))
     np.testing.assert_array_equal(action, np.zeros((5, 1)))
+
+
+@pytest.mark.parametrize("overrides", [(), ("--action.kind", "stride"), ("--source.channels", "each"), ("--augment.probability", "1")])
+def test_short_recordings_read_ahead_give_the_same_files(
+    make_run: MakeRun, recordings: Recordings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overrides: tuple[str, ...]
+) -> None:
+    audio = recordings(7, broken=2, seconds=0.4)
+    rng = np.random.default_rng(0)
+    for name, seconds, rate in (("long", 3.0, 8000), ("other", 0.5, 11025), ("short", 0.01, 8000)):
+        soundfile.write(str(audio / f"{name}.wav"), 0.1 * rng.standard_normal(int(seconds * rate)), rate, subtype="PCM_16")
+    soundfile.write(str(audio / "some.flac"), 0.1 * rng.standard_normal(3000), 8000)
+    names = sorted(path.name for path in audio.iterdir() if path.suffix in (".wav", ".flac"))
+    items = [item(i, name, f"speaker:{i // 4}") for i, name in enumerate(3 * [*names, "missing.wav"])]
+    config = config_of(make_run, audio, "--augment.shift", "1", *overrides)
+    stats = merge_stats([Producer(config, audio, tmp_path).measure(items)[0]], config.features.n_mels)
+    found = []
+    for seconds in (2.0, 0.0):
+        monkeypatch.setattr("workers.produce.SHORT_S", seconds)
+        folder, calls = tmp_path / str(seconds), []
+        producer = Producer(config, audio, folder, on_block=lambda calls=calls: calls.append(1))  # type: ignore[misc]
+        reports = [producer.produce(epoch, 0, items, stats) for epoch in range(2)]
+        totals = (producer.totals.clips, producer.totals.tokens, round(producer.totals.audio_s, 6))
+        files = {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+        found.append((reports, totals, files))
+        assert len(calls) >= 2 * len(items)
+    assert found[0] == found[1]
+    assert len(found[0][0][0][1]) == 3 * (2 + 1)  # the broken ones and that which is missing
