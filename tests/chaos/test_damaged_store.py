@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from supervise import supervised
 
 from workers.layout import RunDir
 from workers.serial import collect
@@ -23,14 +24,6 @@ pytestmark = [pytest.mark.chaos, pytest.mark.timeout(900)]
 MakeRun = Callable[..., RunDir]
 Recordings = Callable[..., Path]
 PATIENT = ("--workers.lease_ttl_s", "30")  # the host may be busy with other things
-ROOT = Path(__file__).resolve().parents[2]
-SUPERVISE = (
-    "import sys; from pathlib import Path; from workers.layout import RunDir; from workers.supervisor import ALL, Supervisor;"
-    "from workers import logs; from pydreaming.errors import PydreamingError; run = RunDir(Path(sys.argv[1]))\n"
-    "logs.begin('supervisor', run, console=sys.stderr)\n"
-    "try: sys.exit(Supervisor(run.path, run.read_config(), ALL).run())\n"
-    "except PydreamingError as e: sys.exit(f'error: {e}')"
-)
 
 
 def spoil(folder: Path, like: Path) -> dict[str, str]:
@@ -83,9 +76,7 @@ def test_a_run_goes_on_when_bad_files_appear_in_its_store(make_run: MakeRun, rec
         recordings(12, seconds=2.0), "--workers.passes", "6", "--training.steps", "100", "--training.log_s", "0.1", *PATIENT, *where
     )
     replay = run.replay(run.read_config())
-    process = subprocess.Popen(
-        [sys.executable, "-c", SUPERVISE, str(run.path)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT
-    )
+    process = subprocess.Popen(**supervised(run), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         end = time.monotonic() + 240
         while not (there := sorted(replay.glob("e*.parquet"))):
@@ -107,9 +98,7 @@ def test_a_replay_folder_that_is_removed_ends_the_run_with_one_line(make_run: Ma
     run = make_run(
         recordings(12, seconds=4.0), "--workers.passes", "0", "--training.steps", "1000000", "--training.checkpoint_s", "1", *where
     )
-    process = subprocess.Popen(
-        [sys.executable, "-c", SUPERVISE, str(run.path)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT
-    )
+    process = subprocess.Popen(**supervised(run), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         end = time.monotonic() + 240
         while not list(run.checkpoints.glob("step-*")):
@@ -134,9 +123,8 @@ def test_a_file_cut_short_under_the_learner_costs_the_learners_life_but_not_the_
     collect(run, run.read_config())
     largest = max(run.replay(run.read_config()).iterdir(), key=lambda path: path.stat().st_size)
     log = run.path / "console.log"
-    command = [sys.executable, "-c", SUPERVISE.replace("ALL)", "ALL - {'tracker'})"), str(run.path)]
     with log.open("w") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output, cwd=ROOT)
+        process = subprocess.Popen(**supervised(run, "tracker"), stdout=output, stderr=output)
     try:
         for words in (" step ", "left aside", "at step"):
             end = time.monotonic() + 240
