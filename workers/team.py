@@ -23,9 +23,11 @@ import numpy as np
 import torch
 import torch.distributed
 from numpy.typing import NDArray
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 
 from pydreaming.config import Config
-from pydreaming.errors import PydreamingError
+from pydreaming.errors import PydreamingError, UsageError
 from pydreaming.models.ranks import ALONE, Ranks
 from pydreaming.replay.sampler import Batch
 from pydreaming.replay.schema import ACTION_DTYPE, TOKEN_DTYPE
@@ -75,7 +77,8 @@ class Team:
         if ranks.size > 1:
             backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
             with others_there():
-                torch.distributed.init_process_group(backend, timeout=SILENCE)
+                store = meeting_place()
+                torch.distributed.init_process_group(backend, store=store, rank=ranks.rank, world_size=ranks.size, timeout=SILENCE)
 
     # -- the leader's side --------------------------------------------------------------------------------------------------------------
 
@@ -168,6 +171,24 @@ def others_there() -> Iterator[None]:
         if not isinstance(e, torch.distributed.DistError) and "gloo" not in str(e):
             raise
         raise LostRankError(f"another process of this learner is lost: {str(e).splitlines()[0][:200]}") from e
+
+
+def meeting_place() -> Store:
+    """The store in which the ranks of one start, and of no other, find each other's addresses.
+
+    torchrun keeps a store of its own over all starts (2.11: it says that it does not). A rank that looked there before its new peer came
+    would find where the dead one listened, and wait for it; so every start has a corner of its own. Agents of several hosts count their
+    starts each for itself, and cannot agree on a corner.
+
+    Raises:
+      UsageError: such a store is to serve several hosts.
+    """
+    store: Store = next(rendezvous("env://", timeout=SILENCE))[0]
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":  # rank 0 has made it, for this start
+        return store
+    if os.environ.get("GROUP_WORLD_SIZE", "1") != "1":
+        raise UsageError("torchrun on several hosts needs TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in its environment")
+    return PrefixStore(f"start-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
 
 def ranks_of_environment() -> Ranks:
