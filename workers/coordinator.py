@@ -210,7 +210,7 @@ class Coordinator:
 
     def now(self, now: float) -> CollectionNow:
         """What `pydreaming status` shows."""
-        s = self.status(now)
+        s, (done, listed) = self.status(now), self._collection.pass_items
         return CollectionNow(
             time=time.time(),
             due_s=REGULAR_S,
@@ -228,6 +228,8 @@ class Coordinator:
             dropped_messages=s.dropped_messages,
             workers=self._roster.workers(now),
             capacity_tokens=self._collection.capacity_tokens,
+            recordings_done=done,
+            recordings=listed,
         )
 
     def _drop(self, kind: str, detail: str) -> list[FromCoordinator]:
