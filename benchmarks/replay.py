@@ -4,9 +4,9 @@
 
 Data: 100,096 tokens of 640 float16 values in 391 episodes of 256 (128 MB, random normal), sequences of 64 steps, files in the page
 cache, one thread. Each way copies one random sequence at a time into fresh memory; the last row draws whole batches (24 sequences,
-with is_first, actions, identities and masks). Writing: 64 episodes (21 MB) in files of 32, removed after each repeat; npz is not
-synced, so "ours, not synced" is the like-for-like row, and "ours, durable" what a worker does. Repeats of all ways are interleaved;
-medians, and ratios within the run.
+with is_first, actions, identities and masks). The first sequence of an episode costs a look at its checksum, and at its file's footer.
+Writing: 64 episodes (21 MB) in files of 32, removed after each repeat; npz is not synced, so "ours, not synced" is the like-for-like
+row, and "ours, durable" what a worker does. Repeats of all ways are interleaved; medians, and ratios within the run.
 
 With --s3, the same episodes in a store on S3 as well (an empty prefix, which is emptied again): what a sequence costs where its file was
 never on this host (cold: listed, fetched, kept), where another process has left a copy (checked, mapped), and after that.
@@ -131,6 +131,18 @@ def readers(folder: Path, count: int, meta: StoreMeta) -> dict[str, tuple[Draw, 
         episode, start = place()
         return index.read(episode, start, LENGTH)
 
+    def unread() -> Iterator[tuple[ReplayIndex, int]]:
+        while True:
+            fresh = ReplayIndex(folder / "ours")
+            fresh.refresh()
+            yield from ((fresh, episode) for episode in np.random.default_rng(2).permutation(fresh.episodes).tolist())
+
+    firsts = unread()
+
+    def first() -> object:
+        fresh, episode = next(firsts)
+        return fresh.read(episode, place()[1], LENGTH)
+
     def row_group() -> object:
         episode, start = place()
         file, number = groups[episode]
@@ -146,6 +158,7 @@ def readers(folder: Path, count: int, meta: StoreMeta) -> dict[str, tuple[Draw, 
     return {
         MEMMAP: (memmap, 1),
         "ours, single sequences": (ours, 1),
+        "ours, first of an episode": (first, 1),
         ROW_GROUP: (row_group, 1),
         NPZ: (npz, 1),
         "ours, whole batches": (sampler.sample, BATCH),
