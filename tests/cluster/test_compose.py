@@ -21,7 +21,7 @@ from pydreaming import keys
 from pydreaming.audio.sources.fsdd_download import bundled_digits
 from pydreaming.tracking.live import COLLECTION, LEARNER, CollectionNow, LearnerNow
 
-BUILD_S, RUN_S, STRUCK_S = 1500.0, 400.0, 900.0
+BUILD_S, RUN_S, STRUCK_S, EVALUATION_S = 1500.0, 400.0, 900.0, 1200.0  # evaluations give way to everything else on the host
 # Small leases and a small slack keep every worker at work until the end of training.
 SETTINGS = (
     "--workers.passes 0 --workers.lease_items 4 --replay.replay_ratio 1 --replay.slack_tokens 500 --replay.capacity_tokens 20000"
@@ -30,7 +30,7 @@ SETTINGS = (
 # Nothing is kept from training, and nothing evicted.
 LASTING = "--source.held_out 0 --replay.capacity_tokens 10000000 --replay.replay_ratio 8 --training.steps 1000000"
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(BUILD_S + STRUCK_S + 2 * STOP_S)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(BUILD_S + STRUCK_S + EVALUATION_S + 2 * STOP_S)]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -86,6 +86,7 @@ def test_two_workers_and_a_further_host_feed_a_learner(stacks: tuple[Stack, Stac
     further("up", "--detach")  # before there is a coordinator: it waits
     main("up", "--detach", "--scale", "worker=2", timeout=RUN_S)
 
+    deadline += EVALUATION_S
     assert main.exit_codes("learner", deadline) == [0]
     workers = main.exit_codes("worker", deadline)
     assert workers == [0, 0]
@@ -151,6 +152,7 @@ def test_a_stack_is_scaled_and_struck_while_it_trains_and_uses_every_recording(
     steps = msgspec.json.decode((tmp_path / LEARNER).read_bytes(), type=LearnerNow).step + 100
     main.environment["SETTINGS"] = f"{endless} --training.steps {steps}"  # the last word counts
     main("up", "--detach", "--scale", "worker=1", timeout=RUN_S)
+    deadline = time.monotonic() + EVALUATION_S
     assert main.exit_codes("learner", deadline) == [0]
     assert main.exit_codes("worker", deadline) == [0]
 
