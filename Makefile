@@ -67,7 +67,7 @@ chaos: env  ## break real processes, disks and files, at random and one by one: 
 	@cat "$(RUNS)/chaos.md"
 
 cluster: env  ## the compose stack on a real Docker engine (minutes)
-	@$(PY) -m pytest -m cluster tests/cluster $(ARGS)
+	@$(PY) -m pytest -rs -m cluster tests/cluster $(ARGS)
 
 quality: env  ## train for minutes and check the figures of README
 	@$(PY) -m pytest -m quality tests/quality $(ARGS)

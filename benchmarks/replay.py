@@ -3,10 +3,10 @@
     python -m benchmarks.replay [--json out.json] [--quick] [--s3 s3://BUCKET/PREFIX?endpoint_override=HOST:PORT&scheme=http]
 
 Data: 100,096 tokens of 640 float16 values in 391 episodes of 256 (128 MB, random normal), sequences of 64 steps, files in the page
-cache, CPU time of one thread. Each way copies one random sequence at a time into fresh memory; the last rows make whole batches of 24
-sequences: by memmap, only copied into new (24, 64) arrays of tokens, actions and starts, each column from a file of its own, which is the
-limit of a batch; ours, drawn as training draws them, with is_first, identities and masks; and by priority (`replay.priority curious`,
-losses told after each batch).
+cache, CPU time of one thread. Each way copies one random sequence at a time into fresh memory (the first of an episode costs a look at its
+checksum, and at its file's footer); the last rows make whole batches of 24 sequences: by memmap, only copied into new (24, 64) arrays of
+tokens, actions and starts, each column from a file of its own, which is the limit of a batch; ours, drawn as training draws them, with
+is_first, identities and masks; and by priority (`replay.priority curious`, losses told after each batch).
 
 Writing: 64 episodes (21 MB) in files of 32, removed after each repeat; npz is not synced, so "ours, not synced" is the like-for-like row,
 and "ours, durable" what a worker does. Repeats of all ways are interleaved; medians, and ratios within the run.
@@ -156,6 +156,18 @@ def readers(folder: Path, count: int, meta: StoreMeta) -> dict[str, tuple[Draw, 
         episode, start = place()
         return index.read(episode, start, LENGTH)
 
+    def unread() -> Iterator[tuple[ReplayIndex, int]]:
+        while True:
+            fresh = ReplayIndex(folder / "ours")
+            fresh.refresh()
+            yield from ((fresh, episode) for episode in np.random.default_rng(2).permutation(fresh.episodes).tolist())
+
+    firsts = unread()
+
+    def first() -> object:
+        fresh, episode = next(firsts)
+        return fresh.read(episode, place()[1], LENGTH)
+
     def row_group() -> object:
         episode, start = place()
         file, number = groups[episode]
@@ -171,6 +183,7 @@ def readers(folder: Path, count: int, meta: StoreMeta) -> dict[str, tuple[Draw, 
     return {
         MEMMAP: (memmap, 1),
         "ours, single sequences": (ours, 1),
+        "ours, first of an episode": (first, 1),
         ROW_GROUP: (row_group, 1),
         NPZ: (npz, 1),
         GATHERED: (gathered, BATCH),

@@ -45,6 +45,15 @@ class ReplayError(PydreamingError):
     """A replay store or one of its files is missing, damaged or made with other settings."""
 
 
+class DamagedError(ReplayError):
+    """One file of a replay store does not hold what was written. Carries its name and the cause, for the list of damaged files."""
+
+    def __init__(self, name: str, cause: str) -> None:
+        super().__init__(f"{name}: {cause}")
+        self.name = name
+        self.cause = cause
+
+
 class UnreachableError(ReplayError):
     """A replay store does not answer now, and may do so later."""
 

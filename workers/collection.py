@@ -227,6 +227,11 @@ class Collection:
         """Share of the oldest unfinished pass that is done."""
         return self._episodes.pass_share
 
+    @property
+    def pass_items(self) -> tuple[int, int]:
+        """Recordings of the oldest unfinished pass: done, and listed."""
+        return self._episodes.pass_items
+
     # -- inside -------------------------------------------------------------------------------------------------------------------------
 
     def _measure_table(self, items: list[int]) -> LeaseTable:

@@ -79,7 +79,7 @@ class Coordinator:
         self._dropped: Counter[str] = Counter()
         self._say = ThrottledLog(log)
         self._regular, self._ticked = -REGULAR_S, -POLL_S
-        self.stopping = False
+        self.stopping = self.comes_back = False
 
     @property
     def dropped(self) -> Counter[str]:
@@ -87,10 +87,10 @@ class Coordinator:
         return self._dropped
 
     def serve(self) -> None:
-        """Until `stopping`; then tell every peer."""
+        """Until `stopping`; then tell every peer that the run has ended, unless `comes_back`."""
         while not self.stopping:
             self.step(POLL_S)
-        for address in self._roster.everyone():
+        for address in () if self.comes_back else self._roster.everyone():
             self._router.send(address, Stop("the run has ended"))
         self._collection.save(time.monotonic())
 
@@ -210,7 +210,7 @@ class Coordinator:
 
     def now(self, now: float) -> CollectionNow:
         """What `pydreaming status` shows."""
-        s = self.status(now)
+        s, (done, listed) = self.status(now), self._collection.pass_items
         return CollectionNow(
             time=time.time(),
             due_s=REGULAR_S,
@@ -228,6 +228,8 @@ class Coordinator:
             dropped_messages=s.dropped_messages,
             workers=self._roster.workers(now),
             capacity_tokens=self._collection.capacity_tokens,
+            recordings_done=done,
+            recordings=listed,
         )
 
     def _drop(self, kind: str, detail: str) -> list[FromCoordinator]:
@@ -282,18 +284,19 @@ def run_coordinator(run: RunDir, stop: Stopper) -> None:
 
 
 class Stopper:
-    """Turns SIGTERM and SIGINT into the end of `serve`."""
+    """Turns SIGTERM and SIGINT into the end of the run for its peers, and SIGHUP (whoever started this process is gone) into a pause."""
 
     def __init__(self) -> None:
         self._coordinator: Coordinator | None = None
         self._asked = False
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._ask)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self._asked = True
         if self._coordinator is None:
             raise SystemExit(0)  # still listing recordings: nothing to tidy up
+        self._coordinator.comes_back = number == signal.SIGHUP
         self._coordinator.stopping = True
 
     def attach(self, coordinator: Coordinator) -> None:

@@ -68,6 +68,8 @@ class _Epoch:
     losses: dict[int, int] = field(default_factory=dict)
     tokens: int = 0
     left: int = 0  # leases neither done nor split
+    listed: int = 0  # items of all leases
+    items_done: int = 0  # of those that are done
     extra: bool = False  # beside the passes
 
     def items(self, lease: int) -> list[int]:
@@ -75,6 +77,9 @@ class _Epoch:
             return [int(i) for i in self.leases[lease]]
         parent, position = divmod(lease - len(self.leases), self.width)
         return [int(self.leases[parent][position])]
+
+    def size(self, lease: int) -> int:
+        return len(self.leases[lease]) if lease < len(self.leases) else 1
 
     def children(self, lease: int) -> list[int]:
         first = len(self.leases) + lease * self.width
@@ -117,6 +122,13 @@ class LeaseTable:
         for epoch in self._open.values():
             return len(epoch.done) / max(1, len(epoch.done) + epoch.left)
         return 0.0
+
+    @property
+    def pass_items(self) -> tuple[int, int]:
+        """Items of the oldest open epoch: those that are done (or given up), and all."""
+        for epoch in self._open.values():
+            return epoch.items_done, epoch.listed
+        return 0, 0
 
     def grant(self, owner: str, now: float) -> Grant | None:
         """The next lease for `owner`, or None when nothing is pending (now, or ever again: see `exhausted`)."""
@@ -251,11 +263,15 @@ class LeaseTable:
     @staticmethod
     def _settle(epoch: _Epoch, lease: int) -> None:
         epoch.done.add(lease)
+        epoch.items_done += epoch.size(lease)
         epoch.left -= 1
 
     def _begin(self, number: int, extra: bool = False) -> _Epoch:
         leases = self._plan(number)
-        epoch = _Epoch(number, leases, width=max((len(lease) for lease in leases), default=1), extra=extra)
+        epoch = _Epoch(number, leases, width=1, extra=extra)
+        for lease in leases:
+            epoch.width = max(epoch.width, len(lease))
+            epoch.listed += len(lease)
         epoch.pending.extend(range(len(leases)))
         epoch.left = len(leases)
         self._open[number] = epoch
@@ -289,6 +305,7 @@ class LeaseTable:
             epoch.tokens = record.tokens
             epoch.pending.clear()
             epoch.done = {n for first, last in record.done for n in range(first, last + 1)}
+            epoch.items_done = sum(map(epoch.size, epoch.done))
             epoch.split = set(record.split)
             every = [*range(len(epoch.leases)), *(child for lease in record.split for child in epoch.children(lease))]
             epoch.pending.extend(n for n in every if n not in epoch.done and n not in epoch.split)

@@ -73,6 +73,7 @@ class Supervisor:
         self._coordinator = None if self._remote or offline else self._child("coordinator", run, threads=1)
         if self._coordinator is not None:
             self._coordinator.alive = run_dir / FOLDER / COLLECTION
+            self._coordinator.orphaned = signal.SIGHUP  # the run has not ended: workers of other hosts wait until it is gone on with
         self._workers = [self._worker(i) for i in range(count)]
         learner = "learners" if config.training.processes > 1 else "learner"
         self._learner = self._child(learner, run, log=False, name="learner") if "learner" in roles else None

@@ -100,12 +100,14 @@ def parquet() -> Kind:
     import tempfile
 
     import numpy as np
+    import pyarrow.parquet as pq
 
     from pydreaming.audio.stats import FeatureStats
     from pydreaming.config import load_config
     from pydreaming.replay.builder import ClipInfo, EpisodeBuilder
     from pydreaming.replay.evict import evict
     from pydreaming.replay.index import ReplayIndex
+    from pydreaming.replay.names import shard_name, shard_prefix
     from pydreaming.replay.sampler import ReplaySampler
     from pydreaming.replay.schema import StoreMeta
     from pydreaming.replay.writer import ShardWriter
@@ -125,6 +127,12 @@ def parquet() -> Kind:
                     writer.add(episode)
             (report,) = writer.commit()
         samples = {report.name: (Path(scratch) / report.name).read_bytes()}
+        # As another program might write it, so that it has to be decoded.
+        file = pq.ParquetFile(Path(scratch) / report.name)
+        with pq.ParquetWriter(Path(scratch) / "foreign", file.schema_arrow, compression="zstd") as other:
+            for group in range(file.num_row_groups):
+                other.write_table(file.read_row_group(group))
+        samples[shard_name(shard_prefix(0, 1), 0)] = (Path(scratch) / "foreign").read_bytes()
 
     def read(path: Path) -> None:
         index = ReplayIndex(path.parent)

@@ -33,7 +33,7 @@ COMMAND = Command(
     "Say how a run is doing: training, data collection, replay store, workers, what was refused. It reads small files in the run's\n"
     "folder, so it works on every host that sees that folder, without MLflow, and after the run has ended.\n\n"
     "  learner      gradient steps, the share of the run that is done, the loss, the share of time in which it waits for data\n"
-    "  collection   the pass over the recordings, leases in workers' hands, log-mel windows (tokens) written since the run began\n"
+    "  collection   the pass, recordings done of it, leases in workers' hands, log-mel windows (tokens) written since the run began\n"
     "  replay       what the store holds after eviction, its share of the capacity, and how often each token was trained on\n"
     "  workers      recordings and seconds of audio a second, over the last half minute; when it was heard of, and when it joined\n\n"
     "exit code: 0 while the run is alive, 1 when nothing was heard of it for 15 s; so it serves as a health check.\n\n"

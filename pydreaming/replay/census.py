@@ -5,11 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from pydreaming.errors import ReplayError
-from pydreaming.replay.shard import BROKEN
+from pydreaming.replay.pages import MAX_TEXT, RowGroups
 from pydreaming.replay.store import Bytes
 
 
@@ -24,13 +20,8 @@ class Census:
 def take_census(data: Bytes) -> Census:
     """Count one file, a row group at a time. Raises ReplayError: it cannot be read."""
     counts: dict[str, Counter[str]] = {"label": Counter(), "speaker": Counter()}
-    try:
-        with pq.ParquetFile(pa.BufferReader(pa.py_buffer(data))) as file:
-            for group in range(file.num_row_groups):
-                table = file.read_row_group(group, columns=list(counts))
-                for name, count in counts.items():
-                    for pair in table[name].value_counts().to_pylist():
-                        count[pair["values"]] += pair["counts"]
-    except BROKEN as e:
-        raise ReplayError(f"not a readable Parquet file: {' '.join(str(e).split())}") from e
+    file = RowGroups(data)
+    for group in range(file.footer.num_row_groups):
+        for count, values in zip(counts.values(), file.read(group, list(counts), (MAX_TEXT, MAX_TEXT)), strict=True):
+            count.update(values)
     return Census(counts["label"], counts["speaker"])

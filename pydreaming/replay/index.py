@@ -5,25 +5,29 @@ Shapes: E episodes, C clips, T steps of an episode, D values of a token, A of an
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pydreaming.errors import ReplayError, UnreachableError
+from pydreaming.errors import DamagedError, ReplayError, UnreachableError
 from pydreaming.replay.address import Location
 from pydreaming.replay.schema import ACTION_DTYPE, TOKEN_DTYPE, Episode, StoreMeta, difference
 from pydreaming.replay.shard import Raw, Shard, open_shard
 from pydreaming.replay.store import Bytes, Identity, Store, open_store
 
+log = logging.getLogger(__name__)
+
 
 class ReplayIndex:
     """The readable files of a store as flat arrays, in the order of file names (not of arrival).
 
-    Memory is about 60 bytes an episode and 8 a clip beside the mapped files; there is no Python object for an episode. Files must
+    Memory is about 65 bytes an episode and 8 a clip beside the mapped files; there is no Python object for an episode. Files must
     not change once they have their name; a changed file is seen as another one. A file that was seen is not asked for again: of a
-    distant store its footer is read once, and its bytes are fetched when a sequence is first drawn from it.
+    distant store its footer is read once, and its bytes are fetched when a sequence is first drawn from it. An episode's values are
+    checked when one is first read from it; who meets damage there decides whether to `leave_out` the file.
 
     Args:
       where: the store. It may be empty or missing at first.
@@ -99,15 +103,24 @@ class ReplayIndex:
             self._build()
         return added, removed
 
+    def leave_out(self, error: DamagedError) -> None:
+        """Count a file as damaged from now on, and name it in the log."""
+        identity, shard = self._shards.pop(error.name)
+        self._seen_damaged[error.name], self.damaged[error.name] = identity, error.cause
+        self._store.forget([shard.file])
+        self.version += 1
+        self._build()
+        log.warning("left aside in %s: %s", self.location, error)
+
     def read(self, episode: int, start: int, length: int) -> NDArray[np.float16]:
-        """Copy tokens `start` to `start + length` of an episode: (length, D) float16. Raises IndexError outside of it."""
+        """Copy tokens `start` to `start + length` of an episode: (length, D) float16. Raises IndexError outside of it; DamagedError."""
         if not 0 <= start <= start + length <= self.lengths.item(episode):
             raise IndexError(f"steps {start} to {start + length} of an episode of {self.lengths[episode]}")
         width = self._widths[0]
         begin = self._positions.item(episode, 0)
         (data,) = self._store.fetch([self._files[self._shard_ids.item(episode)]])
-        if begin < 0:
-            data, begin = self._decode(episode, data).obs, 0
+        if not self._checked[episode]:
+            data, begin = self._raw(episode, data).obs, 0
         # an unaligned view, copied to an aligned array
         return np.ndarray((length, width // 2), TOKEN_DTYPE, data, begin + start * width).copy()
 
@@ -118,7 +131,7 @@ class ReplayIndex:
           episodes, starts, counts: (B,) episode, first step and number of steps of each sequence; they must fit.
           out: for each column (B, bytes) uint8, wide enough; bytes behind a sequence are left as they are.
         Raises:
-          FileNotFoundError: a distant file has gone before it was fetched.
+          FileNotFoundError: a distant file has gone before it was fetched. DamagedError: a file does not hold what was written.
         """
         widths = np.array(self._widths)
         sizes = (counts[:, None] * widths).tolist()
@@ -126,24 +139,30 @@ class ReplayIndex:
         mapped = self._positions[episodes]
         begins = (np.maximum(mapped, 0) + skipped).tolist()
         files = [self._files[shard] for shard in self._shard_ids[episodes].tolist()]
-        whole = (mapped[:, 0] >= 0).tolist()
+        ready = self._checked[episodes].tolist()
         # Slices of memoryviews cost half of an array's; but arrays let other threads run while they copy, if they are as large as tokens.
         obs, action, start = out.obs, *(column.reshape(-1).data for column in (out.action, out.start_sample))
         places = [row * column.shape[1] for row in range(len(files)) for column in (out.action, out.start_sample)]
         for row, (data, at, size) in enumerate(zip(self._store.fetch(files), begins, sizes, strict=True)):
-            source = Raw(data, data, data) if whole[row] else self._decode(int(episodes[row]), data)
+            source = Raw(data, data, data)
+            if not ready[row]:
+                source, at = self._raw(int(episodes[row]), data), skipped[row].tolist()
             obs[row, : size[0]] = source.obs[at[0] : at[0] + size[0]]
             a, s = places[2 * row : 2 * row + 2]
             action[a : a + size[1]] = source.action.data[at[1] : at[1] + size[1]]
             start[s : s + size[2]] = source.start_sample.data[at[2] : at[2] + size[2]]
 
     def episode(self, episode: int) -> Episode:
-        """A whole episode with its clips, paths and labels; slow, for people and evaluation. Raises ReplayError: it is damaged."""
+        """A whole episode with its clips, paths and labels; slow, for people and evaluation. Raises DamagedError."""
         shard = self._order[int(self._shard_ids[episode])]
         return shard.episode(self._number(episode), self._store.fetch([shard.file])[0])
 
-    def _decode(self, episode: int, data: Bytes) -> Raw:
-        return self._order[int(self._shard_ids[episode])].decode(self._number(episode), data)
+    def _raw(self, episode: int, data: Bytes) -> Raw:
+        """The columns of an episode that was not read before, or has to be decoded each time."""
+        shard, number = self._order[int(self._shard_ids[episode])], self._number(episode)
+        raw = shard.raw(number, data)
+        self._checked[episode] = self._positions[episode, 0] >= 0
+        return raw
 
     def _number(self, episode: int) -> int:
         """Number of the episode within its file."""
@@ -158,6 +177,8 @@ class ReplayIndex:
         self.first = np.cumsum([0, *counts])
         self._shard_ids = np.repeat(np.arange(len(order), dtype=np.int32), counts)
         self._positions = np.concatenate([np.empty((0, 3), np.int64), *(shard.positions for shard in order)])
+        # Whether an episode's values may be taken from the mapped file as they are.
+        self._checked = np.concatenate([np.empty(0, np.bool_), *(shard.checked for shard in order)])
         self.lengths = _join([shard.lengths for shard in order])
         self.clip_offsets = np.concatenate([[0], np.cumsum(_join([shard.clip_counts for shard in order]), dtype=np.int64)])
         self.clip_start = _join([shard.clip_start for shard in order])

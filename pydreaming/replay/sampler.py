@@ -21,7 +21,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from pydreaming.errors import ReplayError
+from pydreaming.errors import DamagedError, ReplayError
 from pydreaming.replay.index import ReplayIndex
 from pydreaming.replay.priority import Curiosity, Layout, Priorities
 from pydreaming.replay.schema import ACTION_DTYPE, MAX_START_SAMPLE, START_DTYPE, TOKEN_DTYPE
@@ -144,21 +144,27 @@ class ReplaySampler:
         self._before = (self._random(), 0)  # and open batches, when the last one was begun
 
     def sample(self) -> Batch:
-        """The next batch. What is evicted from a distant store before it was fetched is drawn anew, after a look at the store.
+        """The next batch. What is evicted from a distant store before it was fetched is drawn anew, after a look at the store; so is
+        what turns out to be damaged, without that file.
 
         Raises:
-          ReplayError: the store is empty, or a file that has to be decoded is damaged. UnreachableError: the store does not answer.
+          ReplayError: the store is empty, or nothing in it can be read. UnreachableError: the store does not answer.
         """
         self._before = (self._random(), len(self._open))
-        for _ in range(_REDRAWS):
+        vanished = 0
+        while vanished < _REDRAWS:
             if self._index.tokens == 0:
-                raise ReplayError(f"the replay store {self._index.location} holds no episode yet")
+                damage = f"; {len(self._index.damaged)} files are damaged" if self._index.damaged else ""
+                raise ReplayError(f"the replay store {self._index.location} holds no episode yet{damage}")
             if self._version != self._index.version:
                 self._renew()
             start, mixed = self._plan()
             try:
                 return self._read(start[self._rng.permutation(len(start))], mixed)
+            except DamagedError as e:
+                self._index.leave_out(e)
             except FileNotFoundError:
+                vanished += 1
                 self._index.refresh(patient=True)
         raise ReplayError(f"the files of {self._index.location} vanish before they can be read")
 

@@ -109,6 +109,12 @@ class EpisodeTable(msgspec.Struct, frozen=True):
     clips: list[int]  # number of clips of each episode
     clip_start: list[int]  # of each clip, episodes one after the other: its first step in the episode
     clip_item: list[int]  # of each clip: row in the catalogue
+    crc: list[int] = []  # of each episode: `checksum`; none in files of earlier versions
+
+
+def checksum(obs: NDArray[Any], action: NDArray[Any], start_sample: NDArray[Any]) -> int:
+    """CRC-32 of the bytes of an episode's three columns, which lie without gaps, as a sampler gets them."""
+    return zlib.crc32(start_sample.data, zlib.crc32(action.data, zlib.crc32(obs.data)))
 
 
 def check_episode(episode: Episode, token_dim: int, action_dim: int) -> None:
@@ -221,6 +227,8 @@ def _check_table(table: EpisodeTable) -> None:
         and min(table.clips, default=1) >= 1
         and min(table.lengths, default=1) >= 1
         and all(0 <= item < MAX_ITEM for item in table.clip_item)
+        and len(table.crc) in (0, len(table.lengths))
+        and all(0 <= crc < 2**32 for crc in table.crc)
     )
     if sound and len(lengths):
         base = np.repeat(np.cumsum(lengths) - lengths, table.clips)

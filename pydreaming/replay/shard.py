@@ -5,8 +5,8 @@ values:
 
     |header|value 0|value 1| … |value T-1|      begin = data_page_offset + total_compressed_size - T * width
 
-Otherwise (a file rewritten with compression, say) the position is -1 and the episode is decoded by `read_row_group`: the same
-bytes, a hundred times slower.
+Otherwise (a file rewritten with compression, say) the position is -1 and the episode is decoded through Parquet (`pages`): the same
+bytes, a hundred times slower. Either way they are checked by the episode's checksum when they are first used.
 """
 
 from __future__ import annotations
@@ -17,12 +17,21 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pydreaming.errors import ReplayError, UnreachableError
-from pydreaming.replay.schema import ACTION_DTYPE, START_DTYPE, TOKEN_DTYPE, Clip, Episode, EpisodeTable, StoreMeta, decode_metadata
+from pydreaming.errors import DamagedError, ReplayError, UnreachableError
+from pydreaming.replay.pages import BROKEN, MAX_ROWS, MAX_TEXT, RowGroups, one_line, place_of
+from pydreaming.replay.schema import (
+    ACTION_DTYPE,
+    START_DTYPE,
+    TOKEN_DTYPE,
+    Clip,
+    Episode,
+    EpisodeTable,
+    StoreMeta,
+    checksum,
+    decode_metadata,
+)
 from pydreaming.replay.store import Bytes, File, Identity, Store
 
 # A V1 page header without statistics is 17 to 29 bytes (thrift compact: six small integers and two sizes); two pages in one
@@ -30,8 +39,8 @@ from pydreaming.replay.store import Bytes, File, Identity, Store
 _PAGE_HEADER = range(17, 30)
 _PLAIN = frozenset({"PLAIN", "RLE", "BIT_PACKED"})
 
-# What a broken file makes pyarrow and numpy raise; ArrowInvalid and UnicodeDecodeError are ValueErrors.
-BROKEN = (OSError, ValueError, pa.ArrowException, OverflowError, IndexError, KeyError)
+# What a file's footer may promise of episodes that have to be decoded: times its size (silence can be packed that well), and bytes beside.
+_UNFOLD, _UNFOLD_MARGIN = 100, 2**26
 
 
 class Raw(NamedTuple):
@@ -47,6 +56,8 @@ class Shard:
     """An open file. Its bytes are the store's to fetch (`Store.fetch`); those who have them give them as `data` below.
 
     `positions` (episodes, 3) int64: byte position in them of obs, action and start_sample; -1 in a row that must be decoded.
+    `crc` (episodes,) uint32, or empty in a file of an earlier version. `checked` (episodes,) bool: whose values may be taken from the
+    mapping as they are; `raw` adds to it.
     """
 
     name: str
@@ -58,12 +69,29 @@ class Shard:
     clip_start: NDArray[np.int32]
     clip_item: NDArray[np.int32]
     positions: NDArray[np.int64]
+    crc: NDArray[np.uint32]
+    checked: NDArray[np.bool_]
 
-    def decode(self, number: int, data: Bytes) -> Raw:
-        """Read the columns of episode `number` of this file through Parquet. Raises ReplayError."""
-        obs, action, start = self._columns(number, ("obs", "action", "start_sample"), data)
-        steps, meta = int(self.lengths[number]), self.meta
-        sizes = (steps * meta.token_dim * TOKEN_DTYPE.itemsize, steps * meta.action_dim * ACTION_DTYPE.itemsize, steps * 8)
+    def raw(self, number: int, data: Bytes) -> Raw:
+        """The columns of episode `number` of this file, checked. Raises DamagedError."""
+        if self.positions[number, 0] < 0:
+            return self._decode(number, data)
+        sizes = (int(self.lengths[number]) * width for width in _widths(self.meta))
+        raw = Raw(*(data[at : at + size] for at, size in zip(self.positions[number].tolist(), sizes, strict=True)))
+        if not self.checked[number]:
+            self._verify(number, raw)
+            self.checked[number] = True
+        return raw
+
+    def _verify(self, number: int, raw: Raw) -> None:
+        if len(self.crc) and checksum(*raw) != self.crc[number]:
+            raise DamagedError(self.name, f"the values of episode {number} are damaged (checksum)")
+
+    def _decode(self, number: int, data: Bytes) -> Raw:
+        """Read the columns through Parquet."""
+        widths = _widths(self.meta)
+        obs, action, start = self._columns(number, ("obs", "action", "start_sample"), widths, data)
+        sizes = tuple(int(self.lengths[number]) * width for width in widths)
         try:
             raw = Raw(
                 np.frombuffer(b"".join(obs), np.uint8),
@@ -71,15 +99,16 @@ class Shard:
                 np.array(start, START_DTYPE).view(np.uint8),
             )
         except (ValueError, TypeError, OverflowError) as e:  # a missing value, another type
-            raise ReplayError(f"{self.name}: episode {number} holds other values than its footer promises") from e
+            raise DamagedError(self.name, f"episode {number} holds other values than its footer promises") from e
         if tuple(map(len, raw)) != sizes:
-            raise ReplayError(f"{self.name}: episode {number} does not have the sizes that its footer promises")
+            raise DamagedError(self.name, f"episode {number} does not have the sizes that its footer promises")
+        self._verify(number, raw)
         return raw
 
     def episode(self, number: int, data: Bytes) -> Episode:
-        """Episode `number` of this file with the columns that are for people. Raises ReplayError."""
-        raw = self.decode(number, data)
-        source, label, speaker = self._columns(number, ("source", "label", "speaker"), data)
+        """Episode `number` of this file with the columns that are for people. Raises DamagedError."""
+        raw = Raw(*(part.copy() for part in self.raw(number, data)))  # aligned, and not of the mapping
+        source, label, speaker = self._columns(number, ("source", "label", "speaker"), (MAX_TEXT,) * 3, data)
         first = int(self.clip_counts[:number].sum())
         here = slice(first, first + int(self.clip_counts[number]))
         starts, items = self.clip_start[here].tolist(), self.clip_item[here].tolist()
@@ -94,15 +123,14 @@ class Shard:
         action = raw.action.view(ACTION_DTYPE).reshape(-1, self.meta.action_dim)
         return Episode(tokens, is_first, action, start_sample, clips, self.groups[number])
 
-    def _columns(self, number: int, names: Sequence[str], data: Bytes) -> list[list[Any]]:
+    def _columns(self, number: int, names: Sequence[str], widths: Sequence[int], data: Bytes) -> list[list[Any]]:
         """Values of each column, one a step."""
         try:
-            table = pq.ParquetFile(pa.BufferReader(pa.py_buffer(data))).read_row_group(number, columns=list(names))
-            columns = [table[name].to_pylist() for name in names]  # text is looked at only here: it need not be UTF-8
-        except BROKEN as e:
-            raise ReplayError(f"{self.name}: cannot read episode {number}: {' '.join(str(e).split())}") from e
+            columns = RowGroups(data).read(number, names, widths)
+        except ReplayError as e:
+            raise DamagedError(self.name, f"cannot read episode {number}: {e}") from e
         if any(len(column) != self.lengths[number] for column in columns):
-            raise ReplayError(f"{self.name}: episode {number} does not have the steps that its footer promises")
+            raise DamagedError(self.name, f"episode {number} does not have the steps that its footer promises")
         return columns
 
 
@@ -118,10 +146,12 @@ def open_shard(store: Store, name: str, identity: Identity) -> Shard:
         footer = file.footer()
         meta, table = decode_metadata(footer.metadata)
         positions = _positions(footer, table, meta, file.size - 8 - footer.serialized_size)
+        _check_promise(np.array(table.lengths, np.int64)[positions[:, 0] < 0], sum(_widths(meta)), file.size)
     except (FileNotFoundError, UnreachableError):
         raise
     except BROKEN as e:
-        raise ReplayError(f"not a readable Parquet file: {' '.join(str(e).split())}") from e
+        raise ReplayError(f"not a readable Parquet file: {one_line(e)}") from e
+    crc = np.array(table.crc, np.uint32)
     return Shard(
         name,
         meta,
@@ -132,6 +162,8 @@ def open_shard(store: Store, name: str, identity: Identity) -> Shard:
         np.array(table.clip_start, np.int32),
         np.array(table.clip_item, np.int32),
         positions,
+        crc,
+        (positions[:, 0] >= 0) & (len(crc) == 0),
     )
 
 
@@ -144,8 +176,8 @@ def _positions(footer: Any, table: EpisodeTable, meta: StoreMeta, end: int) -> N
     Raises:
       ReplayError: the footer contradicts the table of episodes.
     """
-    widths = (meta.token_dim * TOKEN_DTYPE.itemsize, meta.action_dim * ACTION_DTYPE.itemsize, START_DTYPE.itemsize)
-    places = [_column(footer, name) for name in ("obs", "action", "start_sample")]
+    widths = _widths(meta)
+    places = [place_of(footer, name) for name in ("obs", "action", "start_sample")]
     if footer.num_row_groups != len(table.lengths):
         raise ReplayError(f"{footer.num_row_groups} row groups for {len(table.lengths)} episodes")
     schema = [footer.schema.column(place) for place in places]
@@ -169,11 +201,16 @@ def _positions(footer: Any, table: EpisodeTable, meta: StoreMeta, end: int) -> N
     return positions
 
 
-def _column(footer: Any, name: str) -> int:
-    for place in range(footer.num_columns - 1, -1, -1):  # ours are the last
-        if footer.schema.column(place).path == name:
-            return place
-    raise ReplayError(f"it has no column '{name}'")
+def _widths(meta: StoreMeta) -> tuple[int, int, int]:
+    """Bytes of one step in obs, action and start_sample."""
+    return meta.token_dim * TOKEN_DTYPE.itemsize, meta.action_dim * ACTION_DTYPE.itemsize, START_DTYPE.itemsize
+
+
+def _check_promise(lengths: NDArray[np.int64], width: int, size: int) -> None:
+    """Raises ReplayError: a file of `size` bytes can hardly hold episodes of these lengths, of `width` bytes a step."""
+    promised, most = int(lengths.sum()) * width, _UNFOLD * size + _UNFOLD_MARGIN
+    if promised > most or lengths.max(initial=0) > MAX_ROWS:
+        raise ReplayError(f"its footer promises {promised} bytes; from a file of {size} bytes no more than {most} are believed")
 
 
 def _is_one_page(column: Any, steps: int, header: int) -> bool:

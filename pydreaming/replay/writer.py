@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from pydreaming.errors import ReplayError
 from pydreaming.replay.address import Location
 from pydreaming.replay.names import shard_name
-from pydreaming.replay.schema import Episode, EpisodeTable, StoreMeta, arrow_schema, check_episode, encode_metadata
+from pydreaming.replay.schema import Episode, EpisodeTable, StoreMeta, arrow_schema, check_episode, checksum, encode_metadata
 from pydreaming.replay.store import Store, open_store
 
 _ONE_PAGE = 2**30  # bytes and rows; above any row group, so that each column of an episode is a single page
@@ -201,6 +201,7 @@ def episode_table(episodes: Sequence[Episode]) -> EpisodeTable:
         clips=[len(episode.clips) for episode in episodes],
         clip_start=[clip.start for episode in episodes for clip in episode.clips],
         clip_item=[clip.item for episode in episodes for clip in episode.clips],
+        crc=[checksum(*map(np.ascontiguousarray, (episode.tokens, episode.action, episode.start_sample))) for episode in episodes],
     )
 
 

@@ -48,8 +48,9 @@ class WorkerNow(msgspec.Struct, frozen=True):
 class CollectionNow(msgspec.Struct, frozen=True):
     """The coordinator's view.
 
-    `time` is s since the epoch; it writes again within `due_s`. `leases` are in hands now; `capacity_tokens` is what the store may hold
-    (0 where a run of an earlier version did not say); the rest as in `workers.protocol.Status`.
+    `time` is s since the epoch; it writes again within `due_s`. `leases` are in hands now; `capacity_tokens` is what the store may hold,
+    `recordings` what the present pass covers, `recordings_done` those of them that are done, unreadable ones included (0 where a run of an
+    earlier version did not say); the rest as in `workers.protocol.Status`.
     """
 
     time: float
@@ -68,6 +69,8 @@ class CollectionNow(msgspec.Struct, frozen=True):
     dropped_messages: int
     workers: list[WorkerNow]
     capacity_tokens: int = 0
+    recordings_done: int = 0
+    recordings: int = 0
 
 
 class LearnerNow(msgspec.Struct, frozen=True):
@@ -161,7 +164,8 @@ def describe(run: RunNow, now: float | None = None) -> list[str]:
         lines.append(f"learner     {doing} · waits for data {learner.wait_share:.1%} of the time · {_ago(now - learner.time)}")
         lines.append(f"checkpoint  {_checkpoint(learner, now)}")
     if (c := run.collection) is not None:
-        share = "all passes done" if c.exhausted else f"pass {c.passes_done + 1}, {c.pass_share:.0%} done"
+        of = f" ({_count(c.recordings_done)} of {_count(c.recordings)} recordings)" if c.recordings else ""
+        share = "all passes done" if c.exhausted else f"pass {c.passes_done + 1}, {c.pass_share:.0%} done{of}"
         doing = "measuring statistics" if c.phase == "measure" else share
         written = f"{c.leases} leases in hand · {_count(c.written_tokens)} tokens written"
         lines.append(f"collection  {doing} · {written} · {_ago(now - c.time)}")

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from supervise import supervised
 
 from pydreaming.replay.index import ReplayIndex
 from pydreaming.tracking.live import read_run
@@ -28,11 +29,6 @@ MakeRun = Callable[..., RunDir]
 Recordings = Callable[..., Path]
 DAY = 86_400
 JUMPS = (3 * DAY, -400 * DAY, 0, 7200, -1, 20 * 365 * DAY, 0)  # s
-SUPERVISE = (
-    "import sys; from pathlib import Path; from workers.layout import RunDir; from workers.supervisor import ALL, Supervisor;"
-    "from workers import logs; run = RunDir(Path(sys.argv[1])); logs.begin('supervisor', run, console=sys.stderr);"
-    "sys.exit(Supervisor(run.path, run.read_config(), ALL).run())"
-)
 
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler (cc) here")
@@ -56,9 +52,7 @@ def test_a_clock_that_jumps_costs_nothing(make_run: MakeRun, recordings: Recordi
     environment = os.environ | {"LD_PRELOAD": str(library), "JUMPING_CLOCK": str(clock)}
     told = subprocess.run([sys.executable, "-c", "import time; print(time.time())"], env=environment, capture_output=True, text=True)
     assert abs(float(told.stdout) - time.time() - DAY) < 60
-    process = subprocess.Popen(
-        [sys.executable, "-c", SUPERVISE, str(run.path)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    process = subprocess.Popen(**supervised(run), env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         end = time.monotonic() + 240
         while not list(run.checkpoints.glob("step-*")):

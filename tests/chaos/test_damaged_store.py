@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import subprocess
@@ -14,7 +15,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from supervise import supervised
 
+from pydreaming.replay.index import ReplayIndex
+from pydreaming.replay.writer import ShardWriter
+from pydreaming.tracking.live import read_run
 from workers.layout import RunDir
 from workers.serial import collect
 
@@ -23,14 +28,6 @@ pytestmark = [pytest.mark.chaos, pytest.mark.timeout(900)]
 MakeRun = Callable[..., RunDir]
 Recordings = Callable[..., Path]
 PATIENT = ("--workers.lease_ttl_s", "30")  # the host may be busy with other things
-ROOT = Path(__file__).resolve().parents[2]
-SUPERVISE = (
-    "import sys; from pathlib import Path; from workers.layout import RunDir; from workers.supervisor import ALL, Supervisor;"
-    "from workers import logs; from pydreaming.errors import PydreamingError; run = RunDir(Path(sys.argv[1]))\n"
-    "logs.begin('supervisor', run, console=sys.stderr)\n"
-    "try: sys.exit(Supervisor(run.path, run.read_config(), ALL).run())\n"
-    "except PydreamingError as e: sys.exit(f'error: {e}')"
-)
 
 
 def spoil(folder: Path, like: Path) -> dict[str, str]:
@@ -55,19 +52,29 @@ def spoil(folder: Path, like: Path) -> dict[str, str]:
     }
 
 
+def write_no_numbers(folder: Path) -> None:
+    """A file as a worker gone wrong might write it: nothing is damaged, but the tokens are no numbers. The step refuses them."""
+    index = ReplayIndex(folder)
+    index.refresh()
+    assert index.meta is not None
+    episode = index.episode(0)
+    with ShardWriter(folder, "e00002-000000", index.meta, 1) as writer:
+        writer.add(dataclasses.replace(episode, tokens=np.full_like(episode.tokens, np.nan)))
+        writer.commit()
+
+
 def test_a_learner_names_bad_files_and_trains_on_the_rest(make_run: MakeRun, recordings: Recordings) -> None:
     offline = ("--workers.count", "0", "--training.steps", "30", "--training.log_s", "0.1", "--evaluation.streams", "4")
     run = make_run(recordings(6), *offline, "--replay.shard_episodes", "1")
     collect(run, run.read_config())
     replay = run.replay(run.read_config())
     causes = spoil(replay, min(replay.glob("e*.parquet")))
-    # Flipped bits in the values themselves cannot be seen in the footer: a token that is no number any more is refused by the step.
     victim = max(replay.glob("e00001-*.parquet"))
+    write_no_numbers(replay)
     content = bytearray(victim.read_bytes())
-    footer = int.from_bytes(content[-8:-4], "little")
-    end = len(content) - 8 - footer
-    content[end - 4000 : end] = np.full(2000, np.nan, np.float16).tobytes()
+    content[-8 - int.from_bytes(content[-8:-4], "little") - 100] ^= 1  # in the last token
     victim.write_bytes(content)
+    causes |= {victim.name: "the values of episode 0 are damaged"}
     done = subprocess.run([sys.executable, "-m", "workers.learner", "--run", str(run.path)], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
@@ -75,6 +82,7 @@ def test_a_learner_names_bad_files_and_trains_on_the_rest(make_run: MakeRun, rec
         (line,) = (line for line in done.stdout.splitlines() if f" {name}: " in line)
         assert cause in line
     assert "after 30 steps" in done.stdout
+    assert read_run(run.path).learner.non_finite_steps > 0
 
 
 def test_a_run_goes_on_when_bad_files_appear_in_its_store(make_run: MakeRun, recordings: Recordings, tmp_path: Path) -> None:
@@ -83,9 +91,7 @@ def test_a_run_goes_on_when_bad_files_appear_in_its_store(make_run: MakeRun, rec
         recordings(12, seconds=2.0), "--workers.passes", "6", "--training.steps", "100", "--training.log_s", "0.1", *PATIENT, *where
     )
     replay = run.replay(run.read_config())
-    process = subprocess.Popen(
-        [sys.executable, "-c", SUPERVISE, str(run.path)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT
-    )
+    process = subprocess.Popen(**supervised(run), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         end = time.monotonic() + 240
         while not (there := sorted(replay.glob("e*.parquet"))):
@@ -107,9 +113,7 @@ def test_a_replay_folder_that_is_removed_ends_the_run_with_one_line(make_run: Ma
     run = make_run(
         recordings(12, seconds=4.0), "--workers.passes", "0", "--training.steps", "1000000", "--training.checkpoint_s", "1", *where
     )
-    process = subprocess.Popen(
-        [sys.executable, "-c", SUPERVISE, str(run.path)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT
-    )
+    process = subprocess.Popen(**supervised(run), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         end = time.monotonic() + 240
         while not list(run.checkpoints.glob("step-*")):
@@ -134,9 +138,8 @@ def test_a_file_cut_short_under_the_learner_costs_the_learners_life_but_not_the_
     collect(run, run.read_config())
     largest = max(run.replay(run.read_config()).iterdir(), key=lambda path: path.stat().st_size)
     log = run.path / "console.log"
-    command = [sys.executable, "-c", SUPERVISE.replace("ALL)", "ALL - {'tracker'})"), str(run.path)]
     with log.open("w") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output, cwd=ROOT)
+        process = subprocess.Popen(**supervised(run, "tracker"), stdout=output, stderr=output)
     try:
         for words in (" step ", "left aside", "at step"):
             end = time.monotonic() + 240

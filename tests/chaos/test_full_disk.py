@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from supervise import supervised
 
 from pydreaming.replay.index import ReplayIndex
 from pydreaming.training.checkpoint import latest_intact, list_checkpoints
@@ -23,13 +24,6 @@ pytestmark = [pytest.mark.chaos, pytest.mark.timeout(900), pytest.mark.skipif(os
 MakeRun = Callable[..., RunDir]
 Recordings = Callable[..., Path]
 Disk = Callable[[int], Path]
-SUPERVISE = (
-    "import sys; from pathlib import Path; from workers.layout import RunDir; from workers.supervisor import ALL, Supervisor;"
-    "from workers import logs; from pydreaming.errors import PydreamingError; run = RunDir(Path(sys.argv[1]))\n"
-    "logs.begin('supervisor', run, console=sys.stderr)\n"
-    "try: sys.exit(Supervisor(run.path, run.read_config(), ALL).run())\n"
-    "except PydreamingError as e: sys.exit(f'error: {e}')"
-)
 
 
 @pytest.fixture
@@ -64,9 +58,7 @@ def fill(folder: Path) -> Path:
 
 
 def supervise(run: RunDir) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", SUPERVISE, str(run.path)], capture_output=True, text=True, timeout=240, cwd=Path(__file__).parents[2]
-    )
+    return subprocess.run(**supervised(run), capture_output=True, text=True, timeout=240)
 
 
 def wait_for(what: Callable[[], object], seconds: float = 90.0) -> None:

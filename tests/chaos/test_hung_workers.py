@@ -16,6 +16,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from supervise import supervised
 
 from workers.layout import RunDir
 from workers.serial import collect
@@ -26,11 +27,6 @@ MakeRun = Callable[..., RunDir]
 Recordings = Callable[..., Path]
 HangingRun = Callable[[str], tuple[RunDir, Path]]
 QUICK = ("--workers.count", "2", "--workers.passes", "1", "--workers.lease_ttl_s", "4", "--replay.shard_episodes", "1")
-SUPERVISE = (
-    "import sys; from pathlib import Path; from workers import logs; from workers.layout import RunDir;"
-    "from workers.supervisor import Supervisor; run = RunDir(Path(sys.argv[1]));"
-    "logs.begin('supervisor', run, console=sys.stderr); sys.exit(Supervisor(run.path, run.read_config(), {'coordinator', 'worker'}).run())"
-)
 # What a library does when a file sends it round in circles: the call never comes back. `forever` is one of the calls below.
 HANGING_DECODER = """
 import ctypes, time, soundfile
@@ -67,8 +63,7 @@ def supervise(run: RunDir, site: Path | None = None) -> subprocess.Popen[str]:
     environment = dict(os.environ)
     if site is not None:
         environment["PYTHONPATH"] = f"{site}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
-    line = [sys.executable, "-c", SUPERVISE, str(run.path)]
-    return subprocess.Popen(line, stderr=subprocess.PIPE, text=True, env=environment)
+    return subprocess.Popen(**supervised(run, "learner", "tracker"), stderr=subprocess.PIPE, text=True, env=environment)
 
 
 def sources(run: RunDir) -> set[str]:

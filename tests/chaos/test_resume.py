@@ -20,6 +20,7 @@ import psutil
 import pytest
 import safetensors.torch
 import torch
+from supervise import supervised
 
 from pydreaming.training.checkpoint import latest_intact
 from workers.layout import RunDir
@@ -31,11 +32,6 @@ MakeRun = Callable[..., RunDir]
 Recordings = Callable[..., Path]
 STEPS, INTERVAL_S, KILLS = 400, 0.3, 5
 SETTINGS = ("--workers.count", "0", "--training.steps", str(STEPS), "--training.log_s", "0.00001", "--evaluation.streams", "4")
-SUPERVISE = (
-    "import sys; from pathlib import Path; from workers.layout import RunDir; from workers.supervisor import Supervisor;"
-    "from workers import logs; run = RunDir(Path(sys.argv[1])); logs.begin('supervisor', run, console=sys.stderr);"
-    "sys.exit(Supervisor(run.path, run.read_config(), {'coordinator', 'worker', 'learner'}).run())"
-)
 
 
 @dataclass
@@ -102,9 +98,7 @@ def test_killed_at_any_moment_it_goes_on_as_if_it_had_not_been(make_run: MakeRun
 
     run = make_run(audio, *SETTINGS, "--training.checkpoint_s", str(INTERVAL_S))
     collect(run, run.read_config())
-    supervisor = subprocess.Popen(
-        [sys.executable, "-c", SUPERVISE, str(run.path)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
+    supervisor = subprocess.Popen(**supervised(run, "tracker"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     newest_at_death: list[int] = []
     try:
         for number in range(KILLS):

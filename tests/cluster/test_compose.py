@@ -1,110 +1,56 @@
-"""The real stack: one host with two workers, and a worker of a further host, on a Docker engine (make cluster; minutes)."""
+"""The real stack on a Docker engine, with a further host, scaled, struck and ended (make cluster; a quarter of an hour)."""
 
 from __future__ import annotations
 
-import json
+import math
 import os
-import re
 import shutil
-import socket
 import subprocess
 import time
 import urllib.error
-import urllib.request
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import numpy as np
+import msgspec
+import pyarrow.parquet as pq
 import pytest
-import soundfile
+from stack import STOP_S, UID, Stack, Tracked, ask, free_port, hand_over_keys, host_address, inspect, own_by_worker, recordings_done
 
 from pydreaming import keys
+from pydreaming.audio.sources.fsdd_download import bundled_digits
+from pydreaming.tracking.live import COLLECTION, LEARNER, CollectionNow, LearnerNow
 
-ROOT = Path(__file__).resolve().parents[2]
-BUILD_S, RUN_S, STOP_S = 1500.0, 400.0, 120.0
-UID = 1000  # the images' user
+BUILD_S, RUN_S, STRUCK_S, EVALUATION_S = 1500.0, 400.0, 900.0, 1200.0  # evaluations give way to everything else on the host
 # Small leases and a small slack keep every worker at work until the end of training.
 SETTINGS = (
     "--workers.passes 0 --workers.lease_items 4 --replay.replay_ratio 1 --replay.slack_tokens 500 --replay.capacity_tokens 20000"
     " --training.steps 600 --evaluation.max_clips 20"
 )
+# Nothing is kept from training, and nothing evicted.
+LASTING = "--source.held_out 0 --replay.capacity_tokens 10000000 --replay.replay_ratio 8 --training.steps 1000000"
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(BUILD_S + RUN_S + 2 * STOP_S)]
-
-
-class Stack:
-    """`docker compose` with one file, project and environment."""
-
-    def __init__(self, file: str, project: str, environment: dict[str, str]) -> None:
-        self._command = ["docker", "compose", "--file", str(ROOT / "docker" / file), "--project-name", project]
-        self.environment = {**os.environ, **environment}
-
-    def __call__(self, *words: str, timeout: float = STOP_S) -> str:
-        done = subprocess.run([*self._command, *words], env=self.environment, capture_output=True, text=True, check=False, timeout=timeout)
-        assert done.returncode == 0, f"docker compose {' '.join(words)}:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
-        return done.stdout
-
-    def containers(self, service: str) -> list[str]:
-        return self("ps", "--all", "--quiet", service).split()
-
-    def exit_codes(self, service: str, deadline: float) -> list[int]:
-        """Exit codes of all containers of a service, once they have ended."""
-        while True:
-            states = [inspect(container)["State"] for container in self.containers(service)]
-            if states and all(state["Status"] == "exited" for state in states):
-                return [state["ExitCode"] for state in states]
-            assert time.monotonic() < deadline, f"{service} does not end:\n{self('logs', '--tail', '30')}"
-            time.sleep(1.0)
-
-
-def inspect(container: str) -> dict[str, Any]:
-    (found,) = json.loads(subprocess.run(["docker", "inspect", container], capture_output=True, check=True, timeout=30).stdout)
-    return dict(found)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def ask(url: str, body: dict[str, Any], host: str = "") -> dict[str, Any]:
-    headers = {"Content-Type": "application/json", **({"Host": host} if host else {})}
-    request = urllib.request.Request(url, json.dumps(body).encode(), headers)
-    with urllib.request.urlopen(request, timeout=20) as answer:
-        return dict(json.load(answer))
-
-
-def host_address() -> str:
-    """An address of this host that containers of another network reach, as a further host would reach the learner's."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect(("198.51.100.1", 9))  # sends nothing: the route to elsewhere tells which address is this host's
-        return str(probe.getsockname()[0])
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(BUILD_S + STRUCK_S + EVALUATION_S + 2 * STOP_S)]
 
 
 @pytest.fixture(scope="module", autouse=True)
 def engine() -> None:
-    # Whoever asks for these tests wants them run: without an engine they fail, they are not skipped.
+    """`make cluster` shows why these were skipped."""
     if shutil.which("docker") is None or subprocess.run(["docker", "info"], capture_output=True, check=False, timeout=60).returncode:
-        pytest.fail("no Docker engine answers; start one, and set DOCKER_HOST where it is not the default one")
+        pytest.skip("no Docker engine answers; start one, and set DOCKER_HOST where it is not the default one")
 
 
 @pytest.fixture
 def audio(tmp_path: Path) -> Path:
-    """180 short recordings: real digits where PYDREAMING_DATA has them, otherwise tones."""
+    """120 spoken digits: people's where PYDREAMING_DATA has them, otherwise those that come with the package."""
     folder = tmp_path / "audio"
     folder.mkdir(mode=0o755)
     data = os.environ.get("PYDREAMING_DATA")
-    real = sorted((Path(data) / "fsdd" / "recordings").glob("*_[57].wav")) if data else []
-    for path in real:
+    digits = Path(data) / "fsdd" / "recordings" if data else bundled_digits()
+    for path in sorted(digits.glob("*_[57].*")):
         shutil.copyfile(path, folder / path.name)
-    rng = np.random.default_rng(0)
-    for i in range(0 if real else 180):
-        tone = 0.3 * np.sin(2 * np.pi * rng.uniform(100, 2000) * np.arange(4000) / 8000)
-        soundfile.write(folder / f"{i % 10}_tone{i // 10 % 6}_{10 + i}.wav", tone + 0.05 * rng.standard_normal(4000), 8000)
-    for path in folder.iterdir():
-        path.chmod(0o644)
+        (folder / path.name).chmod(0o644)
+    assert len(list(folder.iterdir())) == 120
     return folder
 
 
@@ -131,25 +77,6 @@ def stacks(tmp_path: Path, audio: Path) -> Iterator[tuple[Stack, Stack, int]]:
         stack("down", "--volumes", "--timeout", "20")
 
 
-def hand_over_keys(main: Stack, folder: Path) -> None:
-    """Make keys for the further host and copy them there, as docs/cluster.md says."""
-    main("run", "--rm", "--entrypoint", "python", "keys", "-m", "pydreaming.cli", "keys", "add", "/keys", "further")
-    main("cp", "keys:/keys/peers/further", str(folder))
-    own_by_worker(folder)
-
-
-def own_by_worker(folder: Path) -> None:
-    """Give a folder to the user that the workers run as (whoever runs the tests, unless that is root)."""
-    for path in (folder, *folder.rglob("*")):
-        if os.getuid() == 0:
-            os.chown(path, UID, UID)
-
-
-def recordings_done(logs: str) -> list[int]:
-    """What each worker of a service says it has done."""
-    return [int(count) for count in re.findall(r"done: .*; (\d+) recordings", logs)]
-
-
 def test_two_workers_and_a_further_host_feed_a_learner(stacks: tuple[Stack, Stack, int], tmp_path: Path) -> None:
     main, further, port = stacks
     deadline = time.monotonic() + RUN_S
@@ -159,6 +86,7 @@ def test_two_workers_and_a_further_host_feed_a_learner(stacks: tuple[Stack, Stac
     further("up", "--detach")  # before there is a coordinator: it waits
     main("up", "--detach", "--scale", "worker=2", timeout=RUN_S)
 
+    deadline += EVALUATION_S
     assert main.exit_codes("learner", deadline) == [0]
     workers = main.exit_codes("worker", deadline)
     assert workers == [0, 0]
@@ -174,26 +102,90 @@ def test_two_workers_and_a_further_host_feed_a_learner(stacks: tuple[Stack, Stac
     assert list((tmp_path / "store" / "main").glob("e*.parquet"))
     assert not list((tmp_path / "store" / "main").glob("*.tmp-*"))
 
-    api = f"http://127.0.0.1:{port}/api/2.0/mlflow"
-    experiment = ask(f"{api}/experiments/search", {"max_results": 10, "filter": "name = 'pydreaming'"})["experiments"][0]
-    (run,) = ask(f"{api}/runs/search", {"experiment_ids": [experiment["experiment_id"]]})["runs"]
-    assert run["info"]["status"] == "FINISHED"
-    metrics = {metric["key"].rpartition("/")[2]: metric["value"] for metric in run["data"]["metrics"]}
-    assert any(key.endswith("loss") for key in metrics)
-    assert metrics["workers.count"] == 3
+    tracked = Tracked(port)
+    assert tracked.status == "FINISHED"
+    assert any(key.endswith("loss") for key in tracked.metrics)
+    assert {points[-1] for points in tracked.history("workers.count").values()} == {(600, 3.0)}
     with pytest.raises(urllib.error.HTTPError, match="403"):
-        ask(f"{api}/experiments/search", {"max_results": 1}, host="elsewhere.example")
+        ask(f"{tracked.api}/experiments/search", {"max_results": 1}, host="elsewhere.example")
 
 
-def test_with_foreign_keys_nobody_joins_and_a_killed_learner_comes_back(stacks: tuple[Stack, Stack, int], tmp_path: Path) -> None:
+def test_a_stack_is_scaled_and_struck_while_it_trains_and_uses_every_recording(
+    stacks: tuple[Stack, Stack, int], audio: Path, tmp_path: Path
+) -> None:
+    main, _, port = stacks
+    endless = main.environment["SETTINGS"] = f"{SETTINGS} {LASTING}"
+    deadline = time.monotonic() + STRUCK_S
+
+    def await_crew(count: int) -> None:
+        since = time.time()
+        main.wait_for(f"{count} workers are seen", lambda: len(main.workers(since)) == count, deadline)
+
+    main("up", "--detach", "--scale", "worker=2", timeout=RUN_S)
+    await_crew(2)
+    main.wait_for("both have read something", lambda: min((w.clips for w in main.workers(0)), default=0) > 0, deadline)
+
+    crashed = main.crash("worker")
+    main.wait_for("it is started again", lambda: (now := inspect(crashed))["RestartCount"] and now["State"]["Running"], deadline)
+    (other,) = set(main.containers("worker")) - {crashed}
+    subprocess.run(["docker", "kill", "--signal", "KILL", other], check=True, capture_output=True, timeout=60)
+    await_crew(1)  # the coordinator forgets the other in a minute
+    gone = inspect(other)
+    assert (gone["State"]["ExitCode"], gone["RestartCount"]) == (137, 0)  # Docker takes it for its owner's wish, and leaves it be
+
+    main("up", "--detach", "--no-recreate", "--scale", "worker=4", timeout=RUN_S)
+    await_crew(4)
+    main.wait_for("all have read something", lambda: min((w.clips for w in main.workers(0)), default=0) > 0, deadline)
+
+    learner = main.crash("learner")
+    main.wait_for("it resumes", lambda: inspect(learner)["RestartCount"] and "resumed " in main("logs", "learner"), deadline)
+    await_crew(4)
+    main("up", "--detach", "--no-recreate", "--scale", "worker=1", timeout=RUN_S)
+    await_crew(1)
+
+    begin = time.monotonic()
+    main("stop")
+    assert time.monotonic() - begin < 90
+    assert inspect(learner)["State"]["ExitCode"] == 0  # it ended by itself, with a checkpoint
+    assert "go on with" in main("logs", "learner")
+    main("cp", f"learner:/runs/main/status/{LEARNER}", str(tmp_path))
+    steps = msgspec.json.decode((tmp_path / LEARNER).read_bytes(), type=LearnerNow).step + 100
+    main.environment["SETTINGS"] = f"{endless} --training.steps {steps}"  # the last word counts
+    main("up", "--detach", "--scale", "worker=1", timeout=RUN_S)
+    deadline = time.monotonic() + EVALUATION_S
+    assert main.exit_codes("learner", deadline) == [0]
+    assert main.exit_codes("worker", deadline) == [0]
+
+    main("cp", "learner:/runs/main", str(tmp_path / "run"))
+    assert list((tmp_path / "run" / "checkpoints").glob(f"step-{steps:08d}/model.safetensors"))
+    tracked = Tracked(port)
+    assert tracked.status == "FINISHED"
+    losses = tracked.history("loss")
+    assert losses
+    assert all(math.isfinite(value) for points in losses.values() for _, value in points)
+    assert max(step for points in losses.values() for step, _ in points) == steps
+    (crews,) = tracked.history("workers.count").values()
+    assert {1.0, 2.0, 4.0} <= {count for _, count in crews}
+
+    passes = msgspec.json.decode((tmp_path / "run" / "status" / COLLECTION).read_bytes(), type=CollectionNow).passes_done
+    assert passes > 1
+    seen: Counter[tuple[int, str, int]] = Counter()
+    for file in (tmp_path / "store" / "main").glob("e*.parquet"):
+        for row in pq.read_table(file, columns=["source", "start_sample"]).to_pylist():
+            seen[int(file.name[1:6]), Path(row["source"]).name, row["start_sample"]] += 1
+    assert max(seen.values()) == 1
+    every = {path.name for path in audio.iterdir()}
+    for number in range(passes):
+        assert {source for p, source, _ in seen if p == number} == every, f"pass {number}"
+    assert not list((tmp_path / "store" / "main").glob("*.tmp-*"))
+
+
+def test_with_foreign_keys_nobody_joins(stacks: tuple[Stack, Stack, int], tmp_path: Path) -> None:
     main, _, _ = stacks
-    main.environment["SETTINGS"] += " --training.steps 1000000"  # the last word counts
-    deadline = time.monotonic() + RUN_S
+    main.environment["SETTINGS"] += f" {LASTING}"
     main("up", "--detach", timeout=RUN_S)
     network = next(iter(inspect(main.containers("learner")[0])["NetworkSettings"]["Networks"]))
-    while not main("exec", "-T", "learner", "sh", "-c", "ls -d /runs/main/checkpoints/step-???????? 2>/dev/null || true").strip():
-        assert time.monotonic() < deadline, main("logs", "--tail", "40", "learner")
-        time.sleep(1.0)
+    main.wait_for("a worker with the right keys has joined", lambda: main.workers(0), time.monotonic() + RUN_S)
 
     keys.init_keys(tmp_path / "stranger")
     own_by_worker(tmp_path / "stranger")
@@ -203,15 +195,3 @@ def test_with_foreign_keys_nobody_joins_and_a_killed_learner_comes_back(stacks: 
     stranger = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert stranger.returncode == 1
     assert "the keys do not match" in stranger.stderr
-
-    (learner,) = main.containers("learner")
-    main("exec", "-T", "learner", "sh", "-c", "kill -9 $(cat /proc/1/task/1/children)")  # the supervisor dies, as a crash would have it
-    while inspect(learner)["RestartCount"] == 0 or "resumed " not in main("logs", "learner"):
-        assert time.monotonic() < deadline, main("logs", "--tail", "40", "learner")
-        time.sleep(1.0)
-
-    begin = time.monotonic()
-    main("stop")
-    assert time.monotonic() - begin < 90
-    assert inspect(learner)["State"]["ExitCode"] == 0  # it ended by itself, with a checkpoint
-    assert "go on with" in main("logs", "learner")

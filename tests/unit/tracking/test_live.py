@@ -18,7 +18,7 @@ CHECKPOINT = "/gone/checkpoints/step-00002100"
 LEARNER = LearnerNow(NOW - 3, 5.0, 7, "training", 2134, 0.64, 190.0, 8.94, 0.012, 3.2, 12.3, CHECKPOINT, NOW - 42, 10**6, 5150.0)
 WORKER = WorkerNow("host-0", "host", 0.4, 5, 31.0, 14.0, 180.0, 5000)
 COLLECTION = CollectionNow(
-    NOW - 1, 2.0, 8, "tcp://127.0.0.1:5", "episodes", 1_234_567, 900_000, 120, 2, 1, 2, 0.45, False, 0, [WORKER], 10_000_000
+    NOW - 1, 2.0, 8, "tcp://127.0.0.1:5", "episodes", 1_234_567, 900_000, 120, 2, 1, 2, 0.45, False, 0, [WORKER], 10_000_000, 1350, 3000
 )  # fmt: skip
 
 
@@ -41,8 +41,8 @@ def test_a_training_run_in_lines_and_as_json(run: Path) -> None:
     text = "\n".join(describe(read_run(run), NOW))
     assert text.startswith("my-run: training\n")
     for part in (
-        "step 2134, 64%", "8.9 steps/s", "waits for data 1.2%", "step-00002100, 42 s ago", "pass 3, 45% done", "1 leases in hand",
-        "1 234 567 tokens written", "9% of replay.capacity_tokens", "12.3 times", "2 recordings unreadable",
+        "step 2134, 64%", "8.9 steps/s", "waits for data 1.2%", "step-00002100, 42 s ago", "pass 3, 45% done (1 350 of 3 000 recordings)",
+        "1 leases in hand", "1 234 567 tokens written", "9% of replay.capacity_tokens", "12.3 times", "2 recordings unreadable",
         "workers     1 · 31.0 recordings/s", "host-0", "heard of 0 s ago, joined 3 min ago",
     ):  # fmt: skip
         assert part in text
@@ -87,13 +87,14 @@ def test_status_files_of_an_earlier_version_are_read(run: Path) -> None:
     publish(run, COLLECTION)
     for name, young in (
         ("learner", ("checkpoint_time", "trained_tokens", "tokens_per_s", "non_finite_steps")),
-        ("collection", ("capacity_tokens",)),
+        ("collection", ("capacity_tokens", "recordings_done", "recordings")),
     ):
         path = run / "status" / f"{name}.json"
         path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k not in young}))
     text = "\n".join(describe(read_run(run), NOW))
     assert "checkpoint  step-00002100\n" in text
     assert "tokens in 120 files · each" in text
+    assert "pass 3, 45% done · 1 leases" in text
 
 
 def test_a_run_that_was_taken_up_again_has_not_ended(run: Path) -> None:

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,10 +27,12 @@ from workers.protocol import (
     Rehello,
     Revoked,
     Status,
+    Stop,
     Totals,
     Welcome,
 )
 from workers.serial import work
+from workers.supervisor import Supervisor
 from workers.transport import Dealer, Router
 
 MakeRun = Callable[..., RunDir]
@@ -178,3 +183,32 @@ def test_a_restarted_coordinator_takes_its_port_again(make_run: MakeRun, recordi
     assert again.address == first.address
     again.close()
     taken.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_peers_are_dismissed_when_the_run_ends_and_not_when_its_launcher_dies(
+    make_run: MakeRun, recordings: Recordings, number: signal.Signals
+) -> None:
+    """A worker that is told Stop ends for good; the supervisor has its coordinator hang up instead."""
+    run = make_run(recordings(2))
+    assert Supervisor(run.path, run.read_config(), {"coordinator", "worker"})._coordinator.orphaned == signal.SIGHUP
+    process = subprocess.Popen([sys.executable, "-m", "workers.coordinator", "--run", str(run.path)])
+    try:
+        while (there := run.read_coordinator()) is None:
+            assert process.poll() is None
+            time.sleep(0.05)
+        dealer = Dealer(there.address)
+        while not dealer.send(Hello("worker", "a", "host", 1, 0)):
+            time.sleep(0.05)
+        while not isinstance(dealer.receive(0.1), Welcome):
+            assert process.poll() is None
+        process.send_signal(number)
+        heard = []
+        while process.poll() is None:  # what is not taken before the connection ends is lost with it
+            heard.append(dealer.receive(0.05))
+        assert process.returncode == 0
+        assert any(isinstance(message, Stop) for message in heard) is (number == signal.SIGTERM)
+        dealer.close()
+    finally:
+        process.kill()
+        process.wait()

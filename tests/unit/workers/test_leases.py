@@ -70,6 +70,7 @@ def test_only_the_deadly_item_of_a_lease_is_given_up() -> None:
         leases.finish(grant.id, grant.owner, len(grant.items))
     assert [loss.deadly for loss in lost] == [None, None, None, 4]
     assert [loss.split for loss in lost] == [False, True, False, False]
+    assert leases.pass_items == (0, 0)
     assert sorted(done[0]) == [0, 1, 2, 3, 5]
     assert sorted(done[1]) == [0, 1, 2, 3, 5]
     assert leases.exhausted
@@ -128,6 +129,7 @@ def test_a_restored_table_goes_on_where_the_old_one_was(done: int) -> None:
         assert grant is not None
         now += TTL + 1
         old.expire(now)
+    assert old.pass_items == (0, 6)
     finished = []
     for _ in range(done):
         grant = old.grant("a", now)
@@ -137,6 +139,7 @@ def test_a_restored_table_goes_on_where_the_old_one_was(done: int) -> None:
     old.grant("gone", now)  # in hand when the coordinator was killed
     new = table(passes=2, items=6, width=2, ids=itertools.count(1000))
     new.restore(old.passes_done, old.records())
+    assert new.pass_items == old.pass_items == (len(finished) % 6, 6)
     while (grant := new.grant("b", 0.0)) is not None:
         assert grant.id >= 1000
         finished += [(grant.epoch, i) for i in grant.items]
