@@ -26,19 +26,13 @@ MIB = 2**20
 _POOLS: list[pa.MemoryPool] = []
 
 
-@pytest.fixture(scope="module")
-def counting_pool() -> pa.MemoryPool:
-    """Kept as long as the process: buffers that outlive a pool of their own are freed through memory that is gone."""
-    _POOLS.append(pa.proxy_memory_pool(pa.default_memory_pool()))
-    return _POOLS[-1]
-
-
 @pytest.fixture
-def pool(counting_pool: pa.MemoryPool) -> Iterator[pa.MemoryPool]:
-    """Counts what Arrow takes."""
+def pool() -> Iterator[pa.MemoryPool]:
+    """Counts what Arrow takes. Kept for good: a buffer that outlives its pool is freed through memory that is gone."""
     before = pa.default_memory_pool()
-    pa.set_memory_pool(counting_pool)
-    yield counting_pool
+    _POOLS.append(pa.proxy_memory_pool(before))
+    pa.set_memory_pool(_POOLS[-1])
+    yield _POOLS[-1]
     pa.set_memory_pool(before)
 
 
