@@ -16,6 +16,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import soundfile
 from supervise import supervised
 
 from workers.layout import RunDir
@@ -32,7 +33,7 @@ HANGING_DECODER = """
 import ctypes, time, soundfile
 read = soundfile.SoundFile.read
 def hang(self, *arguments, **options):
-    while "hangs.wav" in str(self.name):
+    while "hangs.flac" in str(self.name):
         {forever}
     return read(self, *arguments, **options)
 soundfile.SoundFile.read = hang
@@ -42,11 +43,13 @@ IN_PYTHON, IN_C, IN_C_WITH_THE_LOCK = "time.sleep(1)", "ctypes.CDLL(None).sleep(
 
 @pytest.fixture
 def hanging_run(make_run: MakeRun, recordings: Recordings, tmp_path: Path) -> Callable[[str], tuple[RunDir, Path]]:
-    """make(forever): a run over 12 recordings of which hangs.wav is read for ever, and the folder that makes processes do so."""
+    """make(forever): a run over 12 recordings of which hangs.flac is read for ever, and the folder that makes processes do so."""
 
     def make(forever: str) -> tuple[RunDir, Path]:
         audio = recordings(12)
-        (audio / "good-005.wav").rename(audio / "hangs.wav")
+        samples, rate = soundfile.read(audio / "good-005.wav")
+        soundfile.write(audio / "hangs.flac", samples, rate)  # a plain WAV never meets the library that hangs
+        (audio / "good-005.wav").unlink()
         run = make_run(audio, *QUICK)
         (tmp_path / "site").mkdir()
         (tmp_path / "site/sitecustomize.py").write_text(HANGING_DECODER.format(forever=forever))
@@ -81,9 +84,9 @@ def test_a_decoder_that_hangs_costs_its_recording_alone(hanging_run: HangingRun)
     _, said = process.communicate(timeout=400)
     assert process.returncode == 0, said
     assert "has shown no sign of life" in said
-    assert sources(run) == {path.name for path in Path(run.read_config().source.path).iterdir()} - {"hangs.wav"}
+    assert sources(run) == {path.name for path in Path(run.read_config().source.path).iterdir()} - {"hangs.flac"}
     (entry,) = (json.loads(line) for line in run.quarantine.read_text().splitlines())
-    assert (entry["path"], entry["cause"]) == ("hangs.wav", "worker died while reading it")
+    assert (entry["path"], entry["cause"]) == ("hangs.flac", "worker died while reading it")
 
 
 def test_a_worker_that_something_stopped_is_replaced(make_run: MakeRun, recordings: Recordings) -> None:
@@ -163,7 +166,7 @@ def test_a_worker_without_a_supervisor_ends_itself_when_it_hangs(hanging_run: Ha
 def hung(supervisor: int) -> bool:
     """Whether a worker reads the recording that never ends."""
     workers = [p for p in psutil.Process(supervisor).children() if "workers.audio_worker" in " ".join(p.cmdline())]
-    return any("hangs.wav" in opened.path for worker in workers for opened in worker.open_files())
+    return any("hangs.flac" in opened.path for worker in workers for opened in worker.open_files())
 
 
 def wait_for(what: Callable[[], object], seconds: float) -> None:
