@@ -154,7 +154,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="default: 0 1 2")
     parser.add_argument("--seconds", type=float, default=300.0, help="CPU seconds of each training (default: 300)")
     parser.add_argument(
-        "--pace", nargs="+", type=_pace, default=[], metavar="ROW=STEPS_A_SECOND", help="train for seconds x pace steps instead"
+        "--pace",
+        nargs="+",
+        action="extend",
+        type=_pace,
+        default=[],
+        metavar="ROW=STEPS_A_SECOND",
+        help="train for seconds x pace steps instead; may be repeated",
     )
     parser.add_argument("--only", nargs="+", choices=CORPORA, default=list(CORPORA), help="corpora (default: all)")
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="rows (default: all)")

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from tones import write_tone
 
+from benchmarks import quality
 from benchmarks.figures.jobs import CORPORA, ROWS, Job, make_plan
 from benchmarks.figures.row import Row
 from benchmarks.figures.tables import TARGETS, Figures, report, summary
@@ -80,6 +81,12 @@ def test_peers_differ_from_the_world_model_in_the_objective_alone(data: Path, tm
 def test_a_row_with_a_pace_trains_for_as_many_steps_as_a_quiet_core_makes(data: Path, tmp_path: Path):
     plan = make_plan(data, tmp_path, 300, [], ["fsdd"], ["world_model", "cpc"], [0], {"cpc": 14.0})
     assert {job.row: plan.config(job).training.steps for job in plan.jobs} == {"world_model": 0, "cpc": 4200}
+
+
+def test_paces_may_be_given_together_or_one_by_one():
+    for words in (["--pace", "cpc=14.7", "world_model=10.6"], ["--pace", "cpc=14.7", "--pace", "world_model=10.6"]):
+        options = quality._parser().parse_args(["--data", "d", "--out", "o", *words])
+        assert dict(options.pace) == {"cpc": 14.7, "world_model": 10.6}
 
 
 def test_missing_data_and_wrong_settings_are_named_before_any_job(tmp_path: Path, data: Path):
