@@ -20,13 +20,13 @@ from pydreaming.evaluation.pooling import Array
 from pydreaming.evaluation.probes import ProbeRow, probe_rows
 from pydreaming.evaluation.protocols import Protocol, plan_protocols
 from pydreaming.evaluation.scenes import clip_statistics, scene_groups
-from pydreaming.evaluation.views import Views
 from pydreaming.evaluation.world_figures import WorldFigures
 from pydreaming.models.world_model import WorldModelNet
 from pydreaming.objectives import Objective, TensorBatch
 
 SEED = 20_000  # of noise in evaluation; the same for every checkpoint, so that checkpoints compare
 OURS, UNTRAINED = "world model", "untrained network"  # names of rows
+WITHOUT_SCENE = ", without scene"  # behind a row's name: see `scenes`
 HEADLINE = (OURS, *LOG_MEL, UNTRAINED)  # rows that are shown where there is no room for all
 SATURATED = 0.95  # accuracy of log-mel alone from which a protocol is called so
 
@@ -108,9 +108,6 @@ def evaluate_world(
     return result
 
 
-WITHOUT_SCENE = ", without scene"  # behind a row's name: see `scenes`
-
-
 def evaluate_probes(
     model: WorldModelNet, clips: Clips, config: Config, known: Sequence[ProbeRow], complete: bool, jobs: int = 1
 ) -> tuple[list[ProbeRow], list[ProbeRow], list[str]]:
@@ -135,11 +132,12 @@ def evaluate_probes(
     if not complete:
         c = {(row.label, row.protocol): row.c for row in baselines if row.features == UNTRAINED}
         return probe_rows(shown, ours, jobs, c=c), baselines, notes
-    if groups := scene_groups(clip_statistics(clips.tokens, config.features.n_mels), np.flatnonzero(~clips.held_out)):
-        ours[OURS + WITHOUT_SCENE] = Views(groups.taken_out(ours[OURS].content))
-        log_mel = {LOG_MEL[0] + WITHOUT_SCENE: groups.taken_out(log_mel_features(clips.tokens, config.features.n_mels)[LOG_MEL[0]])}
-        baselines = [*baselines, *probe_rows(shown, log_mel, jobs, baselines)]
     rows = probe_rows(shown, ours, jobs) + probe_rows(shown[:1], _alone(features, scene), jobs)
+    if groups := scene_groups(clip_statistics(clips.tokens, config.features.n_mels), np.flatnonzero(~clips.held_out)):
+        asked = [protocol for protocol in shown if protocol.label == "label"]  # a speaker is what is taken out
+        rows += probe_rows(asked, {OURS + WITHOUT_SCENE: groups.taken_out(ours[OURS].content)}, jobs)
+        log_mel = log_mel_features(clips.tokens, config.features.n_mels)[LOG_MEL[0]]
+        baselines = [*baselines, *probe_rows(asked, {LOG_MEL[0] + WITHOUT_SCENE: groups.taken_out(log_mel)}, jobs, baselines)]
     return rows, baselines, notes + _saturated(baselines)
 
 
@@ -172,7 +170,7 @@ def _saturated(baselines: Sequence[ProbeRow]) -> list[str]:
     """A sentence for each protocol under which log-mel alone leaves next to nothing to be won."""
     best: dict[tuple[str, str], float] = {}
     for row in baselines:
-        if row.features.startswith("log-mel"):
+        if row.features.startswith("log-mel") and not row.features.endswith(WITHOUT_SCENE):
             best[row.label, row.protocol] = max(row.linear, best.get((row.label, row.protocol), 0.0))
     return [
         f"{label} probe, {protocol}: saturated. Log-mel alone is right {value:.1%} of the time, so it tells little about the model."

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from pydreaming.evaluation.evaluate import OURS, Evaluation
+from pydreaming.evaluation.evaluate import OURS, WITHOUT_SCENE, Evaluation
 from pydreaming.evaluation.open_loop import OpenLoop
 from pydreaming.evaluation.probes import ProbeRow
 from pydreaming.evaluation.world_figures import WorldFigures
@@ -122,7 +122,8 @@ def _probe(label: str, protocol: str, rows: Sequence[ProbeRow]) -> list[Verdict]
     found = []
     task = f"telling the {label} of a clip ({protocol})"
     for name in ("log-mel", "untrained"):
-        others = [row for row in rows if row.features.startswith(name)]
+        # Like is compared with like: our row, too, is of the content as it is.
+        others = [row for row in rows if row.features.startswith(name) and not row.features.endswith(WITHOUT_SCENE)]
         if not others:
             continue
         other = max(others, key=lambda row: row.linear)

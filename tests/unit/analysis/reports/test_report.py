@@ -160,6 +160,13 @@ class TestVerdicts:
         found = [v for v in verdicts(evaluation(3.0, 1.0, 0.71, 0.70)) if "log-mel" in v.text]
         assert [v.good for v in found] == [None]
 
+    def test_a_baseline_without_its_scene_is_no_rival_of_the_content_as_it_is(self) -> None:
+        result = evaluation(3.0, 1.0, 0.8, 0.7)
+        result.probes.append(ProbeRow("label", "folds", "log-mel, without scene", 0.9, 0.9, 0.02, 0.1, 900))
+        (found,) = (v for v in verdicts(result) if "log-mel" in v.text)
+        assert found.good
+        assert "80.0% against 70.0%" in found.text
+
     def test_better_than_the_marginal_but_not_than_copying_is_no_prediction(self) -> None:
         assert not any("It predicts" in v.text for v in verdicts(evaluation(0.5, 1.0, 0.9, 0.7)))
 

@@ -9,6 +9,7 @@ import pytest
 import soundfile
 from tiny_model import RATE, sweep
 
+from pydreaming import cli
 from pydreaming.analysis.inputs import STDIN
 from pydreaming.analysis.vectors.embed import embed
 from pydreaming.analysis.vectors.without_scenes import embed_without_scenes
@@ -49,3 +50,12 @@ def test_what_cannot_be_done_is_said(model: WorldModel, rooms: list[Path]) -> No
         embed_without_scenes(model, [*rooms[:-1], STDIN])
     with pytest.raises(UsageError, match="name another part"):
         embed_without_scenes(model, rooms[:-1], part="scene")
+
+
+def test_the_command_writes_them(run_folder: Path, rooms: list[Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    words = ["embed", str(run_folder), str(rooms[0].parent), "--without-scene", "--pooling", "evaluation"]
+    assert cli.main([*words, "--out", str(tmp_path / "what.csv")]) == 1, "one of the files is no sound"
+    assert "60 rows from 60 of 61 files" in capfd.readouterr().err
+    assert "# without_scene: true" in (tmp_path / "what.csv").read_text()
+    assert cli.main([*words, "--per", "window", "--out", str(tmp_path / "none.csv")]) == 2
+    assert "leave --per at clip" in capfd.readouterr().err
