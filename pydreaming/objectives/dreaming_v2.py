@@ -45,7 +45,8 @@ class DreamingV2(LatentObjective):
         parts = self.ahead_terms(self.ahead, self.ahead_weights, 1, observed.context, key, observed.action, batch)
         parts |= self.latent_terms(model, observed, key, batch)
         if model.scene is not None and self.scene is not None:
-            parts |= scene_terms(model.scene, self.scene, batch.rows(self.latent_rows(batch)), self.config.scene)
+            rows = self.latent_rows(batch)
+            parts |= scene_terms(model.scene, self.scene, batch.rows(rows), noise[:rows], self.config.scene)
         return Losses(parts.terms, observed, parts.metrics)
 
     def ahead_of(self, observed: Observed) -> Ahead:

@@ -1,4 +1,4 @@
-"""The scene term: halves of a clip recognise each other, and nothing but the scene encoder learns from it."""
+"""The scene term: parts of a clip recognise each other, and nothing but the scene encoder learns from it."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import replace
 import pytest
 import torch
 from tiny_models import TOKEN_DIM, tiny_batch, tiny_config
-from torch import nn
+from torch import Tensor, nn
 
 from pydreaming.models.scene import SceneEncoder
 from pydreaming.models.world_model import WorldModelNet
 from pydreaming.objectives import TensorBatch, make_objective
-from pydreaming.objectives.scene import LEAST, halves, scene_terms
+from pydreaming.objectives.scene import LEAST, any_places, cut_clips, scene_terms
 
 BANDS = TOKEN_DIM // 4
 
@@ -33,9 +33,14 @@ def parts() -> tuple[SceneEncoder, nn.Linear]:
     return SceneEncoder(BANDS, 16), nn.Linear(16, 8)
 
 
-def test_halves_are_those_of_each_clip() -> None:
+def noise_for(batch: TensorBatch, seed: int = 0) -> Tensor:
+    return torch.randn(*batch.mask.shape, 4, 4, generator=torch.Generator().manual_seed(seed))
+
+
+def test_clips_are_cut_in_their_middle_half() -> None:
     batch = scene_batch()
-    clip, second, length = halves(batch.is_first, batch.mask)
+    middle = torch.full(batch.mask.shape, 0.5)
+    clip, second, length = cut_clips(batch.is_first, batch.mask, middle)
     assert clip[1].tolist() == [12] * 6 + [13] * 6
     assert second[1].tolist() == [0, 0, 0, 1, 1, 1] * 2
     assert length[:2].tolist() == [6, 3]  # the second clip of the first row is cut short by padding
@@ -43,43 +48,73 @@ def test_halves_are_those_of_each_clip() -> None:
     assert int(length.sum()) == int(batch.mask.sum())
 
 
+@pytest.mark.parametrize(("place", "first"), [(0.0, 3), (0.14, 3), (0.15, 4), (0.5, 6), (0.85, 8), (0.999, 9)])
+def test_each_place_between_the_quarters_is_as_likely(place: float, first: int) -> None:
+    is_first = torch.zeros(1, 12, dtype=torch.bool)
+    is_first[0, 0] = True
+    _, second, _ = cut_clips(is_first, torch.ones(1, 12, dtype=torch.bool), torch.full((1, 12), place))
+    assert int((second == 0).sum()) == first
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 4, 5, 24])
+def test_both_parts_of_a_clip_have_something(length: int) -> None:
+    is_first, mask = torch.zeros(40, length, dtype=torch.bool), torch.ones(40, length, dtype=torch.bool)
+    is_first[:, 0] = True
+    _, second, _ = cut_clips(is_first, mask, torch.arange(40).unsqueeze(1).expand(40, length) / 40)
+    assert length < 2 or {*second.sum(1).tolist()} <= {*range(max(1, length // 4), length - max(1, length // 4) + 1)}
+
+
+@pytest.mark.parametrize("kind", ["gumbel", "normal"])
+def test_places_are_spread_evenly_whatever_the_noise(kind: str) -> None:
+    noise = torch.randn(50, 40, 16, 16, generator=torch.Generator().manual_seed(0))
+    places = any_places(noise if kind == "normal" else -torch.log(noise.abs()))
+    assert 0 <= float(places.min()) < 0.01 < 0.99 < float(places.max()) < 1
+    assert abs(float(places.mean()) - 0.5) < 0.03
+
+
 def test_clips_that_keep_their_level_come_to_be_recognised() -> None:
     encoder, head = parts()
     optimizer = torch.optim.Adam([*encoder.parameters(), *head.parameters()], 3e-3)
-    before = scene_terms(encoder, head, scene_batch(999), 1.0)
-    for step in range(150):
+
+    def on_new_clips() -> tuple[float, float]:
+        found = [scene_terms(encoder, head, scene_batch(seed), noise_for(scene_batch(), seed), 1.0) for seed in range(900, 920)]
+        terms, metrics = [f.terms["scene"].mean() for f in found], [f.metrics["scene_accuracy"] for f in found]
+        return float(torch.stack(terms).mean().detach()), float(torch.stack(metrics).mean())
+
+    loss, accuracy = on_new_clips()
+    for step in range(300):
         optimizer.zero_grad()
-        scene_terms(encoder, head, scene_batch(step), 1.0).terms["scene"].mean().backward()  # type: ignore[no-untyped-call]
+        scene_terms(encoder, head, scene_batch(step), noise_for(scene_batch(), step), 1.0).terms["scene"].mean().backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-    after = scene_terms(encoder, head, scene_batch(999), 1.0)
-    assert float(after.metrics["scene_accuracy"]) > float(before.metrics["scene_accuracy"]) + 0.1
-    assert float(after.terms["scene"].mean().detach()) < 0.7 * float(before.terms["scene"].mean().detach())
+    less, better = on_new_clips()
+    assert less < 0.75 * loss  # at this temperature perfect scenes among eleven would still have .86 nat of 1.8
+    assert better > accuracy + 0.1
 
 
 def test_short_clips_and_padding_count_for_nothing() -> None:
     encoder, head = parts()
     batch = scene_batch()
-    term = scene_terms(encoder, head, batch, 1.0).terms["scene"]
+    term = scene_terms(encoder, head, batch, noise_for(batch), 1.0).terms["scene"]
     assert int(term.valid.sum()) == 11  # of twelve clips one has but three tokens
     assert LEAST == 4
     other = batch.tokens.clone()
     other[0, 6:] = 9.0
-    changed = scene_terms(encoder, head, replace(batch, tokens=other), 1.0).terms["scene"]
+    changed = scene_terms(encoder, head, replace(batch, tokens=other), noise_for(batch), 1.0).terms["scene"]
     torch.testing.assert_close(term.mean(), changed.mean())
     assert term.value.isfinite().all()
 
 
 def test_a_clip_that_is_there_twice_is_no_negative_of_itself() -> None:
     batch = tiny_batch(2, 12, resets=0)
-    others = scene_terms(*parts(), batch, 1.0).terms["scene"]
+    others = scene_terms(*parts(), batch, noise_for(batch), 1.0).terms["scene"]
     twice = replace(batch, tokens=batch.tokens[:1].repeat(2, 1, 1), token_id=batch.token_id[:1].repeat(2, 1))
-    term = scene_terms(*parts(), twice, 1.0).terms["scene"]
+    term = scene_terms(*parts(), twice, noise_for(twice), 1.0).terms["scene"]
     assert int(term.valid.sum()) == 2
     assert float(term.mean().detach()) == 0.0 < float(others.mean().detach())
 
 
 def test_a_batch_of_one_source_teaches_nothing() -> None:
-    assert not scene_terms(*parts(), replace(scene_batch(), mixed=False), 1.0).terms
+    assert not scene_terms(*parts(), replace(scene_batch(), mixed=False), noise_for(scene_batch()), 1.0).terms
 
 
 @pytest.mark.parametrize("weight", [0.0, 1.0])
