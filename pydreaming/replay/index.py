@@ -161,7 +161,7 @@ class ReplayIndex:
         """The columns of an episode that was not read before, or has to be decoded each time."""
         shard, number = self._order[int(self._shard_ids[episode])], self._number(episode)
         raw = shard.raw(number, data)
-        self._checked[episode] = self._positions[episode, 0] >= 0
+        self._checked[episode] = shard.checked[number]
         return raw
 
     def _number(self, episode: int) -> int:

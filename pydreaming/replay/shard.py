@@ -1,12 +1,12 @@
 """One replay file: where the bytes of each episode lie in it, from its footer alone.
 
-An episode's column is taken straight from the page, wherever the file is mapped, when the footer proves that the page is nothing but the
-values:
+An episode's column is taken straight from the page, wherever the file is mapped, when by the footer the page is nothing but the values:
 
     |header|value 0|value 1| … |value T-1|      begin = data_page_offset + total_compressed_size - T * width
 
 Otherwise (a file rewritten with compression, say) the position is -1 and the episode is decoded through Parquet (`pages`): the same
-bytes, a hundred times slower. Either way they are checked by the episode's checksum when they are first used.
+bytes, a hundred times slower. Either way they are checked by the episode's checksum when they are first used; what lies at a position and
+does not pass may still be another encoding of the same size, and is decoded, too.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pydreaming.errors import DamagedError, ReplayError, UnreachableError
-from pydreaming.replay.pages import BROKEN, MAX_ROWS, MAX_TEXT, RowGroups, one_line, place_of
+from pydreaming.replay.pages import BROKEN, MAX_ROWS, MAX_TEXT, RowGroups, one_line, places_of
 from pydreaming.replay.schema import (
     ACTION_DTYPE,
     START_DTYPE,
@@ -79,13 +79,13 @@ class Shard:
         sizes = (int(self.lengths[number]) * width for width in _widths(self.meta))
         raw = Raw(*(data[at : at + size] for at, size in zip(self.positions[number].tolist(), sizes, strict=True)))
         if not self.checked[number]:
-            self._verify(number, raw)
+            if not self._passes(number, raw):
+                return self._decode(number, data)
             self.checked[number] = True
         return raw
 
-    def _verify(self, number: int, raw: Raw) -> None:
-        if len(self.crc) and checksum(*raw) != self.crc[number]:
-            raise DamagedError(self.name, f"the values of episode {number} are damaged (checksum)")
+    def _passes(self, number: int, raw: Raw) -> bool:
+        return not len(self.crc) or checksum(*raw) == self.crc[number]
 
     def _decode(self, number: int, data: Bytes) -> Raw:
         """Read the columns through Parquet."""
@@ -102,7 +102,8 @@ class Shard:
             raise DamagedError(self.name, f"episode {number} holds other values than its footer promises") from e
         if tuple(map(len, raw)) != sizes:
             raise DamagedError(self.name, f"episode {number} does not have the sizes that its footer promises")
-        self._verify(number, raw)
+        if not self._passes(number, raw):
+            raise DamagedError(self.name, f"the values of episode {number} are damaged (checksum)")
         return raw
 
     def episode(self, number: int, data: Bytes) -> Episode:
@@ -177,7 +178,7 @@ def _positions(footer: Any, table: EpisodeTable, meta: StoreMeta, end: int) -> N
       ReplayError: the footer contradicts the table of episodes.
     """
     widths = _widths(meta)
-    places = [place_of(footer, name) for name in ("obs", "action", "start_sample")]
+    places = places_of(footer, ("obs", "action", "start_sample"))
     if footer.num_row_groups != len(table.lengths):
         raise ReplayError(f"{footer.num_row_groups} row groups for {len(table.lengths)} episodes")
     schema = [footer.schema.column(place) for place in places]
@@ -192,7 +193,8 @@ def _positions(footer: Any, table: EpisodeTable, meta: StoreMeta, end: int) -> N
         for place, width in columns:
             column, values = row_group.column(place), steps * width
             begin, size = column.data_page_offset, column.total_compressed_size
-            proven = required and begin + size == end and _is_one_page(column, steps, size - values)
+            fits = required and begin + size == end and size - values in _PAGE_HEADER
+            proven = fits and (bool(table.crc) or _is_plain(column, steps))  # a checksum will say it, and costs nothing now
             found.append(end - values if proven else -1)
             end = begin
         if min(found) > 0:
@@ -213,11 +215,10 @@ def _check_promise(lengths: NDArray[np.int64], width: int, size: int) -> None:
         raise ReplayError(f"its footer promises {promised} bytes; from a file of {size} bytes no more than {most} are believed")
 
 
-def _is_one_page(column: Any, steps: int, header: int) -> bool:
-    """Whether a column chunk is one plain uncompressed page of `steps` values behind `header` bytes."""
+def _is_plain(column: Any, steps: int) -> bool:
+    """Whether a column chunk holds `steps` values as they are."""
     return (
-        header in _PAGE_HEADER
-        and column.num_values == steps
+        column.num_values == steps
         and column.compression == "UNCOMPRESSED"
         and not column.has_dictionary_page
         and _PLAIN.issuperset(column.encodings)

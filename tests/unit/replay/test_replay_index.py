@@ -267,6 +267,26 @@ def test_a_rewritten_file_is_decoded_with_the_same_result(place, by_pandas, opti
         assert np.array_equal(batch.tokens[row], episodes[0].tokens[where : where + 8])
 
 
+def test_another_encoding_of_the_same_size_is_told_by_the_checksum(place):
+    """The footer's sizes cannot tell it from plain values."""
+    meta = store_meta()
+    episodes = [e for g in "abc" for e in build_group(g, [(0, 16)], meta)]
+    (report,) = write_lease(place.open(), 0, episodes, meta)
+    data = io.BytesIO(place.read(report.name))
+    keys = {k: v for k, v in pq.read_metadata(data).metadata.items() if k in (META_KEY, TABLE_KEY, CHECK_KEY)}
+    split = {"use_dictionary": False, "use_byte_stream_split": ["obs", "start_sample"], "compression": "none", "write_statistics": False}
+    rewrite(place, report.name, pq.read_table(data), keys, row_group_size=16, **split)
+    index = ReplayIndex(place.open())
+    index.refresh()
+    assert (index._positions > 0).all()
+    for _ in range(2):
+        for e in range(3):
+            assert_equal_episodes(index.episode(e), episodes[e])
+            assert np.array_equal(index.read(e, 3, 9), episodes[e].tokens[3:12])
+    assert not index._checked.any()
+    assert np.isin(ReplaySampler(index, 3, 8, 0.0, 1.0, 0).sample().tokens, episodes[0].tokens).all()
+
+
 def test_rows_that_contradict_the_table_are_damage(place):
     meta = store_meta()
     episodes = build_group("a", [(0, 32)], meta)
