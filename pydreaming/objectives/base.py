@@ -33,6 +33,7 @@ class TensorBatch:
       token_id: (B, T) int64, equal exactly where the audio is the same. mask: (B, T) bool, False on padding.
       mixed: True where the sequences are of all sources, False where they are of one.
       ranks: the processes that share a batch of which this is one part; all batches of a step must then be shared.
+      recorded: like tokens, before a view changed some of them (`training.views`); None where none has.
     """
 
     tokens: Tensor
@@ -42,6 +43,12 @@ class TensorBatch:
     mask: Tensor
     mixed: bool = True
     ranks: Ranks = field(default=ALONE, kw_only=True)
+    recorded: Tensor | None = field(default=None, kw_only=True)
+
+    @property
+    def as_recorded(self) -> Tensor:
+        """(B, T, token_dim) the tokens of recordings as they are."""
+        return self.tokens if self.recorded is None else self.recorded
 
     @cached_property
     def rivals(self) -> Rivals:
@@ -55,8 +62,9 @@ class TensorBatch:
 
     def rows(self, count: int) -> TensorBatch:
         """The first `count` sequences."""
-        s = slice(count)
-        return TensorBatch(self.tokens[s], self.is_first[s], self.action[s], self.token_id[s], self.mask[s], self.mixed, ranks=self.ranks)
+        s, recorded = slice(count), None if self.recorded is None else self.recorded[:count]
+        parts = self.tokens[s], self.is_first[s], self.action[s], self.token_id[s], self.mask[s]
+        return TensorBatch(*parts, self.mixed, ranks=self.ranks, recorded=recorded)
 
 
 @dataclass(frozen=True)

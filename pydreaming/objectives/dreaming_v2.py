@@ -7,7 +7,7 @@ prior unrolled k steps by an independent linear dynamics. No public implementati
 - k >= 1 contrast: *linear heads* f_k from the context at t and the actions up to t + k, against targets of the token at t + k.
 - k = 0 contrast and KL: on the latents, from `unrolls` teacher-forced steps of the dynamics; with the belief dynamics each unrolled
   state is also held to the trunk's state (`consistency`), which is what lets imagination start from the trunk.
-- `scene`, which the paper has not: see `objectives.scene`. It is trained on the rows that the latents are trained on.
+- `scene`, which the paper has not: see `objectives.scene`.
 - With `model.detach_latents` the second group gives no gradient to encoder and trunk.
 """
 
@@ -45,8 +45,7 @@ class DreamingV2(LatentObjective):
         parts = self.ahead_terms(self.ahead, self.ahead_weights, 1, observed.context, key, observed.action, batch)
         parts |= self.latent_terms(model, observed, key, batch)
         if model.scene is not None and self.scene is not None:
-            rows = self.latent_rows(batch)
-            parts |= scene_terms(model.scene, self.scene, batch.rows(rows), noise[:rows], self.config.scene)
+            parts |= scene_terms(model.scene, self.scene, batch, noise, self.config.scene)
         return Losses(parts.terms, observed, parts.metrics)
 
     def ahead_of(self, observed: Observed) -> Ahead:

@@ -16,7 +16,7 @@ from pydreaming.models.scene import SceneEncoder
 from pydreaming.objectives.base import Parts, TensorBatch, Term, masked_mean
 
 LEAST = 4  # tokens of a clip that is cut in two
-TEMPERATURE = 0.5  # at .1 speakers are told .93 of the time from five labels each, at .5 .96 (docs/experiments.md)
+TEMPERATURE = 1.0  # with .1 the vector keeps much of what is said (docs/experiments.md)
 
 
 def scene_terms(encoder: SceneEncoder, head: nn.Module, batch: TensorBatch, noise: Tensor, weight: float) -> Parts:
@@ -25,7 +25,7 @@ def scene_terms(encoder: SceneEncoder, head: nn.Module, batch: TensorBatch, nois
     Nothing where all sequences are of one source: what is asked for is to tell sources apart, of which a batch of one has no example.
 
     Args:
-      head: (..., width) -> (..., P). batch: of recordings as they are, not of centred ones.
+      head: (..., width) -> (..., P). batch: all of it is heard as recorded, whatever a view has made of it for the trunk.
       noise: (B, T, S, K) of the latents; it also says where clips are cut, so that one draw decides all of a step.
     """
     if not batch.mixed:
@@ -34,7 +34,7 @@ def scene_terms(encoder: SceneEncoder, head: nn.Module, batch: TensorBatch, nois
     S = B * T
     clip, second, length = cut_clips(batch.is_first, batch.mask, any_places(noise))
     owner = torch.where(batch.mask, clip + second * S, 2 * S).flatten()  # padding has a place of its own
-    vectors = encoder(batch.tokens.flatten(0, 1), owner, 2 * S + 1)[: 2 * S]
+    vectors = encoder(batch.as_recorded.flatten(0, 1), owner, 2 * S + 1)[: 2 * S]
     first, later = functional.normalize(head(vectors).float(), dim=-1).split(S)
     valid = length >= LEAST
     ids = batch.token_id.new_full((S,), -1).scatter_reduce(0, clip.flatten(), batch.token_id.flatten(), "amax")

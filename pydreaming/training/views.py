@@ -24,14 +24,14 @@ def centre_sequences(batch: TensorBatch, n_mels: int, share: float) -> TensorBat
     Args:
       batch: tokens (B, T, token_frames * n_mels). n_mels: bands of a frame. share: of the sequences that are centred.
     Returns:
-      The same batch with other tokens; padding keeps its zeros.
+      The same batch with other tokens, and with the recorded ones beside them; padding keeps its zeros.
     """
     B = batch.mask.shape[0]
     rows = slice(B - round(share * B), B)
     tokens, mask = batch.tokens[rows], batch.mask[rows]
     centred = tokens.unflatten(-1, (-1, n_mels)) - clip_means(tokens, batch.is_first[rows], mask, n_mels).unsqueeze(2)
     changed = torch.where(mask.unsqueeze(-1), centred.flatten(2), tokens)
-    return dataclasses.replace(batch, tokens=torch.cat([batch.tokens[: rows.start], changed]))
+    return dataclasses.replace(batch, tokens=torch.cat([batch.tokens[: rows.start], changed]), recorded=batch.as_recorded)
 
 
 def clip_means(tokens: Tensor, is_first: Tensor, mask: Tensor, n_mels: int) -> Tensor:

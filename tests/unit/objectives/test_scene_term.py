@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from pydreaming.models.scene import SceneEncoder
 from pydreaming.models.world_model import WorldModelNet
 from pydreaming.objectives import TensorBatch, make_objective
-from pydreaming.objectives.scene import LEAST, any_places, cut_clips, scene_terms
+from pydreaming.objectives.scene import LEAST, TEMPERATURE, any_places, cut_clips, scene_terms
 
 BANDS = TOKEN_DIM // 4
 
@@ -87,7 +88,8 @@ def test_clips_that_keep_their_level_come_to_be_recognised() -> None:
         scene_terms(encoder, head, scene_batch(step), noise_for(scene_batch(), step), 1.0).terms["scene"].mean().backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     less, better = on_new_clips()
-    assert less < 0.75 * loss  # at this temperature perfect scenes among eleven would still have .86 nat of 1.8
+    least = math.log(1 + 10 * math.exp(-1 / TEMPERATURE))  # of clips that are at right angles to the ten others
+    assert less - least < 0.5 * (loss - least)
     assert better > accuracy + 0.1
 
 
@@ -111,6 +113,13 @@ def test_a_clip_that_is_there_twice_is_no_negative_of_itself() -> None:
     term = scene_terms(*parts(), twice, noise_for(twice), 1.0).terms["scene"]
     assert int(term.valid.sum()) == 2
     assert float(term.mean().detach()) == 0.0 < float(others.mean().detach())
+
+
+def test_clips_are_heard_as_recorded() -> None:
+    batch = scene_batch()
+    viewed = replace(batch, tokens=torch.zeros_like(batch.tokens), recorded=batch.tokens)
+    losses = [scene_terms(*parts(), b, noise_for(batch), 1.0).terms["scene"].mean() for b in (batch, viewed)]
+    torch.testing.assert_close(*losses)
 
 
 def test_a_batch_of_one_source_teaches_nothing() -> None:

@@ -49,3 +49,12 @@ def test_a_share_is_of_the_last_sequences() -> None:
         changed = ((after.tokens != before.tokens).any(-1) & before.mask).any(1)
         assert changed.tolist() == [row >= B - count for row in range(B)]
         assert torch.equal(after.tokens[: B - count], before.tokens[: B - count])
+
+
+def test_the_recorded_tokens_stay_beside_the_view() -> None:
+    before = batch()
+    after = centre_sequences(before, BANDS, 0.5)
+    assert torch.equal(after.as_recorded, before.tokens)
+    assert torch.equal(after.rows(5).as_recorded, before.tokens[:5])
+    assert torch.equal(centre_sequences(after, BANDS, 1.0).as_recorded, before.tokens)
+    assert before.rows(2).recorded is None
