@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from benchmarks.exhibits.recordings import Recordings
+import numpy as np
+import pyarrow.parquet as pq
+
+from benchmarks.exhibits.recordings import NAME, Recordings
 from benchmarks.exhibits.scene import Excerpt, Scene, read_rows
 
 MODEL = "runs/my-run"
@@ -116,6 +119,17 @@ def scenes(recordings: Recordings) -> list[Scene]:
             " rollouts that do not (`prior`), a straight line through the log-mel, the last window again.",
         ),
         Scene(
+            "embed",
+            "What is said, whoever says it?",
+            (
+                f"pydreaming embed {MODEL} digits --pooling evaluation --out as_it_is.parquet",
+                f"pydreaming embed {MODEL} digits --pooling evaluation --without-scene --out without_scene.parquet",
+            ),
+            "Vectors of clips to build on; in the second table without what clips of a like voice and microphone have in common, which is"
+            " found without labels.",
+            found=lambda recordings: f"{_neighbours('as_it_is.parquet')} {_neighbours('without_scene.parquet')}",
+        ),
+        Scene(
             "search",
             "What else sounds like this?",
             (f"pydreaming search {MODEL} {clip(3, 4, 2)} digits --top 10 --out hits.csv --page hits.html",),
@@ -149,6 +163,19 @@ def _boundaries(recordings: Recordings) -> str:
         f"Of the {len(recordings.starts_s)} places where a digit follows another, {hits} have a boundary within a window's length"
         f" ({1000 * WINDOW_S:.0f} ms); boundaries elsewhere: {stray}."
     )
+
+
+def _neighbours(table: str) -> str:
+    """Of clips named by digit and speaker: what the nearest clip of each by another speaker says."""
+    columns = pq.read_table(table).to_pydict()
+    names = [match.groups() for source in columns["source"] if (match := NAME.search(source))]
+    digit, speaker = np.array([name[0] for name in names]), np.array([name[1] for name in names])
+    x = np.array(columns["embedding"], np.float64)
+    x -= x.mean(0)
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    nearest = np.where(speaker[:, None] == speaker, -np.inf, x @ x.T).argmax(1)
+    share = float((digit[nearest] == digit).mean())
+    return f"`{table}`: of {share:.0%} of the clips, the nearest by another speaker says the same digit."
 
 
 def _span(seconds: tuple[float, float]) -> str:
