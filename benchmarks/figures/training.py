@@ -18,7 +18,7 @@ from benchmarks.figures.jobs import Job
 from benchmarks.figures.lock import alone
 from pydreaming.audio.sources import iter_source, source_root
 from pydreaming.audio.stats import FeatureStats
-from pydreaming.config import Config, SourceConfig
+from pydreaming.config import Config, SourceConfig, TrainingConfig
 from pydreaming.errors import PydreamingError
 from pydreaming.evaluation.anomaly import FOLDS, normal_folds
 from pydreaming.replay.index import ReplayIndex
@@ -62,20 +62,25 @@ def open_stores(job: Job, config: Config, out: Path) -> list[Given]:
     """What the trainings of a job are given, made where it is missing; rows of one corpus and seed share it.
 
     There is one training but for `machines`: there each fold has its own, without the normal clips of that fold, and its share of the
-    seconds. The folds are normalised by the statistics of the first, so that one evaluation can hear all of them.
+    seconds, or of the steps. The folds are normalised by the statistics of the first, so that one evaluation can hear all of them.
 
     Raises:
       PydreamingError: as `collect` and `prepare_eval_set` do.
     """
     if job.corpus != "machines":
         return [_open_store(job, config, out, config, "", None)]
-    training = dataclasses.replace(config.training, seconds=config.training.seconds / FOLDS)
+    training = part_of(config.training, FOLDS)
     given: list[Given] = []
     for fold in range(FOLDS):
         lists = _without_fold(config.source, out / "stores" / f"machines-lists-{fold}", fold)
         part = dataclasses.replace(config, source=lists, training=training)
         given.append(_open_store(job, config, out, part, f"fold-{fold}", given[0].store.stats if given else None))
     return given
+
+
+def part_of(training: TrainingConfig, parts: int) -> TrainingConfig:
+    """The seconds and steps of one of so many trainings that share those of one."""
+    return dataclasses.replace(training, seconds=training.seconds / parts, steps=-(-training.steps // parts))
 
 
 def read_stats(store: RunDir) -> FeatureStats:
