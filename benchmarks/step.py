@@ -100,6 +100,7 @@ def parts(trainer: Trainer, batch: TensorBatch) -> dict[str, Callable[[], object
     embed = model.encoder(batch.tokens)
     state = model.dynamics.initial(B, trainer.device)
     losses = objective(model, batch, noise)
+    rows = len(losses.observed.embed)
 
     def clip() -> None:
         for parameters in (trainer.world, trainer.probe):
@@ -113,7 +114,7 @@ def parts(trainer: Trainer, batch: TensorBatch) -> dict[str, Callable[[], object
         "noise of the samples": lambda: model.noise(B, T, trainer.generator),
         "centred views": lambda: centre_sequences(batch, config.features.n_mels, config.augment.centre),
         "encoder": lambda: model.encoder(batch.tokens),
-        "recurrence, posterior, prior": lambda: model.dynamics.observe(embed, batch.action, batch.is_first, state, noise),
+        "recurrence, posterior, prior": lambda: model.dynamics.observe_some(rows, embed, batch.action, batch.is_first, state, noise),
         "encoder, recurrence and all losses": lambda: objective(model, batch, noise).total(),
         "probe decoder": lambda: decoder_loss(model, losses, batch),
         "clipping": clip,

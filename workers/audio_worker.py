@@ -271,6 +271,7 @@ class AudioWorker:
             self._watchdog = Watchdog(HUNG_TTLS * config.workers.lease_ttl_s)
         controls = ControlScale(welcome.control_mean, welcome.control_std)
         self._producer = Producer(config, root, self._store, controls, self._on_block, self._totals)
+        self._producer.warm_up()
         log.info("%s: %d recordings in %s", self._options.name, welcome.recordings, root)
 
     @staticmethod

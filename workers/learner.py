@@ -149,7 +149,7 @@ class Learner:
             with self._meter.spend("step"):
                 result = self._step(batch, progress)
             if self.config.replay.priority != "uniform":
-                self.batches.learn(self.team.spread(sequence_losses(result.losses)) if result.finite else None)
+                self.batches.learn(self.team.spread(sequence_losses(result.losses, len(batch.mask))) if result.finite else None)
             now = time.monotonic()
             self.train_seconds += now - begin
             self._meter.stepped()

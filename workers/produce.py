@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import torch
 
 from pydreaming.audio.augment import Augment
@@ -62,6 +63,12 @@ class Producer:
         self._plain = FrontEnd(self.config.features)
         self._normalising: FrontEnd | None = None
         self._short = True  # the recording before was; recordings of a source are much alike
+
+    def warm_up(self) -> None:
+        """Have libraries load what they load at their first call (Arrow: pandas). On a busy host it takes seconds, in which the first lease
+        would show no sign of life."""
+        pa.array(np.zeros(1))
+        self._plain.tokens_together([np.zeros(self.config.features.sample_rate, np.float32)])
 
     def measure(self, items: Sequence[AudioItem]) -> tuple[StatsSums, list[Unreadable]]:
         """Sums of log-mel over the frames of the items' tokens, and the items that could not be read."""

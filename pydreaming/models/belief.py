@@ -24,7 +24,7 @@ from torch.nn import functional
 from pydreaming.config import ModelConfig
 from pydreaming.models.dynamics import Dynamics
 from pydreaming.models.layers import shift_right
-from pydreaming.models.state import Observed, State, Unroll, stack_states
+from pydreaming.models.state import Heard, Observed, State, Unroll, stack_states
 
 
 class Belief(Dynamics):
@@ -40,18 +40,15 @@ class Belief(Dynamics):
 
     def observe(self, embed: Tensor, action: Tensor, is_first: Tensor, carry: State, noise: Tensor | None) -> Observed:
         """Posterior rollout; see `Dynamics`."""
-        action = action * (~is_first).unsqueeze(-1).to(action.dtype)
-        deter, memory = self.core.run(torch.cat([embed, action], -1), is_first, carry.deter, carry.memory)
-        previous = shift_right(deter, carry.deter, is_first)
-        seen, past = (embed.detach(), previous.detach()) if self.config.detach_latents else (embed, previous)
-        scores = self.post_token(seen)
-        if self.post_past is not None:
-            scores = scores + self.post_past(past)
-        logits = self.logits(scores)
-        # Imagination needs beliefs only, so the memory is kept where the trunk goes on, and not beside every state.
-        post = State(deter, self.latents.sample(logits, noise), logits, None, self.latents)
-        carry = replace(post.at(slice(None), -1), memory=None if memory is None else memory[:, -1])
-        return Observed(embed, action, is_first, post, self._prior(past, action), deter, past, carry)
+        heard, memory = self._hear(embed, action, is_first, carry)
+        return self._infer(heard, memory, noise)
+
+    def observe_some(
+        self, rows: int, embed: Tensor, action: Tensor, is_first: Tensor, carry: State, noise: Tensor | None
+    ) -> tuple[Heard, Observed]:
+        """The trunk hears all sequences, and the latents of the first `rows` are computed; see `Dynamics`."""
+        heard, memory = self._hear(embed, action, is_first, carry)
+        return heard, self._infer(heard.rows(rows), None if memory is None else memory[:rows], None if noise is None else noise[:rows])
 
     def imagine(self, state: State, actions: Tensor, noise: Tensor | None, temperature: float = 1.0) -> State:
         """Prior rollout; see `Dynamics`."""
@@ -72,14 +69,33 @@ class Belief(Dynamics):
         by_state, driven = self._drive(observed.post.stoch, observed.action)  # the same in all unrolls
         target = observed.context.detach()
         result = []
-        for _ in range(count):
-            logits = self._prior(state, observed.action)
+        for j in range(count):
+            logits = self._prior(state, observed.action) if j else observed.prior_logits  # from the trunk it is known already
             after = _follow(state, by_state, driven)
             result.append(Unroll(logits, after, target, valid))
             state = shift_right(after, torch.zeros_like(after[:, 0]), observed.is_first)
             # The belief at t - 1 exists only if t continues its clip and t - 1 was itself reached by a valid unroll.
             valid = shift_right(valid.unsqueeze(-1), torch.zeros_like(valid[:, :1]), observed.is_first).squeeze(-1)
         return result
+
+    def _hear(self, embed: Tensor, action: Tensor, is_first: Tensor, carry: State) -> tuple[Heard, Tensor | None]:
+        """The trunk, and its memory after each step where it has one."""
+        action = action * (~is_first).unsqueeze(-1).to(action.dtype)
+        deter, memory = self.core.run(torch.cat([embed, action], -1), is_first, carry.deter, carry.memory)
+        previous = shift_right(deter, carry.deter, is_first)
+        return Heard(embed, action, is_first, deter, previous.detach() if self.config.detach_latents else previous), memory
+
+    def _infer(self, heard: Heard, memory: Tensor | None, noise: Tensor | None) -> Observed:
+        """The latents of what the trunk has heard."""
+        scores = self.post_token(heard.embed.detach() if self.config.detach_latents else heard.embed)
+        if self.post_past is not None:
+            scores = scores + self.post_past(heard.previous)
+        logits = self.logits(scores)
+        # Imagination needs beliefs only, so the memory is kept where the trunk goes on, and not beside every state.
+        post = State(heard.context, self.latents.sample(logits, noise), logits, None, self.latents)
+        carry = replace(post.at(slice(None), -1), memory=None if memory is None else memory[:, -1])
+        prior = self._prior(heard.previous, heard.action)
+        return Observed(heard.embed, heard.action, heard.is_first, heard.context, heard.previous, post, prior, carry)
 
     def _prior(self, deter: Tensor, action: Tensor) -> Tensor:
         return self.logits(self.prior(torch.cat([deter, action], -1)))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from pydreaming.config import ModelConfig
 from pydreaming.models.cores import Core, make_core
 from pydreaming.models.latents import LATENTS
-from pydreaming.models.state import Observed, State, Unroll
+from pydreaming.models.state import Heard, Observed, State, Unroll
 
 
 class Dynamics(nn.Module, ABC):
@@ -58,6 +58,16 @@ class Dynamics(nn.Module, ABC):
           carry: (B, ...) state before the first step.
           noise: (B, T, S, K) of the latents' kind; None takes modes.
         """
+
+    def observe_some(
+        self, rows: int, embed: Tensor, action: Tensor, is_first: Tensor, carry: State, noise: Tensor | None
+    ) -> tuple[Heard, Observed]:
+        """As `observe`: what is known of all sequences, and the rollout of the first `rows` of them.
+
+        The others' latents are not computed where nothing that is known depends on them.
+        """
+        observed = self.observe(embed, action, is_first, carry, noise)
+        return observed, observed.rows(rows)
 
     @abstractmethod
     def imagine(self, state: State, actions: Tensor, noise: Tensor | None, temperature: float = 1.0) -> State:

@@ -50,7 +50,7 @@ class RSSM(Dynamics):
             post = self._filter_posterior(embed, action, is_first, carry, noise)
         prior_logits = self.logits(self.prior(post.deter))
         previous = shift_right(post.deter, carry.deter, is_first)
-        return Observed(embed, action, is_first, post, prior_logits, post.feat, previous, post.at(slice(None), -1))
+        return Observed(embed, action, is_first, post.feat, previous, post, prior_logits, post.at(slice(None), -1))
 
     def imagine(self, state: State, actions: Tensor, noise: Tensor | None, temperature: float = 1.0) -> State:
         """Prior rollout; see `Dynamics`."""

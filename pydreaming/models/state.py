@@ -93,40 +93,54 @@ def sliding(slots: Tensor, width: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Observed:
-    """Result of a posterior rollout.
+class Heard:
+    """What is known at each step of what was heard.
 
     Attributes:
       embed: (B, T, E) embeddings of the tokens.
       action: (B, T, A) actions, zero at resets; a_t leads from t - 1 to t.
       is_first: (B, T) bool.
-      post: posterior state at each step.
-      prior_logits: (B, T, S, P) parameters of the prior at each step, of the family `post.latents`.
       context: (B, T, C) what the multi-step heads read: all that is known at t.
       previous: (B, T, D) deterministic state before each step, zero at resets.
-      carry: (B, ...) state after the last step with its memory, for the next chunk.
     """
 
     embed: Tensor
     action: Tensor
     is_first: Tensor
-    post: State
-    prior_logits: Tensor
     context: Tensor
     previous: Tensor
+
+    def rows(self, count: int) -> Heard:
+        """The first `count` sequences."""
+        s = slice(count)
+        return Heard(self.embed[s], self.action[s], self.is_first[s], self.context[s], self.previous[s])
+
+
+@dataclass(frozen=True)
+class Observed(Heard):
+    """Result of a posterior rollout.
+
+    Attributes:
+      post: posterior state at each step.
+      prior_logits: (B, T, S, P) parameters of the prior at each step, of the family `post.latents`.
+      carry: (B, ...) state after the last step with its memory, for the next chunk.
+    """
+
+    post: State
+    prior_logits: Tensor
     carry: State
 
     def rows(self, count: int) -> Observed:
         """The first `count` sequences."""
         s = slice(count)
-        tensors = (self.embed[s], self.action[s], self.is_first[s], self.post.at(s), self.prior_logits[s], self.context[s])
-        return Observed(*tensors, self.previous[s], self.carry.at(s))
+        known = (self.embed[s], self.action[s], self.is_first[s], self.context[s], self.previous[s])
+        return Observed(*known, self.post.at(s), self.prior_logits[s], self.carry.at(s))
 
     def steps(self, count: int) -> Observed:
         """The first `count` steps, where no memory is kept (the core is recurrent): the next chunk then goes on after them."""
         s = (slice(None), slice(count))
-        tensors = (self.embed[s], self.action[s], self.is_first[s], self.post.at(*s), self.prior_logits[s], self.context[s])
-        return Observed(*tensors, self.previous[s], self.post.at(slice(None), count - 1))
+        known = (self.embed[s], self.action[s], self.is_first[s], self.context[s], self.previous[s])
+        return Observed(*known, self.post.at(*s), self.prior_logits[s], self.post.at(slice(None), count - 1))
 
     def kl(self) -> Tensor:
         """KL(posterior || prior) at each step: (B, T) nats."""

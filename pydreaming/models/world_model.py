@@ -12,7 +12,7 @@ from pydreaming.models.dynamics import Dynamics
 from pydreaming.models.encoder import WindowEncoder
 from pydreaming.models.rssm import RSSM
 from pydreaming.models.scene import SceneEncoder
-from pydreaming.models.state import Observed, State
+from pydreaming.models.state import Heard, Observed, State
 
 
 class WorldModelNet(nn.Module):
@@ -58,12 +58,23 @@ class WorldModelNet(nn.Module):
         Raises:
           ValueError: the arguments disagree on (B, T) or on a width; or an attending core is to go on from a state without memory.
         """
+        carry = self._check(tokens, action, is_first, carry)
+        return self.dynamics.observe(self.encoder(tokens), action, is_first, carry, noise)
+
+    def observe_some(
+        self, rows: int, tokens: Tensor, action: Tensor, is_first: Tensor, noise: Tensor | None = None
+    ) -> tuple[Heard, Observed]:
+        """As `observe` from the initial state, for training: what is known of all sequences, and the rollout of the first `rows`."""
+        carry = self._check(tokens, action, is_first, None)
+        return self.dynamics.observe_some(rows, self.encoder(tokens), action, is_first, carry, noise)
+
+    def _check(self, tokens: Tensor, action: Tensor, is_first: Tensor, carry: State | None) -> State:
+        """The state to go on from; raises ValueError for shapes that disagree."""
         B, T = is_first.shape
         if tokens.shape != (B, T, self.token_dim) or action.shape != (B, T, self.action_dim):
             expected = f"tokens {(B, T, self.token_dim)} and action {(B, T, self.action_dim)}"
             raise ValueError(f"expected {expected}, got {tuple(tokens.shape)} and {tuple(action.shape)}")
-        carry = self.dynamics.initial(B, tokens.device) if carry is None else carry
-        return self.dynamics.observe(self.encoder(tokens), action, is_first, carry, noise)
+        return self.dynamics.initial(B, tokens.device) if carry is None else carry
 
     def imagine(self, state: State, actions: Tensor, noise: Tensor | None = None, temperature: float = 1.0) -> State:
         """Prior rollout from any state; the encoder is never called.

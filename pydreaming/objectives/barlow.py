@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from pydreaming.models.state import Observed
+from pydreaming.models.state import Heard
 from pydreaming.models.world_model import WorldModelNet
 from pydreaming.objectives.base import Parts, TensorBatch, Term
 from pydreaming.objectives.contrast import redundancy
@@ -29,7 +29,7 @@ class Barlow(ReadoutObjective):
         """One linear map from the state to the embedding's width."""
         self.project = nn.Linear(self.context_dim, model.config.embed)
 
-    def state_terms(self, states: Tensor, observed: Observed, key: Tensor, batch: TensorBatch, valid: Tensor) -> Parts:
+    def state_terms(self, states: Tensor, heard: Heard, key: Tensor, batch: TensorBatch, valid: Tensor) -> Parts:
         """`barlow`: a figure of the whole batch, the same at each of its steps."""
         loss = redundancy(self.project(states), key, valid, OFF_DIAGONAL, batch.ranks)
         return Parts({"barlow": Term(loss.expand(valid.shape), valid, SCALE)})

@@ -19,7 +19,7 @@ from pydreaming.config import ObjectiveConfig
 from pydreaming.errors import ConfigError
 from pydreaming.models.by_hand import by_hand, contrast_rows, unit
 from pydreaming.models.ranks import ALONE, Ranks
-from pydreaming.models.state import Observed, State
+from pydreaming.models.state import Heard, Observed, State
 from pydreaming.models.world_model import WorldModelNet
 from pydreaming.objectives.contrast import Contrast, Rivals, find_rivals, info_nce, reaches
 
@@ -89,7 +89,8 @@ class Losses:
     """What an objective returns.
 
     Attributes:
-      terms: losses by name. metrics: scalars for the log, without gradient. observed: the posterior rollout they came from.
+      terms: losses by name. metrics: scalars for the log, without gradient.
+      observed: the posterior rollout of the sequences that train the latents, the first of the batch.
     """
 
     terms: dict[str, Term]
@@ -166,10 +167,16 @@ class Objective(nn.Module, ABC):
     def target(self, embed: Tensor) -> Tensor:
         """Tokens in the comparison space: (..., E) -> (..., P), unit length."""
 
-    def ahead_of(self, observed: Observed) -> Ahead | None:
+    def ahead_of(self, observed: Heard) -> Ahead | None:
         """What the k-step heads expect along a rollout; None for an objective without such heads."""
         del observed
         return None
+
+    def observe(self, model: WorldModelNet, batch: TensorBatch, noise: Tensor) -> tuple[Heard, Observed]:
+        """What is known of all sequences, and the rollout of those that train the latents: rows of a batch are in random order, and a share
+        of them, the first, are enough (`latent_streams`)."""
+        rows = max(1, round(self.config.latent_streams * len(batch.mask)))
+        return model.observe_some(rows, batch.tokens, batch.action, batch.is_first, noise)
 
     def context(self, state: State) -> Tensor:
         """(..., C) what heads read of a state: the part that `Observed.context` holds."""
@@ -251,7 +258,7 @@ def ahead_inputs(k: int, context: Tensor, action: Tensor) -> Tensor:
     return torch.cat([context, *future_actions(action, k)], -1)
 
 
-def read_ahead(heads: Iterable[nn.Module], first: int, observed: Observed, key: Tensor) -> Ahead:
+def read_ahead(heads: Iterable[nn.Module], first: int, observed: Heard, key: Tensor) -> Ahead:
     """`Ahead` of heads for k = first, first + 1, ... over the contexts of a rollout; `key` (B, T, P) are the tokens; k = 0 is left out."""
     queries = {k: ahead_query(head, k, observed.context, observed.action) for k, head in enumerate(heads, start=first) if k}
     return Ahead({k: _unit(query) for k, query in queries.items()}, _unit(key))

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from pydreaming.models.layers import mlp
-from pydreaming.models.state import Observed
+from pydreaming.models.state import Heard
 from pydreaming.models.world_model import WorldModelNet
 from pydreaming.objectives.base import Parts, TensorBatch, Term, future_actions
 from pydreaming.objectives.contrast import reaches
@@ -37,12 +37,12 @@ class CDP(ReadoutObjective):
         known = self.deter if self.rssm else self.context_dim + model.action_dim
         self.predictor = mlp([known, model.config.hidden, model.config.embed])
 
-    def state_terms(self, states: Tensor, observed: Observed, key: Tensor, batch: TensorBatch, valid: Tensor) -> Parts:
+    def state_terms(self, states: Tensor, heard: Heard, key: Tensor, batch: TensorBatch, valid: Tensor) -> Parts:
         """`prediction`: -cosine, between -1 and 1; at the predicted step with the rssm, at the one before with the belief dynamics."""
         if self.rssm:
             known, valid = states[..., : self.deter], valid & ~batch.is_first
         else:
-            known = torch.cat([states, *future_actions(observed.action, 1)], -1)
+            known = torch.cat([states, *future_actions(heard.action, 1)], -1)
             key, valid = key.roll(-1, 1), valid & reaches(batch.is_first, batch.mask, 1)
         cosine = functional.cosine_similarity(self.predictor(known).float(), key.float(), dim=-1)
         return Parts({"prediction": Term((-cosine).where(valid, 0.0), valid, SCALE)})

@@ -15,7 +15,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from pydreaming.errors import ConfigError
-from pydreaming.models.state import Observed
+from pydreaming.models.state import Heard
 from pydreaming.models.world_model import WorldModelNet
 from pydreaming.objectives.base import Ahead, Losses, TensorBatch, linear_heads, read_ahead
 from pydreaming.objectives.latents import ReadoutObjective
@@ -35,12 +35,12 @@ class CPC(ReadoutObjective):
 
     def forward(self, model: WorldModelNet, batch: TensorBatch, noise: Tensor) -> Losses:
         """Losses of one batch; `noise` (B, T, S, K) draws samples that no loss reads."""
-        observed = model.observe(batch.tokens, batch.action, batch.is_first, noise=noise)
-        key = self.project(observed.embed)
-        parts = self.ahead_terms(self.ahead, self.ahead_weights, 1, observed.context, key, observed.action, batch)
-        parts |= self.readout(observed.context, observed.embed, batch, batch.mask)
+        heard, observed = self.observe(model, batch, noise)
+        key = self.project(heard.embed)
+        parts = self.ahead_terms(self.ahead, self.ahead_weights, 1, heard.context, key, heard.action, batch)
+        parts |= self.readout(heard.context, heard.embed, batch, batch.mask)
         return Losses(parts.terms, observed, parts.metrics)
 
-    def ahead_of(self, observed: Observed) -> Ahead:
+    def ahead_of(self, observed: Heard) -> Ahead:
         """What the k-step heads expect along a rollout."""
         return read_ahead(self.ahead, 1, observed, self.project(observed.embed))

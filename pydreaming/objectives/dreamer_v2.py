@@ -14,7 +14,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from pydreaming.models.layers import mlp
-from pydreaming.models.state import Observed
+from pydreaming.models.state import Heard
 from pydreaming.models.world_model import WorldModelNet
 from pydreaming.objectives.base import Parts, TensorBatch, Term
 from pydreaming.objectives.latents import ReadoutObjective
@@ -29,7 +29,7 @@ class DreamerV2(ReadoutObjective):
         """A perceptron of the probe decoder's width."""
         self.decoder = mlp([self.context_dim, model.config.decoder_hidden, model.token_dim])
 
-    def state_terms(self, states: Tensor, observed: Observed, key: Tensor, batch: TensorBatch, valid: Tensor) -> Parts:
+    def state_terms(self, states: Tensor, heard: Heard, key: Tensor, batch: TensorBatch, valid: Tensor) -> Parts:
         """`reconstruction`: -log N(token; decoded, 1) without its constant, nats per token."""
         error = (self.decoder(states).float() - batch.tokens).square().sum(-1) / 2
         return Parts({"reconstruction": Term(error.where(valid, 0.0), valid, 1.0)})

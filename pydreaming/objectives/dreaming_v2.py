@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pydreaming.config import ObjectiveConfig
-from pydreaming.models.state import Observed, State, Unroll
+from pydreaming.models.state import Heard, Observed, State, Unroll
 from pydreaming.models.world_model import WorldModelNet
 from pydreaming.objectives.base import Ahead, Losses, Parts, TensorBatch, Term, linear_heads, read_ahead
 from pydreaming.objectives.latents import LatentObjective, same_step_accuracy
@@ -40,15 +40,15 @@ class DreamingV2(LatentObjective):
 
     def forward(self, model: WorldModelNet, batch: TensorBatch, noise: Tensor) -> Losses:
         """Losses of one batch; `noise` (B, T, S, K) drives the posterior's samples."""
-        observed = model.observe(batch.tokens, batch.action, batch.is_first, noise=noise)
-        key = self.project(observed.embed)
-        parts = self.ahead_terms(self.ahead, self.ahead_weights, 1, observed.context, key, observed.action, batch)
+        heard, observed = self.observe(model, batch, noise)
+        key = self.project(heard.embed)
+        parts = self.ahead_terms(self.ahead, self.ahead_weights, 1, heard.context, key, heard.action, batch)
         parts |= self.latent_terms(model, observed, key, batch)
         if model.scene is not None and self.scene is not None:
             parts |= scene_terms(model.scene, self.scene, batch, noise, self.config.scene)
         return Losses(parts.terms, observed, parts.metrics)
 
-    def ahead_of(self, observed: Observed) -> Ahead:
+    def ahead_of(self, observed: Heard) -> Ahead:
         """What the k-step heads expect along a rollout."""
         return read_ahead(self.ahead, 1, observed, self.project(observed.embed))
 

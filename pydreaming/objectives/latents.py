@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from pydreaming.config import ObjectiveConfig
 from pydreaming.models.distributions import balanced_kl
-from pydreaming.models.state import Observed, State, Unroll
+from pydreaming.models.state import Heard, Observed, State, Unroll
 from pydreaming.models.world_model import WorldModelNet
 from pydreaming.objectives.base import Losses, Objective, Parts, TensorBatch, Term, masked_mean
 from pydreaming.objectives.contrast import Contrast
@@ -41,16 +41,18 @@ class LatentObjective(Objective):
         """
 
     def latent_terms(self, model: WorldModelNet, observed: Observed, key: Tensor, batch: TensorBatch) -> Parts:
-        """Terms of the latents, on a share of the sequences (rows of a batch are in random order); none at `latent_scale` 0.
+        """Terms of the latents, on the sequences that were observed, a batch's first; none at `latent_scale` 0.
 
+        Args:
+          key: (B, T, P) of all sequences.
         Returns:
           Parts: `rep`, and by unroll j = 1, 2, ... `dyn_<j>` and what `unroll_terms` gives, each name with `_<j>`.
         """
         c = self.config
         if c.latent_scale == 0:
             return Parts()
-        rows = self.latent_rows(batch)
-        observed, key, batch = observed.rows(rows), key[:rows], batch.rows(rows)
+        rows = len(observed.embed)
+        key, batch = key[:rows], batch.rows(rows)
         if self.detach:
             observed, key = dataclasses.replace(observed, embed=observed.embed.detach()), key.detach()
         unrolls = model.dynamics.unrolls(observed, c.unrolls)
@@ -67,10 +69,6 @@ class LatentObjective(Objective):
                 result.terms[f"{name}_{j}"] = dataclasses.replace(term, weight=scale * term.weight)
             result.metrics.update({f"{name}_{j}": value for name, value in own.metrics.items()})
         return result
-
-    def latent_rows(self, batch: TensorBatch) -> int:
-        """So many of a batch's sequences, the first, train the latents."""
-        return max(1, round(self.config.latent_streams * batch.mask.shape[0]))
 
     def consistency(self, unroll: Unroll, valid: Tensor) -> dict[str, Term]:
         """What holds a belief to the trunk's state, so that imagination may start from the trunk; nothing where they are the same."""
@@ -96,18 +94,18 @@ class ReadoutObjective(LatentObjective):
     def build(self, model: WorldModelNet) -> None:
         """Make the objective's own heads."""
 
-    def state_terms(self, states: Tensor, observed: Observed, key: Tensor, batch: TensorBatch, valid: Tensor) -> Parts:
+    def state_terms(self, states: Tensor, heard: Heard, key: Tensor, batch: TensorBatch, valid: Tensor) -> Parts:
         """The objective's own terms; none unless it says so.
 
         Args:
-          states: (B, T, C) `observed.context`, or the beliefs of an unroll. key: (B, T, P) from `key`.
+          states: (B, T, C) `heard.context`, or the beliefs of an unroll. key: (B, T, P) from `key`.
           valid: (B, T) bool, where `states` hold.
         """
         return Parts()
 
-    def belief_terms(self, states: Tensor, observed: Observed, key: Tensor, batch: TensorBatch, valid: Tensor) -> Parts:
+    def belief_terms(self, states: Tensor, heard: Heard, key: Tensor, batch: TensorBatch, valid: Tensor) -> Parts:
         """The own terms on an unrolled belief, arguments as in `state_terms`; the same unless an objective asks less of beliefs."""
-        return self.state_terms(states, observed, key, batch, valid)
+        return self.state_terms(states, heard, key, batch, valid)
 
     def key(self, embed: Tensor) -> Tensor:
         """(B, T, E) -> (B, T, P) what predictions of tokens are compared with; here the embedding, without gradient."""
@@ -115,9 +113,9 @@ class ReadoutObjective(LatentObjective):
 
     def forward(self, model: WorldModelNet, batch: TensorBatch, noise: Tensor) -> Losses:
         """Losses of one batch; `noise` (B, T, S, K) drives the posterior's samples."""
-        observed = model.observe(batch.tokens, batch.action, batch.is_first, noise=noise)
-        key = self.key(observed.embed)
-        parts = self.state_terms(observed.context, observed, key, batch, batch.mask)
+        heard, observed = self.observe(model, batch, noise)
+        key = self.key(heard.embed)
+        parts = self.state_terms(heard.context, heard, key, batch, batch.mask)
         parts |= self.latent_terms(model, observed, key, batch)
         return Losses(parts.terms, observed, parts.metrics)
 

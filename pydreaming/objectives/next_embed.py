@@ -15,7 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from pydreaming.models.state import Observed
+from pydreaming.models.state import Heard
 from pydreaming.models.world_model import WorldModelNet
 from pydreaming.objectives.barlow import OFF_DIAGONAL, SCALE
 from pydreaming.objectives.base import Parts, TensorBatch, Term, future_actions
@@ -38,9 +38,9 @@ class NextEmbed(ReadoutObjective):
         self.transformer = nn.TransformerEncoder(layer, LAYERS, enable_nested_tensor=False)
         self.output = nn.Linear(width, width)
 
-    def state_terms(self, states: Tensor, observed: Observed, key: Tensor, batch: TensorBatch, valid: Tensor) -> Parts:
+    def state_terms(self, states: Tensor, heard: Heard, key: Tensor, batch: TensorBatch, valid: Tensor) -> Parts:
         """`next_embed`: a figure of the whole batch, the same at each of its steps."""
-        x = self.inputs(torch.cat([states, *future_actions(observed.action, 1)], -1))
+        x = self.inputs(torch.cat([states, *future_actions(heard.action, 1)], -1))
         # A transformer layer keeps its input's type; autocast may have made it bfloat16.
         hidden = self.transformer(x, mask=_hidden_from(batch, valid).repeat_interleave(self.heads, 0))
         valid = valid & reaches(batch.is_first, batch.mask, 1)

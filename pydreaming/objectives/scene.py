@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pydreaming.models.by_hand import by_hand
 from pydreaming.models.scene import SceneEncoder
 from pydreaming.objectives.base import Parts, TensorBatch, Term, masked_mean
 
@@ -20,7 +21,8 @@ TEMPERATURE = 1.0  # with .1 the vector keeps much of what is said (docs/experim
 
 
 def scene_terms(encoder: SceneEncoder, head: nn.Module, batch: TensorBatch, noise: Tensor, weight: float) -> Parts:
-    """Term `scene` (S,), one value for each of the S = B * T clips that there may be, and metric `scene_accuracy`.
+    """Term `scene` (S,), a value for each clip that is long enough, and metric `scene_accuracy`; S = B * T clips, the most that there may
+    be, where shapes may not depend on values.
 
     Nothing where all sequences are of one source: what is asked for is to tell sources apart, of which a batch of one has no example.
 
@@ -30,14 +32,18 @@ def scene_terms(encoder: SceneEncoder, head: nn.Module, batch: TensorBatch, nois
     """
     if not batch.mixed:
         return Parts()
-    B, T = batch.mask.shape
-    S = B * T
     clip, second, length = cut_clips(batch.is_first, batch.mask, any_places(noise))
-    owner = torch.where(batch.mask, clip + second * S, 2 * S).flatten()  # padding has a place of its own
+    ids = batch.token_id.new_full(length.shape, -1).scatter_reduce(0, clip.flatten(), batch.token_id.flatten(), "amax")
+    valid = length >= LEAST
+    counts = batch.mask & valid[clip]
+    if by_hand(noise) and batch.ranks.size == 1:  # other ranks have other clips, and exchange as many
+        clip, ids, valid = (valid.cumsum(0) - 1)[clip], ids[valid], valid[valid]
+    S = len(valid)
+    if not S:
+        return Parts()
+    owner = torch.where(counts, clip + second * S, 2 * S).flatten()  # the rest has a place of its own
     vectors = encoder(batch.as_recorded.flatten(0, 1), owner, 2 * S + 1)[: 2 * S]
     first, later = functional.normalize(head(vectors).float(), dim=-1).split(S)
-    valid = length >= LEAST
-    ids = batch.token_id.new_full((S,), -1).scatter_reduce(0, clip.flatten(), batch.token_id.flatten(), "amax")
     every = batch.ranks.gather(torch.where(valid, ids, -1))  # the clips of all ranks, the own ones first
     own = torch.eye(S, len(every), dtype=torch.bool, device=ids.device)
     barred = ~own & ((ids.unsqueeze(1) == every) | (every < 0))  # the same clip is no negative

@@ -19,7 +19,7 @@ import dataclasses
 from torch import Tensor, nn
 
 from pydreaming.models.layers import mlp
-from pydreaming.models.state import Observed
+from pydreaming.models.state import Heard
 from pydreaming.models.world_model import WorldModelNet
 from pydreaming.objectives.base import Ahead, Parts, TensorBatch, read_ahead
 from pydreaming.objectives.latents import ReadoutObjective
@@ -43,18 +43,18 @@ class Twister(ReadoutObjective):
         projected: Tensor = self.project(embed)
         return projected
 
-    def ahead_of(self, observed: Observed) -> Ahead:
+    def ahead_of(self, observed: Heard) -> Ahead:
         """What the k-step heads expect along a rollout."""
         return read_ahead(self.ahead, 0, observed, self.project(observed.embed))
 
-    def state_terms(self, states: Tensor, observed: Observed, key: Tensor, batch: TensorBatch, valid: Tensor) -> Parts:
+    def state_terms(self, states: Tensor, heard: Heard, key: Tensor, batch: TensorBatch, valid: Tensor) -> Parts:
         """`ahead_0` to `ahead_9`; those past the sequence's end count nowhere."""
-        return self._steps(STEPS, states, observed, key, batch, valid)
+        return self._steps(STEPS, states, heard, key, batch, valid)
 
-    def belief_terms(self, states: Tensor, observed: Observed, key: Tensor, batch: TensorBatch, valid: Tensor) -> Parts:
+    def belief_terms(self, states: Tensor, heard: Heard, key: Tensor, batch: TensorBatch, valid: Tensor) -> Parts:
         """`ahead_0` and `ahead_1`."""
-        return self._steps(2, states, observed, key, batch, valid)
+        return self._steps(2, states, heard, key, batch, valid)
 
-    def _steps(self, count: int, states: Tensor, observed: Observed, key: Tensor, batch: TensorBatch, valid: Tensor) -> Parts:
-        parts = self.ahead_terms(self.ahead[:count], self.weights[:count], 0, states, key, observed.action, batch)
+    def _steps(self, count: int, states: Tensor, heard: Heard, key: Tensor, batch: TensorBatch, valid: Tensor) -> Parts:
+        parts = self.ahead_terms(self.ahead[:count], self.weights[:count], 0, states, key, heard.action, batch)
         return Parts({name: dataclasses.replace(t, valid=t.valid & valid) for name, t in parts.terms.items()}, parts.metrics)

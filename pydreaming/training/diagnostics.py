@@ -75,7 +75,7 @@ class Averages:
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
-        self._count = 0
+        self._counts: dict[str, int] = {}  # of steps that had a metric: what is asked of all sources, a batch of one does not have
 
     def add(self, result: StepResult) -> None:
         """Take in a step, without waiting for the device. Refused steps are left out."""
@@ -84,12 +84,12 @@ class Averages:
         values = {"loss": result.total, "decoder_loss": result.decoder, **result.losses.metrics}
         for name, value in values.items():
             self._sums[name] = self._sums[name] + value if name in self._sums else value
-        self._count += 1
+            self._counts[name] = self._counts.get(name, 0) + 1
 
     def take(self) -> dict[str, float]:
         """Means by metric name, empty when there was no step; then begin anew."""
-        means = {f"learning/{name}": float(value) / self._count for name, value in self._sums.items()}
-        self._sums, self._count = {}, 0
+        means = {f"learning/{name}": float(value) / self._counts[name] for name, value in self._sums.items()}
+        self._sums, self._counts = {}, {}
         return means
 
 
@@ -100,7 +100,7 @@ def step_metrics(trainer: Trainer, result: StepResult, mask: Tensor) -> dict[str
     metrics |= {f"losses/{name}": float(term.mean().detach()) for name, term in losses.terms.items()}
     metrics |= {f"learning/{name}": float(value) for name, value in losses.metrics.items()}
     metrics["learning/learning_rate"] = float(trainer.optimizer.param_groups[0]["lr"])
-    latents = latent_diagnostics(losses.observed, mask, trainer.config.objective.free_nats)
+    latents = latent_diagnostics(losses.observed, mask[: len(losses.observed.embed)], trainer.config.objective.free_nats)
     judged = latents if trainer.objective.trains_latents else _OF_EMBEDDING
     metrics |= {f"health/{name}": latents[name] for name in judged}
     modules = {"encoder": trainer.model.encoder, "dynamics": trainer.model.dynamics, "heads": trainer.objective}
@@ -115,7 +115,8 @@ def world_model_metrics(trainer: Trainer, result: StepResult, batch: TensorBatch
     """Open-loop gain on the batch just trained on, by step ahead; nothing for an objective that trains no prior."""
     if not trainer.objective.trains_latents:
         return {}
-    gains = gain_on_batch(trainer.model, result.losses.observed, batch, steps=8)
+    observed = result.losses.observed
+    gains = gain_on_batch(trainer.model, observed, batch.rows(len(observed.embed)), steps=8)
     return {f"world_model/open_loop_gain_k{k}": value for k, value in gains.items()}
 
 

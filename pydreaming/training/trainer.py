@@ -175,12 +175,11 @@ class Totals(nn.Module):
         return self.losses.total(batch.ranks), decoder_loss(self.model, self.losses, batch)
 
 
-def sequence_losses(losses: Losses) -> Tensor:
-    """The objective by sequence, () each: (B,), the weighted means of those terms that are about most of the sequences; nan for others."""
-    B = losses.observed.embed.shape[0]
+def sequence_losses(losses: Losses, sequences: int) -> Tensor:
+    """The objective by sequence of a batch: (B,), the weighted means of those terms that are about most of them; nan for others."""
     terms = [term for term in losses.terms.values() if term.value.dim() == 2]
     rows = max((len(term.value) for term in terms), default=0)
-    result = losses.observed.embed.new_full((B,), torch.nan, dtype=torch.float32)
+    result = losses.observed.embed.new_full((sequences,), torch.nan, dtype=torch.float32)
     if rows:
         result[:rows] = 0
     for term in terms:
@@ -190,7 +189,8 @@ def sequence_losses(losses: Losses) -> Tensor:
 
 
 def decoder_loss(model: WorldModelNet, losses: Losses, batch: TensorBatch) -> Tensor:
-    """Squared error of the probe decoder on detached features: () per value of normalised log-mel."""
+    """Squared error of the probe decoder on detached features: () per value of normalised log-mel of the sequences that were observed."""
+    batch = batch.rows(len(losses.observed.embed))
     predicted = model.decoder(losses.observed.post.feat)
     error = functional.mse_loss(predicted.float(), batch.tokens, reduction="none").mean(-1)
     return (error * batch.mask).sum() / batch.ranks.total(batch.mask.sum()).clamp_min(1)

@@ -25,7 +25,7 @@ class Coder:
         post = torch.nn.functional.one_hot(tokens.long(), 4).float()
         prior = torch.full_like(post, 0.25).log()
         state = State(tokens, post, (post + 1e-9).log())
-        return Observed(tokens, action, is_first, state, prior, tokens, tokens, state)
+        return Observed(tokens, action, is_first, tokens, tokens, state, prior, state)
 
 
 def test_known_bitrates() -> None:

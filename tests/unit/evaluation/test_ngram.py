@@ -23,7 +23,7 @@ class Coder:
     def observe(self, tokens: torch.Tensor, action: torch.Tensor, is_first: torch.Tensor, carry: object, noise: object) -> Observed:
         post = torch.nn.functional.one_hot(tokens.long(), K).float()
         state = State(tokens, post, (post + 1e-9).log())
-        return Observed(tokens, action, is_first, state, state.logits, tokens, tokens, state)
+        return Observed(tokens, action, is_first, tokens, tokens, state, state.logits, state)
 
 
 def ngrams(clips: list[list[int]], steps: tuple[int, ...] = (1, 2)) -> CodeNgrams:

@@ -49,7 +49,7 @@ class Stub:
     def observe(self, tokens: torch.Tensor, action: torch.Tensor, is_first: torch.Tensor, noise: torch.Tensor) -> Observed:
         logits = self.post[tokens.long().squeeze(-1)]
         state = State(tokens, logits.exp(), logits)
-        return Observed(tokens, action, is_first, state, logits, tokens, tokens, state)
+        return Observed(tokens, action, is_first, tokens, tokens, state, logits, state)
 
     def imagine(self, state: State, actions: torch.Tensor, noise: torch.Tensor) -> State:
         deter = state.deter.unsqueeze(1) + torch.arange(1, actions.shape[1] + 1).reshape(1, -1, 1) + self.drift

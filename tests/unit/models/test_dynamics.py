@@ -43,6 +43,16 @@ def rollout(model: WorldModelNet, seed: int = 0) -> tuple[Observed, Tensor]:
 
 
 @every_form
+def test_some_sequences_are_observed_as_among_all_and_the_others_are_heard(form: tuple[str, ...]) -> None:
+    model, batch = tiny_model(*form), tiny_batch(B, T)
+    whole, noise = rollout(model)
+    heard, observed = model.observe_some(3, batch.tokens, batch.action, batch.is_first, noise)
+    assert_same(observed, whole.rows(3))
+    for name in ("embed", "action", "is_first", "context", "previous"):
+        torch.testing.assert_close(getattr(heard, name), getattr(whole, name))
+
+
+@every_form
 def test_the_future_changes_nothing_before_it(form: tuple[str, ...]) -> None:
     model, batch = tiny_model(*form), tiny_batch(B, T)
     before, noise = rollout(model)

@@ -115,6 +115,28 @@ def test_a_clip_that_is_there_twice_is_no_negative_of_itself() -> None:
     assert float(term.mean().detach()) == 0.0 < float(others.mean().detach())
 
 
+def test_loss_metric_and_gradients_are_those_of_all_places_for_clips(monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = scene_batch()
+
+    def outcome() -> tuple[Tensor, Tensor, tuple[Tensor, ...], int]:
+        encoder, head = parts()
+        found = scene_terms(encoder, head, batch, noise_for(batch), 1.0)
+        term = found.terms["scene"]
+        gradients = torch.autograd.grad(term.mean(), [*encoder.parameters(), *head.parameters()])
+        return term.mean(), found.metrics["scene_accuracy"], gradients, len(term.value)
+
+    *packed, count = outcome()
+    monkeypatch.setenv("PYDREAMING_PLAIN", "1")
+    *plain, places = outcome()
+    torch.testing.assert_close(packed, plain)
+    assert (count, places) == (11, batch.mask.numel())
+
+
+def test_a_batch_without_a_clip_that_is_long_enough_has_no_term() -> None:
+    batch = scene_batch()
+    assert not scene_terms(*parts(), replace(batch, is_first=torch.ones_like(batch.is_first)), noise_for(batch), 1.0).terms
+
+
 def test_clips_are_heard_as_recorded() -> None:
     batch = scene_batch()
     viewed = replace(batch, tokens=torch.zeros_like(batch.tokens), recorded=batch.tokens)

@@ -41,7 +41,7 @@ def observed_of(post: Tensor, prior: Tensor, embed: Tensor | None = None, is_fir
     embed = torch.zeros(B, T, 3) if embed is None else embed
     deter = torch.zeros(B, T, 5)
     state = State(deter, post.exp(), post)
-    return Observed(embed, torch.zeros(B, T, 1), is_first, state, prior, deter, deter, state.at(slice(None), -1))
+    return Observed(embed, torch.zeros(B, T, 1), is_first, deter, deter, state, prior, state.at(slice(None), -1))
 
 
 EVERY_CODE = torch.arange(B * T).reshape(B, T) % K
@@ -230,6 +230,14 @@ def test_averages_are_means_of_the_finite_steps_since_the_last_look() -> None:
     assert averages.take() == {}
 
 
+def test_a_metric_that_some_steps_lack_is_the_mean_of_the_others() -> None:
+    averages = Averages()
+    for metrics in ({"scene_accuracy": torch.tensor(0.4)}, {}, {}, {"scene_accuracy": torch.tensor(0.8)}):
+        losses = Losses({}, None, metrics)  # type: ignore[arg-type]
+        averages.add(StepResult(losses, torch.tensor(1.0), torch.tensor(1.0), torch.tensor(0.0), True))
+    assert averages.take()["learning/scene_accuracy"] == pytest.approx(0.6)
+
+
 def test_gaussian_latents_have_information_but_no_perplexity() -> None:
     config = tiny_config(model__latents="gaussian", objective__name="planet")
     trainer, batch = Trainer(config, TOKEN_DIM, STRIDES), tiny_batch(resets=0)
@@ -246,7 +254,7 @@ def test_a_gaussian_code_that_tells_everything_has_the_information_of_its_spread
     mean = torch.linspace(-30, 30, B * T).reshape(B, T, 1, 1)
     post = torch.cat([mean, torch.ones_like(mean)], -1)  # means far apart, each of deviation 1
     state = State(torch.zeros(B, T, 5), mean, post, latents=latents)
-    observed = Observed(torch.zeros(B, T, 3), torch.zeros(B, T, 1), NO_RESETS, state, post, state.deter, state.deter, state.at(0))
+    observed = Observed(torch.zeros(B, T, 3), torch.zeros(B, T, 1), NO_RESETS, state.deter, state.deter, state, post, state.at(0))
     figures = latent_diagnostics(observed, MASK, 1.0)
     spread = math.sqrt(1 + float(mean.var(correction=0)))
     assert figures["information"] == pytest.approx(math.log(spread), rel=1e-4)
