@@ -4,7 +4,8 @@
     a stranger's key, a revoked key              refused here, when libzmq asks (ZAP)
     a key that is revoked while it is connected  `lets_in`, asked about every message (coordinator)
 
-Who has no keys may see that first and hang up, and then looks like a health check or a port scan: those have a quieter line.
+Who has no keys may see that first and hang up, and then looks like a health check or a port scan: those have a quieter line. Nor does such
+a peer come again and again, by which it could be told: libzmq's side of it gives up for good, and says so to its user (`Dealer.explain`).
 """
 
 from __future__ import annotations

@@ -193,6 +193,11 @@ def _write_file(path: Path, episodes: Sequence[Episode], meta: StoreMeta, schema
         return int(sink.tell())
 
 
+def warm_up() -> None:
+    """Have Arrow load what it loads at its first array from NumPy, which is all of pandas."""
+    pa.array(np.zeros(1))
+
+
 def episode_table(episodes: Sequence[Episode]) -> EpisodeTable:
     """The table of a file's footer."""
     return EpisodeTable(
