@@ -345,10 +345,13 @@ class Learner:
 
 
 def default_threads(processes: int = 1) -> int:
-    """Half of the processors this process may use, over the learner's processes: the others belong to workers and evaluation, beside which
-    waiting threads only spin."""
+    """Half of the processors that this process may use, but two where there are two, over the learner's processes.
+
+    The others are for workers and evaluation. Those wait for the learner most of the time and are nicer than it is, so that a second thread
+    pays even on two processors (docs/performance.md).
+    """
     mine = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, mine // 2 // processes)
+    return max(1, max(min(2, mine), mine // 2) // processes)
 
 
 def make_sampler(index: ReplayIndex, config: Config) -> ReplaySampler:
