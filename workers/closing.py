@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from pydreaming.analysis.run_folder import RunFolder, short
+from pydreaming.analysis.run_folder import RunFolder, program, short
 from pydreaming.config import Config
 from pydreaming.tracking.views import run_link, runs_link
 from pydreaming.training.checkpoint import latest_intact
@@ -35,7 +35,7 @@ def _mlflow_lines(run_dir: Path, config: Config) -> list[str]:
         ids = msgspec.json.decode((run_dir / "mlflow_run.json").read_bytes(), type=dict[str, str])
         experiment, run = ids["experiment_id"], ids["run_id"]
     except (OSError, msgspec.MsgspecError, KeyError):
-        return [f"MLflow       not written yet: .venv/bin/python -m workers.tracker --run {short(run_dir)} --drain"]
+        return [f"MLflow       not written yet: {program('python')} -m workers.tracker --run {short(run_dir)} --drain"]
     if config.tracking.uri.startswith("http"):
         return [f"MLflow       {runs_link(config.tracking.uri.rstrip('/'), experiment)}"]
     return [

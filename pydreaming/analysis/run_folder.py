@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shlex
+import shutil
+import sys
 from pathlib import Path
 
 import msgspec
@@ -85,15 +87,15 @@ class RunFolder:
     def next_commands(self, config: Config) -> list[tuple[str, str]]:
         """What to try with the trained run: (what it does, the command)."""
         shown, audio = shlex.quote(short(self.path)), shlex.quote(config.source.path or "RECORDINGS")
-        recording = self._a_recording(config)
+        recording, command = self._a_recording(config), program("pydreaming")
         return [
-            ("Features of every recording, one row each", f".venv/bin/pydreaming embed {shown} {audio} --out embeddings.parquet"),
+            ("Features of every recording, one row each", f"{command} embed {shown} {audio} --out embeddings.parquet"),
             (
                 "How surprising a recording is, moment by moment",
-                f".venv/bin/pydreaming surprise {shown} {recording} --out surprise.csv --picture surprise.png",
+                f"{command} surprise {shown} {recording} --out surprise.csv --picture surprise.png",
             ),
-            ("Let it dream a recording on", f".venv/bin/pydreaming dream {shown} {recording} --seconds 2 --out dream.wav"),
-            ("All of it about one recording, on a page", f".venv/bin/pydreaming report {shown} {recording} --out recording.html"),
+            ("Let it dream a recording on", f"{command} dream {shown} {recording} --seconds 2 --out dream.wav"),
+            ("All of it about one recording, on a page", f"{command} report {shown} {recording} --out recording.html"),
         ]
 
     def _a_recording(self, config: Config) -> str:
@@ -103,6 +105,12 @@ class RunFolder:
             return shlex.quote(short(resolve_inside(source_root(config.source), item.path)))
         except PydreamingError:
             return "RECORDING"
+
+
+def program(name: str) -> str:
+    """How a program of this environment is called from the working folder: by its name where the shell finds it."""
+    here = Path(sys.executable).parent / name
+    return name if shutil.which(name) == str(here) else shlex.quote(short(here))
 
 
 def short(path: Path) -> str:

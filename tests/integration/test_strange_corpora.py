@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shlex
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -105,6 +106,7 @@ def test_the_commands_to_try_next_survive_spaces_and_quotes(make_run: Callable[.
     for meaning, command in run.next_commands(run.read_config()):
         words = shlex.split(command)
         assert meaning
+        assert shutil.which(words[0])
         assert words[2] == str(run.path)
         assert Path(words[3]).exists()
         assert words[4].startswith("--")
