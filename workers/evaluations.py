@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import subprocess
 import sys
 import time
@@ -76,3 +77,8 @@ class Evaluations:
                 return
             self.report_finished()
             time.sleep(0.1)
+
+
+def left_s(seconds: float, progress: float) -> float:
+    """Seconds until training ends, from what it has taken so far and the share that is over; infinite where that tells nothing."""
+    return seconds * (1 - progress) / progress if progress > 0 else math.inf

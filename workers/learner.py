@@ -39,7 +39,7 @@ from pydreaming.training.diagnostics import Averages, step_metrics, world_model_
 from pydreaming.training.trainer import StepResult, Trainer, sequence_losses
 from workers import logs
 from workers.batches import Batches
-from workers.evaluations import Evaluations
+from workers.evaluations import Evaluations, left_s
 from workers.layout import PREDECESSOR_S, RunDir, hold
 from workers.link import CoordinatorLink
 from workers.lookout import Lookout, Stopping
@@ -48,7 +48,7 @@ from workers.protocol import Status as CollectionStatus
 from workers.ratio import RatioGate
 from workers.readout import Meter, collection_line, console_line, figures, store_metrics
 from workers.saved import saved_progress, written_at
-from workers.team import LostRankError, Team, may_start_again, others_there, ranks_of_environment, started_again
+from workers.team import LostRankError, Team, default_threads, may_start_again, others_there, ranks_of_environment, started_again
 from workers.transport import read_keys
 
 log = logging.getLogger("learner")
@@ -167,7 +167,9 @@ class Learner:
                 self._try_to_save()
                 due_checkpoint = now + t.checkpoint_s
             if self.config.evaluation.every_s > 0 and now >= due_evaluation:
-                if (checkpoint := self._try_to_save()) is not None:
+                if left_s(self.train_seconds, self._progress()) < self.config.evaluation.every_s / 2:
+                    log.debug("no evaluation now: the final one is near, and would have to wait for it")
+                elif (checkpoint := self._try_to_save()) is not None:
                     self.evaluations.start(checkpoint)
                 due_evaluation = now + self.config.evaluation.every_s
             self.evaluations.report_finished()
@@ -342,16 +344,6 @@ class Learner:
             raise PydreamingError(
                 f"not one of the recordings in {self.config.source.path} could be read; the causes are in {self.run_dir.quarantine}"
             )
-
-
-def default_threads(processes: int = 1) -> int:
-    """Half of the processors that this process may use, but two where there are two, over the learner's processes.
-
-    The others are for workers and evaluation. Those wait for the learner most of the time and are nicer than it is, so that a second thread
-    pays even on two processors (docs/performance.md).
-    """
-    mine = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, max(min(2, mine), mine // 2) // processes)
 
 
 def make_sampler(index: ReplayIndex, config: Config) -> ReplaySampler:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ import pytest
 
 from pydreaming.config import load_config
 from workers import evaluations as module
-from workers.evaluations import Evaluations
+from workers.evaluations import Evaluations, left_s
 from workers.layout import RunDir
 
 # In place of the interpreter: what it does with `-m workers.evaluator --run RUN --checkpoint C [--final]` stands in the checkpoint's file.
@@ -107,3 +108,11 @@ def test_an_evaluation_that_does_not_obey_is_killed(evaluations: Evaluations, ch
     evaluations.cancel()
     assert process.returncode == -9
     assert time.monotonic() - begin < 6
+
+
+@pytest.mark.parametrize(
+    ("seconds", "progress", "left"),
+    [(0.0, 0.0, math.inf), (50.0, 0.0, math.inf), (240.0, 0.8, 60.0), (30.0, 0.1, 270.0), (300.0, 1.0, 0.0)],
+)
+def test_what_is_left_of_training_goes_by_its_pace(seconds: float, progress: float, left: float) -> None:
+    assert left_s(seconds, progress) == pytest.approx(left)
