@@ -18,6 +18,9 @@ from workers.logs import event_of
 FIRST_DELAY_S, MAX_DELAY_S = 0.5, 10.0
 HEALTHY_S = 30.0  # a process that lived so long starts again without delay
 MAX_ERRORS = 5  # exits with an error in a row after which a process is given up
+# How long a thread that waits spins before it sleeps: about .1 ms. Sleeping at once halves a learner's speed where waking is slow (some
+# virtual machines); spinning for long takes processors from the other roles.
+SPINS = "20000"
 _PR_SET_PDEATHSIG = 1
 _ROOT = Path(__file__).resolve().parent.parent
 
@@ -74,7 +77,7 @@ class Child:
         try:
             self.process = subprocess.Popen(
                 [sys.executable, *self.arguments],
-                env=_environment(os.environ, self.threads),
+                env=role_environment(os.environ, self.threads),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -164,13 +167,15 @@ def describe_exit(code: int) -> str:
         return f"signal {-code}"
 
 
-def _environment(base: Mapping[str, str], threads: int) -> dict[str, str]:
+def role_environment(base: Mapping[str, str], threads: int) -> dict[str, str]:
+    """The environment of a role of `threads` threads, 0 for as many as it likes."""
     environment = dict(base)
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_ROOT), base.get("PYTHONPATH")]))
     environment["PYTHONUNBUFFERED"] = "1"
-    environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin while they wait take the processors from the other roles
     if threads:
         environment.update(dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads)))
+    elif "OMP_WAIT_POLICY" not in base:
+        environment.setdefault("GOMP_SPINCOUNT", SPINS)
     return environment
 
 

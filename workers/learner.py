@@ -48,7 +48,8 @@ from workers.protocol import Status as CollectionStatus
 from workers.ratio import RatioGate
 from workers.readout import Meter, collection_line, console_line, figures, store_metrics
 from workers.saved import saved_progress, written_at
-from workers.team import LostRankError, Team, default_threads, may_start_again, others_there, ranks_of_environment, started_again
+from workers.team import LostRankError, Team, may_start_again, others_there, ranks_of_environment, started_again
+from workers.threads import choose_threads, default_threads
 from workers.transport import read_keys
 
 log = logging.getLogger("learner")
@@ -105,6 +106,7 @@ class Learner:
         self.team.set_up(meta.token_dim, meta.action_dim, checkpoint)
         with others_there():
             self.trainer = Trainer(self.config, meta.token_dim, meta.action_dim, self.team.ranks)
+        self.threads = choose_threads(self.config.training.threads, self.team.ranks.size, self.trainer.device.type == "cpu")
         self.batches = Batches(
             make_sampler(self.index, self.config),
             look=(lambda: None) if self.link is None else self.lookout.look,
@@ -147,7 +149,9 @@ class Learner:
                     raise
                 continue  # somebody has emptied the store, and workers fill it again
             with self._meter.spend("step"):
+                ready = time.monotonic()
                 result = self._step(batch, progress)
+                self.threads.stepped(time.monotonic() - ready)
             if self.config.replay.priority != "uniform":
                 self.batches.learn(self.team.spread(sequence_losses(result.losses, len(batch.mask))) if result.finite else None)
             now = time.monotonic()
@@ -256,6 +260,7 @@ class Learner:
     def _log(self, result: StepResult, batch: TensorBatch) -> None:
         metrics = step_metrics(self.trainer, result, batch.mask) | world_model_metrics(self.trainer, result, batch)
         metrics |= self._averages.take() | self._meter.take(int(batch.mask.sum())) | self._store_metrics()
+        metrics["machine/threads"] = self.threads.now
         try:
             begin = time.monotonic()
             self.spool.metrics(self.trainer.step, metrics)

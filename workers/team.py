@@ -265,13 +265,3 @@ def _unpack(buffer: torch.Tensor, like: Batch) -> Batch:
         arrays.append(raw[at : at + array.nbytes].view(array.dtype).reshape(array.shape))
         at += array.nbytes
     return Batch(*arrays)
-
-
-def default_threads(processes: int = 1) -> int:
-    """Half of the processors that this process may use, but two where there are two, over the learner's processes.
-
-    The others are for workers and evaluation. Those wait for the learner most of the time and are nicer than it is, so that a second thread
-    pays even on two processors (docs/performance.md).
-    """
-    mine = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, max(min(2, mine), mine // 2) // processes)

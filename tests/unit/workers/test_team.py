@@ -9,11 +9,10 @@ import time
 from datetime import timedelta
 from pathlib import Path
 
-import pytest
 from torch import distributed as dist
 
 from pydreaming.config import load_config
-from workers.team import Team, default_threads, ranks_of_environment
+from workers.team import Team, ranks_of_environment
 
 SIZE, WAIT_S = 2, 60
 
@@ -54,13 +53,3 @@ if __name__ == "__main__":
     Team(load_config(["defaults", "debug"], []), ranks_of_environment())
     dist.barrier()
     dist.destroy_process_group()
-
-
-@pytest.mark.parametrize(
-    ("processors", "processes", "threads"), [(1, 1, 1), (2, 1, 2), (3, 1, 2), (4, 1, 2), (16, 1, 8), (16, 4, 2), (2, 2, 1), (2, 8, 1)]
-)
-def test_half_of_the_processors_but_two_where_there_are_two(
-    monkeypatch: pytest.MonkeyPatch, processors: int, processes: int, threads: int
-) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(processors)))
-    assert default_threads(processes) == threads
