@@ -159,9 +159,10 @@ class ReplayIndex:
 
     def _raw(self, episode: int, data: Bytes) -> Raw:
         """The columns of an episode that was not read before, or has to be decoded each time."""
-        shard, number = self._order[int(self._shard_ids[episode])], self._number(episode)
+        place, number = int(self._shard_ids[episode]), self._number(episode)
+        shard, here = self._order[place], slice(*self.first[place : place + 2].tolist())
         raw = shard.raw(number, data)
-        self._checked[episode] = shard.checked[number]
+        self._positions[here], self._checked[here] = shard.positions, shard.checked
         return raw
 
     def _number(self, episode: int) -> int:

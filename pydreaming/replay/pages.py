@@ -74,7 +74,7 @@ class RowGroups:
 
     def _check(self, group: Any, name: str, width: int) -> None:
         """Raises ReplayError unless a column holds one value of at most `width` bytes for each row."""
-        (place,) = places_of(self.footer, [name])
+        (place,) = places_of([column.path for column in self._schema], [name])
         kind, column, rows = self._schema[place], group.column(place), group.num_rows
         begin, size = column.data_page_offset, column.total_compressed_size
         if column.has_dictionary_page and 0 < column.dictionary_page_offset < begin:
@@ -115,10 +115,9 @@ def check_pages(chunk: Bytes, rows: int, most: int) -> None:
         raise ReplayError(f"its pages unfold to {unfolded} bytes, where {most} are the most that {rows} rows may need")
 
 
-def places_of(footer: Any, names: Sequence[str]) -> list[int]:
-    """Numbers of columns. Raises ReplayError: there is none of a name, or more than one."""
-    schema = footer.schema
-    tops = [schema.column(place).path.split(".")[0] for place in range(footer.num_columns)]
+def places_of(paths: Sequence[str], names: Sequence[str]) -> list[int]:
+    """Where columns stand among all `paths` of a file. Raises ReplayError: there is none of a name, or more than one."""
+    tops = [path.split(".")[0] for path in paths]
     for name in names:
         if tops.count(name) != 1:
             raise ReplayError(f"it has no column '{name}', or several")

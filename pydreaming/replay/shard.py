@@ -1,6 +1,8 @@
-"""One replay file: where the bytes of each episode lie in it, from its footer alone.
+"""One replay file: where the bytes of each episode lie in it.
 
-An episode's column is taken straight from the page, wherever the file is mapped, when by the footer the page is nothing but the values:
+Opening it reads from the footer what the episodes are. Where they lie is found, from the footer again, when the first of them is read: a
+large store is open sooner, as most of its files are not drawn from for a while. An episode's column is taken straight from the page,
+wherever the file is mapped, when by the footer the page is nothing but the values:
 
     |header|value 0|value 1| … |value T-1|      begin = data_page_offset + total_compressed_size - T * width
 
@@ -17,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from pydreaming.errors import DamagedError, ReplayError, UnreachableError
@@ -27,17 +30,19 @@ from pydreaming.replay.schema import (
     TOKEN_DTYPE,
     Clip,
     Episode,
-    EpisodeTable,
     StoreMeta,
     checksum,
     decode_metadata,
 )
-from pydreaming.replay.store import Bytes, File, Identity, Store
+from pydreaming.replay.store import Bytes, File, Identity, Store, read_footer
 
 # A V1 page header without statistics is 17 to 29 bytes (thrift compact: six small integers and two sizes); two pages in one
 # column chunk would show at least 34 bytes beside the values.
 _PAGE_HEADER = range(17, 30)
 _PLAIN = frozenset({"PLAIN", "RLE", "BIT_PACKED"})
+
+_COLUMNS = ("obs", "action", "start_sample")
+_DECODED, _UNKNOWN = -1, -2  # instead of a position
 
 # What a file's footer may promise of episodes that have to be decoded: times its size (silence can be packed that well), and bytes beside.
 _UNFOLD, _UNFOLD_MARGIN = 100, 2**26
@@ -55,9 +60,9 @@ class Raw(NamedTuple):
 class Shard:
     """An open file. Its bytes are the store's to fetch (`Store.fetch`); those who have them give them as `data` below.
 
-    `positions` (episodes, 3) int64: byte position in them of obs, action and start_sample; -1 in a row that must be decoded.
-    `crc` (episodes,) uint32, or empty in a file of an earlier version. `checked` (episodes,) bool: whose values may be taken from the
-    mapping as they are; `raw` adds to it.
+    `positions` (episodes, 3) int64: byte position in them of obs, action and start_sample; -1 in a row that must be decoded, -2 in all
+    before the first is read. `crc` (episodes,) uint32, or empty in a file of an earlier version. `checked` (episodes,) bool: whose values
+    may be taken from the mapping as they are. `raw` fills in both.
     """
 
     name: str
@@ -74,7 +79,9 @@ class Shard:
 
     def raw(self, number: int, data: Bytes) -> Raw:
         """The columns of episode `number` of this file, checked. Raises DamagedError."""
-        if self.positions[number, 0] < 0:
+        if self.positions[number, 0] == _UNKNOWN:
+            self._locate(data)
+        if self.positions[number, 0] == _DECODED:
             return self._decode(number, data)
         sizes = (int(self.lengths[number]) * width for width in _widths(self.meta))
         raw = Raw(*(data[at : at + size] for at, size in zip(self.positions[number].tolist(), sizes, strict=True)))
@@ -84,13 +91,26 @@ class Shard:
             self.checked[number] = True
         return raw
 
+    def _locate(self, data: Bytes) -> None:
+        """Find where the episodes lie. Raises DamagedError."""
+        try:
+            footer = read_footer(pa.py_buffer(data))
+            positions = _positions(footer, self.lengths.tolist(), len(self.crc) > 0, self.meta, self.file.size - 8 - footer.serialized_size)
+            _check_promise(self.lengths[positions[:, 0] == _DECODED], sum(_widths(self.meta)), self.file.size)
+        except BROKEN as e:
+            raise DamagedError(self.name, f"not a readable Parquet file: {one_line(e)}") from e
+        except ReplayError as e:
+            raise DamagedError(self.name, str(e)) from e
+        self.positions[:] = positions
+        self.checked[:] = (positions[:, 0] != _DECODED) & (len(self.crc) == 0)
+
     def _passes(self, number: int, raw: Raw) -> bool:
         return not len(self.crc) or checksum(*raw) == self.crc[number]
 
     def _decode(self, number: int, data: Bytes) -> Raw:
         """Read the columns through Parquet."""
         widths = _widths(self.meta)
-        obs, action, start = self._columns(number, ("obs", "action", "start_sample"), widths, data)
+        obs, action, start = self._columns(number, _COLUMNS, widths, data)
         sizes = tuple(int(self.lengths[number]) * width for width in widths)
         try:
             raw = Raw(
@@ -146,13 +166,12 @@ def open_shard(store: Store, name: str, identity: Identity) -> Shard:
         file = store.open(name, identity)
         footer = file.footer()
         meta, table = decode_metadata(footer.metadata)
-        positions = _positions(footer, table, meta, file.size - 8 - footer.serialized_size)
-        _check_promise(np.array(table.lengths, np.int64)[positions[:, 0] < 0], sum(_widths(meta)), file.size)
+        _check_rows(footer, table.lengths)
     except (FileNotFoundError, UnreachableError):
         raise
     except BROKEN as e:
         raise ReplayError(f"not a readable Parquet file: {one_line(e)}") from e
-    crc = np.array(table.crc, np.uint32)
+    episodes = len(table.lengths)
     return Shard(
         name,
         meta,
@@ -162,40 +181,45 @@ def open_shard(store: Store, name: str, identity: Identity) -> Shard:
         np.array(table.clips, np.int32),
         np.array(table.clip_start, np.int32),
         np.array(table.clip_item, np.int32),
-        positions,
-        crc,
-        (positions[:, 0] >= 0) & (len(crc) == 0),
+        np.full((episodes, 3), _UNKNOWN, np.int64),
+        np.array(table.crc, np.uint32),
+        np.zeros(episodes, np.bool_),
     )
 
 
-def _positions(footer: Any, table: EpisodeTable, meta: StoreMeta, end: int) -> NDArray[np.int64]:
+def _check_rows(footer: Any, lengths: Sequence[int]) -> None:
+    """Raises ReplayError: the footer contradicts the table of episodes, or lacks a column."""
+    if footer.num_row_groups != len(lengths):
+        raise ReplayError(f"{footer.num_row_groups} row groups for {len(lengths)} episodes")
+    for number, steps in enumerate(lengths):
+        if (rows := footer.row_group(number).num_rows) != steps:
+            raise ReplayError(f"row group {number} has {rows} rows, its episode {steps} steps")
+    if lengths:
+        columns = footer.row_group(0)  # asked for `schema`, a footer would be in a cycle with it, and stay until somebody collects that
+        places_of([columns.column(place).path_in_schema for place in range(footer.num_columns)], _COLUMNS)
+
+
+def _positions(footer: Any, lengths: Sequence[int], has_checksums: bool, meta: StoreMeta, end: int) -> NDArray[np.int64]:
     """(episodes, 3) positions; see `Shard`. `end` is where the footer begins.
 
     Our files end each row group with start_sample, action and obs, back to back. A footer that says otherwise, if only by one flipped
     bit, is not trusted with positions.
-
-    Raises:
-      ReplayError: the footer contradicts the table of episodes.
     """
     widths = _widths(meta)
-    places = places_of(footer, ("obs", "action", "start_sample"))
-    if footer.num_row_groups != len(table.lengths):
-        raise ReplayError(f"{footer.num_row_groups} row groups for {len(table.lengths)} episodes")
+    places = places_of([footer.schema.column(place).path for place in range(footer.num_columns)], _COLUMNS)
     schema = [footer.schema.column(place) for place in places]
     required = all(column.max_definition_level == 0 for column in schema) and [column.length for column in schema[:2]] == list(widths[:2])
     columns = list(zip(places, widths, strict=True))
-    positions = np.full((len(table.lengths), 3), -1, np.int64)
-    for number in reversed(range(len(table.lengths))):
-        steps, row_group = table.lengths[number], footer.row_group(number)
-        if row_group.num_rows != steps:
-            raise ReplayError(f"row group {number} has {row_group.num_rows} rows, its episode {steps} steps")
+    positions = np.full((len(lengths), 3), _DECODED, np.int64)
+    for number in reversed(range(len(lengths))):
+        steps, row_group = lengths[number], footer.row_group(number)
         found = []
         for place, width in columns:
             column, values = row_group.column(place), steps * width
             begin, size = column.data_page_offset, column.total_compressed_size
             fits = required and begin + size == end and size - values in _PAGE_HEADER
-            proven = fits and (bool(table.crc) or _is_plain(column, steps))  # a checksum will say it, and costs nothing now
-            found.append(end - values if proven else -1)
+            proven = fits and (has_checksums or _is_plain(column, steps))  # a checksum will say it, and costs nothing now
+            found.append(end - values if proven else _DECODED)
             end = begin
         if min(found) > 0:
             positions[number] = found

@@ -150,6 +150,13 @@ def open_store(where: Location | Store, cache: Path | None = None, cache_bytes: 
     return s3.S3Store(str(where), copies.Cache(cache, cache_bytes) if cache else None, patience or Patience())
 
 
+def read_footer(buffer: pa.Buffer) -> Any:
+    """Parquet's metadata of a whole file in memory. Raises what pyarrow does: it is none."""
+    reader = pq.core.ParquetReader()  # pq.read_metadata makes a ParquetFile as well, which takes longer than the footer
+    reader.open(pa.BufferReader(buffer))
+    return reader.metadata
+
+
 class LocalFile(File):
     """A mapped file. The mapping outlives the file: one that is evicted while in use stays readable."""
 
@@ -161,9 +168,7 @@ class LocalFile(File):
 
     def footer(self) -> Any:
         """See File."""
-        reader = pq.core.ParquetReader()  # pq.read_metadata makes a ParquetFile as well, which takes longer than the footer
-        reader.open(pa.BufferReader(self._buffer))
-        return reader.metadata
+        return read_footer(self._buffer)
 
 
 class LocalStore(Store):

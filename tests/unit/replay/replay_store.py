@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import numpy as np
+import pyarrow as pa
 
 from pydreaming.audio.stats import FeatureStats
 from pydreaming.config import load_config
+from pydreaming.replay import shard
 from pydreaming.replay.address import Location
 from pydreaming.replay.builder import ClipInfo, EpisodeBuilder
 from pydreaming.replay.index import ReplayIndex
 from pydreaming.replay.names import shard_prefix
-from pydreaming.replay.schema import Episode, StoreMeta
-from pydreaming.replay.store import Store
+from pydreaming.replay.schema import Episode, StoreMeta, decode_metadata
+from pydreaming.replay.store import Store, read_footer
 from pydreaming.replay.writer import FileReport, ShardWriter
 
 STRIDE = 320  # samples between the starts of adjacent tokens
@@ -73,3 +75,10 @@ def assert_equal_episodes(a: Episode, b: Episode) -> None:
         assert np.array_equal(left, right), name
     assert a.clips == b.clips
     assert a.group == b.group
+
+
+def positions_in(content: bytes) -> np.ndarray:
+    """(episodes, 3) where obs, action and start_sample of each episode lie in a file."""
+    footer = read_footer(pa.py_buffer(content))
+    meta, table = decode_metadata(footer.metadata)
+    return shard._positions(footer, table.lengths, True, meta, len(content) - 8 - footer.serialized_size)

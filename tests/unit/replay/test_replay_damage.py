@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from places import Place
-from replay_store import build_group, small_store, store_meta, write_lease
+from replay_store import build_group, positions_in, small_store, store_meta, write_lease
 
 from pydreaming.errors import DamagedError, ReplayError
 from pydreaming.replay import shard, writer
@@ -52,7 +52,7 @@ def opened(place: Place) -> ReplayIndex:
 def test_a_flipped_bit_of_a_value_leaves_the_file_out_and_names_it_once(place, column, caplog):
     whole = small_store(place.open(), groups=2)
     victim = place.names()[0]
-    flip(place, victim, int(whole._positions[0, column]) + 5)
+    flip(place, victim, int(positions_in(place.read(victim))[0, column]) + 5)
     index = opened(place)
     assert not index.damaged  # footers alone do not tell
     with caplog.at_level(logging.WARNING):
@@ -72,24 +72,24 @@ def test_a_flipped_bit_of_a_value_leaves_the_file_out_and_names_it_once(place, c
 
 
 def test_an_episode_that_is_read_alone_is_checked_too(place):
-    whole = small_store(place.open(), groups=1)
+    small_store(place.open(), groups=1)
     name = place.names()[0]
     content = place.read(name)  # not by the index: an object replaced within a second is the same to S3, and its copy still good
-    flip(place, name, int(whole._positions[1, 0]))
+    flip(place, name, int(positions_in(content)[1, 0]))
     index = opened(place)
     for read in (lambda: index.read(1, 5, 1), lambda: index.episode(1)):
         with pytest.raises(DamagedError, match=rf"{name}: the values of episode 1 are damaged"):
             read()
-    begin = int(whole._positions[0, 0])
+    begin = int(positions_in(content)[0, 0])
     first = index.read(0, 0, 8)
     assert first.tobytes() == content[begin : begin + first.nbytes]
 
 
 def test_a_store_of_nothing_but_damage_ends_with_a_count(tmp_path):
-    whole = small_store(tmp_path, groups=3, shard_episodes=100)
-    for number, path in enumerate(sorted(tmp_path.iterdir())):
+    small_store(tmp_path, groups=3, shard_episodes=100)
+    for path in sorted(tmp_path.iterdir()):
         content = bytearray(path.read_bytes())
-        for position in whole._positions[whole.first[number] : whole.first[number + 1], 0].tolist():
+        for position in positions_in(bytes(content))[:, 0].tolist():
             content[position] ^= 128
         path.write_bytes(content)
     index = ReplayIndex(tmp_path)
@@ -118,9 +118,10 @@ def test_files_without_checksums_are_read_as_before(place, monkeypatch):
         earlier.setattr(writer, "episode_table", lambda episodes: msgspec.structs.replace(episode_table(episodes), crc=[]))
         write_lease(place.open(), 0, build_group("a", [(0, 16)], meta), meta)
     index = opened(place)
-    assert index._checked.all()
     expected = build_group("a", [(0, 16)], meta)[0].tokens
-    assert np.array_equal(index.read(0, 2, 5), expected[2:7])
+    for _ in range(2):
+        assert np.array_equal(index.read(0, 2, 5), expected[2:7])
+        assert index._checked.all()
 
 
 def test_a_rewritten_file_keeps_its_checksums(place):
