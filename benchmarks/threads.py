@@ -27,8 +27,7 @@ import torch
 from benchmarks.step import HAND, Way, make_store
 from pydreaming.config import load_config
 from pydreaming.replay.index import ReplayIndex
-from workers.audio_worker import NICE
-from workers.children import role_environment
+from workers.children import NICE, role_environment
 from workers.threads import choose_threads, default_threads
 
 BUSY = "import os, sys\nos.nice(int(sys.argv[1]))\nwhile True: sum(range(10000))"

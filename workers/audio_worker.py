@@ -30,6 +30,7 @@ from pydreaming.errors import PydreamingError, ReplayError, TransportError, Usag
 from pydreaming.keys import load_client_keys
 from pydreaming.replay.store import Patience, Store, open_store
 from workers import logs
+from workers.children import NICE
 from workers.layout import RunDir
 from workers.produce import Producer
 from workers.protocol import (
@@ -56,7 +57,6 @@ from workers.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 
-NICE = 15  # the learner and the user's own programs come first; a learner that waits for data leaves the processor to the workers
 REPLY_S = 3.0  # s without an answer to Pull after which the connection is made anew
 LIFE_S = 0.5  # s between two signs of life for the supervisor
 SLICE_S = 0.1  # s; a signal is noticed within it
@@ -351,7 +351,7 @@ def main(arguments: list[str] | None = None) -> int:
     given = parse(arguments)
     logs.begin("worker", given.run and RunDir(given.run), worker=given.name, style=given.logs)
     torch.set_num_threads(1)
-    os.nice(NICE)
+    os.nice(max(0, NICE - os.nice(0)))  # the supervisor's are from their beginning; those started by hand or in a container, from here
     worker = AudioWorker(Options(given.run, given.address, given.keys, given.root, given.replay, given.name, given.patience, given.alive))
 
     def interrupt(number: int, frame: FrameType | None) -> None:

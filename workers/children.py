@@ -15,6 +15,8 @@ from pathlib import Path
 
 from workers.logs import event_of
 
+NICE = 15  # of workers: the learner and the user's own programs come first; a learner that waits for data leaves the processor to them
+NICEST = 19  # of what only tells: MLflow takes as long to load as a worker does
 FIRST_DELAY_S, MAX_DELAY_S = 0.5, 10.0
 HEALTHY_S = 30.0  # a process that lived so long starts again without delay
 MAX_ERRORS = 5  # exits with an error in a row after which a process is given up
@@ -51,6 +53,7 @@ class Child:
     threads: of numerical libraries; 0: as many as they like.
     alive: file that it touches as a sign of life, None when it gives none.
     orphaned: signal that it gets when this process dies, however that happens; SIGKILL for a role that may hang and holds nothing.
+    niceness: that it has from its beginning, so that what it loads does not keep the learner from starting, either.
     """
 
     name: str
@@ -59,6 +62,7 @@ class Child:
     threads: int = 0
     alive: Path | None = None
     orphaned: signal.Signals = signal.SIGTERM
+    niceness: int = 0
     backoff: Backoff = field(default_factory=Backoff)
     process: subprocess.Popen[bytes] | None = None
     given_up: bool = False
@@ -84,7 +88,7 @@ class Child:
                 # Ctrl-C is the supervisor's, which ends its children in order. No session of their own: Linux shares the processors between
                 # sessions first (autogroup), and the workers' niceness would count for nothing.
                 process_group=0,
-                preexec_fn=_bound_to_parent(self.orphaned),  # safe, as the supervisor has a single thread
+                preexec_fn=_before(self.orphaned, self.niceness),  # safe, as the supervisor has a single thread
             )
             self._group = self.process.pid
         finally:
@@ -179,16 +183,17 @@ def role_environment(base: Mapping[str, str], threads: int) -> dict[str, str]:
     return environment
 
 
-def _bound_to_parent(number: signal.Signals) -> Callable[[], None] | None:
-    """What the child does before it becomes the role: ask Linux for a signal when the supervisor dies, however that happens."""
-    if not sys.platform.startswith("linux"):
-        return None
-    prctl = ctypes.CDLL(None, use_errno=True).prctl  # looked up before the fork
+def _before(orphaned: signal.Signals, niceness: int) -> Callable[[], None]:
+    """What the child does first: be nice, and ask Linux for a signal when the supervisor dies, however that happens."""
+    # Looked up before the fork.
+    prctl = ctypes.CDLL(None, use_errno=True).prctl if sys.platform.startswith("linux") else None
     parent = os.getpid()
 
-    def bind() -> None:
-        prctl(_PR_SET_PDEATHSIG, int(number), 0, 0, 0)
-        if os.getppid() != parent:  # it died in between
-            os._exit(1)
+    def prepare() -> None:
+        os.nice(niceness)
+        if prctl is not None:
+            prctl(_PR_SET_PDEATHSIG, int(orphaned), 0, 0, 0)
+            if os.getppid() != parent:  # it died in between
+                os._exit(1)
 
-    return bind
+    return prepare

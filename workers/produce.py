@@ -31,7 +31,7 @@ from pydreaming.replay.builder import BuilderMark, ClipInfo, EpisodeBuilder
 from pydreaming.replay.names import shard_prefix
 from pydreaming.replay.schema import StoreMeta
 from pydreaming.replay.store import Store, open_store
-from pydreaming.replay.writer import FileReport, ShardWriter, warm_up
+from pydreaming.replay.writer import FileReport, ShardWriter
 from workers.protocol import Totals, Unreadable
 
 SHORT_S = 2.0  # s; recordings up to here are read ahead, TOGETHER at a time: their spectra take less time than the calls for them
@@ -66,7 +66,6 @@ class Producer:
     def warm_up(self) -> None:
         """Have libraries load what they load at their first call. On a busy host it takes seconds, in which the first lease would show no
         sign of life."""
-        warm_up()
         self._plain.tokens_together([np.zeros(self.config.features.sample_rate, np.float32)])
 
     def measure(self, items: Sequence[AudioItem]) -> tuple[StatsSums, list[Unreadable]]:

@@ -21,7 +21,7 @@ from typing import Literal
 from pydreaming.config import Config
 from pydreaming.errors import PydreamingError, UsageError
 from pydreaming.tracking.live import COLLECTION, FOLDER
-from workers.children import MAX_ERRORS, Child, describe_exit
+from workers.children import MAX_ERRORS, NICE, NICEST, Child, describe_exit
 from workers.layout import RunDir
 
 log = logging.getLogger("supervisor")
@@ -80,8 +80,8 @@ class Supervisor:
         self._learner_deaths, self._reached = 0, ""  # since the newest checkpoint, and its name
         if resume:
             self._resume_learner()
-        self._tracker = self._child("tracker", run) if "tracker" in roles else None
-        self._exporter = self._child("exporter", run) if "tracker" in roles and config.tracking.prometheus else None
+        self._tracker = self._child("tracker", run, niceness=NICEST) if "tracker" in roles else None
+        self._exporter = self._child("exporter", run, niceness=NICEST) if "tracker" in roles and config.tracking.prometheus else None
         self._signals = 0
         self._learner_done = False  # it has ended by itself, and said so in the spool
 
@@ -268,9 +268,10 @@ class Supervisor:
     def _children(self) -> list[Child]:
         return [c for c in (self._coordinator, *self._workers, self._tracker, self._exporter, self._learner) if c is not None]
 
-    def _child(self, role: str, arguments: Sequence[str], log: bool = True, threads: int = 0, name: str = "") -> Child:
+    def _child(self, role: str, arguments: Sequence[str], log: bool = True, threads: int = 0, name: str = "", niceness: int = 0) -> Child:
         name = name or role
-        return Child(name, ["-m", f"workers.{role}", *arguments], self._run.logs / f"{name}.log" if log else None, threads)
+        output = self._run.logs / f"{name}.log" if log else None
+        return Child(name, ["-m", f"workers.{role}", *arguments], output, threads, niceness=niceness)
 
     def _worker(self, number: int) -> Child:
         c = self._config
@@ -285,7 +286,7 @@ class Supervisor:
         arguments += ["--keys", c.coordinator.keys] if c.coordinator.keys else []
         arguments += ["--logs", c.tracking.logs]
         alive = self._run.path / FOLDER / f"{name}.alive"
-        child = self._child("audio_worker", [*arguments, "--alive", str(alive)], threads=1, name=name)
+        child = self._child("audio_worker", [*arguments, "--alive", str(alive)], threads=1, name=name, niceness=NICE)
         child.alive = alive
         # One that hangs in a decoder answers no SIGTERM. What it has in hand is done again by another, as after any other death.
         child.orphaned = signal.SIGKILL

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Self
 import msgspec
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -193,11 +194,6 @@ def _write_file(path: Path, episodes: Sequence[Episode], meta: StoreMeta, schema
         return int(sink.tell())
 
 
-def warm_up() -> None:
-    """Have Arrow load what it loads at its first array from NumPy, which is all of pandas."""
-    pa.array(np.zeros(1))
-
-
 def episode_table(episodes: Sequence[Episode]) -> EpisodeTable:
     """The table of a file's footer."""
     return EpisodeTable(
@@ -219,22 +215,38 @@ def _small_columns(episodes: Sequence[Episode], table: EpisodeTable) -> pa.Recor
     clip_of_step = np.repeat(np.arange(len(clips), dtype=np.int32), np.diff([*begin, total]))
     episode_of_step = np.repeat(np.arange(len(episodes), dtype=np.int32), lengths)
     columns = {
-        "episode": pa.array(episode_of_step),
-        "step": pa.array((np.arange(total) - np.repeat(base, lengths)).astype(np.int32)),
-        "is_first": pa.array(np.concatenate([episode.is_first for episode in episodes])),
+        "episode": _numbers(episode_of_step),
+        "step": _numbers((np.arange(total) - np.repeat(base, lengths)).astype(np.int32)),
+        "is_first": _truths(np.concatenate([episode.is_first for episode in episodes])),
         "group": _text(table.groups, episode_of_step),
         "source": _text([clip.path for clip in clips], clip_of_step),
         "label": _text([clip.label for clip in clips], clip_of_step),
         "speaker": _text([clip.speaker for clip in clips], clip_of_step),
-        "item": pa.array(np.array(table.clip_item, np.int64)[clip_of_step]),
-        "start_sample": pa.array(np.concatenate([episode.start_sample for episode in episodes])),
+        "item": _numbers(np.array(table.clip_item, np.int64)[clip_of_step]),
+        "start_sample": _numbers(np.concatenate([episode.start_sample for episode in episodes])),
     }
     return pa.record_batch(list(columns.values()), names=list(columns))
 
 
+# Arrays are made of buffers: `pa.array` loads all of pandas at its first call, .7 s of a worker's start.
+
+
 def _text(values: Sequence[str], index: NDArray[np.int32]) -> pa.StringArray:
     """A text for each step from one for each clip or episode."""
-    return pa.DictionaryArray.from_arrays(pa.array(index), pa.array(values, pa.string())).dictionary_decode()
+    encoded = [value.encode() for value in values]
+    ends = np.cumsum([0, *map(len, encoded)], dtype=np.int32)
+    texts = pa.StringArray.from_buffers(len(values), pa.py_buffer(ends), pa.py_buffer(b"".join(encoded)))
+    return pc.take(texts, _numbers(index))
+
+
+def _numbers(values: NDArray[Any]) -> pa.Array:
+    """(N,) integers."""
+    return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), len(values), [None, pa.py_buffer(np.ascontiguousarray(values))])
+
+
+def _truths(values: NDArray[np.bool_]) -> pa.BooleanArray:
+    """(N,) truths."""
+    return pa.Array.from_buffers(pa.bool_(), len(values), [None, pa.py_buffer(np.packbits(values, bitorder="little"))])
 
 
 def _fixed_binary(values: NDArray[Any], kind: pa.DataType) -> pa.FixedSizeBinaryArray:

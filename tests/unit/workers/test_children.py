@@ -7,7 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from workers.children import FIRST_DELAY_S, HEALTHY_S, MAX_DELAY_S, MAX_ERRORS, Backoff, Child, describe_exit
+from workers.children import (
+    FIRST_DELAY_S,
+    HEALTHY_S,
+    MAX_DELAY_S,
+    MAX_ERRORS,
+    SPINS,
+    Backoff,
+    Child,
+    describe_exit,
+    role_environment,
+)
 
 
 def test_delays_double_up_to_a_limit_and_begin_anew_after_a_healthy_life() -> None:
@@ -122,3 +132,18 @@ def test_one_that_was_silent_is_not_silent_again_while_it_dies(tmp_path: Path) -
     time.sleep(0.3)
     assert role.silent_s() == 0.0
     assert finish(role) == -9
+
+
+def test_a_child_is_nice_before_it_loads_anything(tmp_path: Path) -> None:
+    role = child(tmp_path, "import os; print(os.nice(0))")
+    role.niceness = 3
+    role.start()
+    assert finish(role) == 0
+    assert (tmp_path / "role.log").read_text().strip() == str(min(19, os.nice(0) + 3))
+
+
+def test_threads_that_wait_spin_for_a_moment_unless_the_user_says_otherwise() -> None:
+    assert role_environment({}, 0)["GOMP_SPINCOUNT"] == SPINS
+    assert role_environment({"GOMP_SPINCOUNT": "7"}, 0)["GOMP_SPINCOUNT"] == "7"
+    assert "GOMP_SPINCOUNT" not in role_environment({"OMP_WAIT_POLICY": "PASSIVE"}, 0)
+    assert role_environment({}, 1)["OMP_NUM_THREADS"] == "1"
