@@ -1,6 +1,6 @@
 """Scaling curves: collection by workers, the training step by its sizes, a learner's memory by the size of its replay store.
 
-    python -m benchmarks.curves --out docs/images [--json curves.json] [--quick]
+    python -m benchmarks.curves --out docs/images [--only memory] [--json curves.json] [--quick]
 
     workers   tokens/s written, durable, by real worker processes (as many as there are cores) over clips of 10 s under a real coordinator;
               beyond, and for comparison, the real coordinator under simulated workers: a lease takes them as long as it took one real
@@ -48,6 +48,7 @@ SIZES: dict[str, tuple[str, list[int]]] = {
 }
 CLIP = 12  # tokens of a clip in a step's batch
 SIMULATED = [1, 2, 4, 8]
+CURVES = ("step", "memory", "workers")
 TOKENS = [10_000, 100_000, 1_000_000, 10_000_000]
 
 
@@ -249,25 +250,29 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write all figures there")
     parser.add_argument("--repeats", type=int, default=7, help="of the steps (default 7)")
     parser.add_argument("--quick", action="store_true", help="a tiny run, for the tests")
+    parser.add_argument("--only", nargs="+", choices=CURVES, default=CURVES, help="of these curves (default: all)")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    quick = arguments.quick
-    found: dict[str, Any] = {"step": steps(1 if quick else arguments.repeats, quick)}
-    draw_steps(found["step"], arguments.out / "scaling_step.png")
-    found["memory"] = memory(TOKENS[:2] if quick else TOKENS, 0.01 if quick else 0.3)
-    draw_memory(found["memory"], arguments.out / "scaling_memory.png")
-    found["workers"] = workers(quick)
-    draw_workers(found["workers"], arguments.out / "scaling_workers.png")
-    text = json.dumps(found, indent=1)
+    quick, found = arguments.quick, dict[str, Any]()
+    if "step" in arguments.only:
+        found["step"] = steps(1 if quick else arguments.repeats, quick)
+        draw_steps(found["step"], arguments.out / "scaling_step.png")
+        for name, times in found["step"].items():
+            print(f"{name}: " + " · ".join(f"{value} {statistics.median(ms):.0f} ms" for value, ms in times.items()))
+    if "memory" in arguments.only:
+        found["memory"] = memory(TOKENS[:2] if quick else TOKENS, 0.01 if quick else 0.3)
+        draw_memory(found["memory"], arguments.out / "scaling_memory.png")
+        for row in found["memory"]:
+            size = f"{row['tokens']:,.0f} tokens: index {row['index_mb']:.1f} MB, sampler {row['sampler_mb']:.1f}"
+            print(f"{size}; a sequence {row['uniform_us']:.1f} µs, an episode's first {row['episode_us']:.0f}")
+    if "workers" in arguments.only:
+        found["workers"] = workers(quick)
+        draw_workers(found["workers"], arguments.out / "scaling_workers.png")
+        for name in ("real", "simulated"):
+            print(f"workers, {name}: " + " · ".join(f"{count} {rate:,.0f} tokens/s" for count, rate in found["workers"][name].items()))
     if arguments.json:
-        arguments.json.write_text(text + "\n", encoding="utf-8")
-    for name, rows in found["step"].items():
-        print(f"{name}: " + " · ".join(f"{value} {statistics.median(times):.0f} ms" for value, times in rows.items()))
-    for name in ("real", "simulated"):
-        print(f"workers, {name}: " + " · ".join(f"{count} {rate:,.0f} tokens/s" for count, rate in found["workers"][name].items()))
-    for row in found["memory"]:
-        print(f"{row['tokens']:,.0f} tokens: index {row['index_mb']:.1f} MB, sampler {row['sampler_mb']:.1f}, {row['uniform_us']:.1f} µs")
+        arguments.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
