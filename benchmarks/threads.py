@@ -61,7 +61,7 @@ def step_ms(threads: int, steps: int) -> float:
         way = Way(HAND, config, index)
         torch.set_num_threads(1)
         way.train(WARM_UP)
-        choice, taken = choose_threads(threads, 1, on_cpu=True), 0.0
+        choice, taken = choose_threads(threads, 1, on_cpu=True, live=True), 0.0
         for _ in range(steps):
             begin = time.perf_counter()
             way.train(1)

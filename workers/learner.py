@@ -106,7 +106,8 @@ class Learner:
         self.team.set_up(meta.token_dim, meta.action_dim, checkpoint)
         with others_there():
             self.trainer = Trainer(self.config, meta.token_dim, meta.action_dim, self.team.ranks)
-        self.threads = choose_threads(self.config.training.threads, self.team.ranks.size, self.trainer.device.type == "cpu")
+        on_cpu, live = self.trainer.device.type == "cpu", self.link is not None
+        self.threads = choose_threads(self.config.training.threads, self.team.ranks.size, on_cpu, live)
         self.batches = Batches(
             make_sampler(self.index, self.config),
             look=(lambda: None) if self.link is None else self.lookout.look,

@@ -104,10 +104,13 @@ class ThreadChoice:
         log.log(logging.INFO if changed else logging.DEBUG, "threads for a step: %d (a step takes %s)", best, times)
 
 
-def choose_threads(asked: int, processes: int, on_cpu: bool) -> ThreadChoice:
+def choose_threads(asked: int, processes: int, on_cpu: bool, live: bool) -> ThreadChoice:
     """For the steps of a learner that was asked for `asked` threads; 0: whatever is best.
 
-    Where several processes train together, or a GPU does, nothing is tried: a step waits for the others, or for the GPU.
+    Args:
+      processes: that train together, or on_cpu False: nothing is tried, as a step waits for the others, or for the GPU.
+      live: workers collect meanwhile. From a finished store a run can be repeated bit for bit, which takes the same threads at each step.
     """
     most = asked or default_threads(processes)
-    return ThreadChoice([1, most] if not asked and most > 1 and processes == 1 and on_cpu else [most])
+    tried = not asked and most > 1 and processes == 1 and on_cpu and live
+    return ThreadChoice([1, most] if tried else [most])

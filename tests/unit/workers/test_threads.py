@@ -91,27 +91,27 @@ def test_slow_and_quick_batches_in_turn_do_not_fool_it() -> None:
 def test_what_was_asked_for_is_used_and_never_changed() -> None:
     before = torch.get_num_threads()
     try:
-        choice = choose_threads(2, 1, on_cpu=True)
+        choice = choose_threads(2, 1, on_cpu=True, live=True)
         for _ in range(200):
             choice.stepped(1.0)
         assert choice.now == torch.get_num_threads() == 2
-        assert choose_threads(0, default_threads() + 1, on_cpu=True).now == 1
+        assert choose_threads(0, default_threads() + 1, on_cpu=True, live=True).now == 1
     finally:
         torch.set_num_threads(before)
 
 
-def test_a_default_is_tried_on_a_cpu_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_default_is_tried_by_one_process_on_a_cpu_while_workers_collect(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
     before, found = torch.get_num_threads(), []
     try:
-        for asked, processes, on_cpu in ((0, 1, True), (0, 2, True), (0, 1, False), (4, 1, True)):
-            choice = choose_threads(asked, processes, on_cpu)
+        for case in ((0, 1, True, True), (0, 2, True, True), (0, 1, False, True), (0, 1, True, False), (4, 1, True, True)):
+            choice = choose_threads(*case)
             for _ in range(3 * TURN):
                 choice.stepped(float(choice.now))  # the more, the slower
             found.append((choice.now, torch.get_num_threads()))
     finally:
         torch.set_num_threads(before)
-    assert found == [(1, 1), (2, 2), (4, 4), (4, 4)]
+    assert found == [(1, 1), (2, 2), (4, 4), (4, 4), (4, 4)]
 
 
 @pytest.mark.parametrize(
