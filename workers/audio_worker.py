@@ -351,7 +351,7 @@ def main(arguments: list[str] | None = None) -> int:
     given = parse(arguments)
     logs.begin("worker", given.run and RunDir(given.run), worker=given.name, style=given.logs)
     torch.set_num_threads(1)
-    os.nice(max(0, NICE - os.nice(0)))  # the supervisor's are from their beginning; those started by hand or in a container, from here
+    os.nice(NICE)
     worker = AudioWorker(Options(given.run, given.address, given.keys, given.root, given.replay, given.name, given.patience, given.alive))
 
     def interrupt(number: int, frame: FrameType | None) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from workers.logs import event_of
 
 NICE = 15  # of workers: the learner and the user's own programs come first; a learner that waits for data leaves the processor to them
-NICEST = 19  # of what only tells: MLflow takes as long to load as a worker does
+LESS = 5  # of what only tells: MLflow takes as long to load as a worker does
 FIRST_DELAY_S, MAX_DELAY_S = 0.5, 10.0
 HEALTHY_S = 30.0  # a process that lived so long starts again without delay
 MAX_ERRORS = 5  # exits with an error in a row after which a process is given up
@@ -53,7 +53,8 @@ class Child:
     threads: of numerical libraries; 0: as many as they like.
     alive: file that it touches as a sign of life, None when it gives none.
     orphaned: signal that it gets when this process dies, however that happens; SIGKILL for a role that may hang and holds nothing.
-    niceness: that it has from its beginning, so that what it loads does not keep the learner from starting, either.
+    niceness: that it has from its beginning, so that what it loads keeps no other from starting. A worker has none: one that is started
+      again beside a busy learner would take a minute to load.
     """
 
     name: str

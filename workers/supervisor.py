@@ -21,7 +21,7 @@ from typing import Literal
 from pydreaming.config import Config
 from pydreaming.errors import PydreamingError, UsageError
 from pydreaming.tracking.live import COLLECTION, FOLDER
-from workers.children import MAX_ERRORS, NICE, NICEST, Child, describe_exit
+from workers.children import LESS, MAX_ERRORS, Child, describe_exit
 from workers.layout import RunDir
 
 log = logging.getLogger("supervisor")
@@ -80,8 +80,8 @@ class Supervisor:
         self._learner_deaths, self._reached = 0, ""  # since the newest checkpoint, and its name
         if resume:
             self._resume_learner()
-        self._tracker = self._child("tracker", run, niceness=NICEST) if "tracker" in roles else None
-        self._exporter = self._child("exporter", run, niceness=NICEST) if "tracker" in roles and config.tracking.prometheus else None
+        self._tracker = self._child("tracker", run, niceness=LESS) if "tracker" in roles else None
+        self._exporter = self._child("exporter", run, niceness=LESS) if "tracker" in roles and config.tracking.prometheus else None
         self._signals = 0
         self._learner_done = False  # it has ended by itself, and said so in the spool
 
@@ -286,7 +286,7 @@ class Supervisor:
         arguments += ["--keys", c.coordinator.keys] if c.coordinator.keys else []
         arguments += ["--logs", c.tracking.logs]
         alive = self._run.path / FOLDER / f"{name}.alive"
-        child = self._child("audio_worker", [*arguments, "--alive", str(alive)], threads=1, name=name, niceness=NICE)
+        child = self._child("audio_worker", [*arguments, "--alive", str(alive)], threads=1, name=name)
         child.alive = alive
         # One that hangs in a decoder answers no SIGTERM. What it has in hand is done again by another, as after any other death.
         child.orphaned = signal.SIGKILL
