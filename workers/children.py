@@ -20,8 +20,8 @@ LESS = 5  # of what only tells: MLflow takes as long to load as a worker does
 FIRST_DELAY_S, MAX_DELAY_S = 0.5, 10.0
 HEALTHY_S = 30.0  # a process that lived so long starts again without delay
 MAX_ERRORS = 5  # exits with an error in a row after which a process is given up
-# How long a thread that waits spins before it sleeps: about .1 ms. Sleeping at once halves a learner's speed where waking is slow (some
-# virtual machines); spinning for long takes processors from the other roles.
+# How long a thread that waits spins before it sleeps: about .1 ms. Sleeping at once halved a learner's speed on one virtual
+# machine (docs/performance.md); spinning for long takes processors from the other roles.
 SPINS = "20000"
 _PR_SET_PDEATHSIG = 1
 _ROOT = Path(__file__).resolve().parent.parent
@@ -54,7 +54,7 @@ class Child:
     alive: file that it touches as a sign of life, None when it gives none.
     orphaned: signal that it gets when this process dies, however that happens; SIGKILL for a role that may hang and holds nothing.
     niceness: that it has from its beginning, so that what it loads keeps no other from starting. A worker has none: one that is started
-      again beside a busy learner would take a minute to load.
+      again beside a busy learner has to load with what that leaves.
     """
 
     name: str

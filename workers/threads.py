@@ -1,7 +1,7 @@
 """How many threads a learner's steps take: one or several, whichever is quicker where it runs, and as things are now.
 
 What a second thread gives depends on the host more than on the model: 1.2 to 1.5 times the steps where it has a processor to itself, a
-sixth of them beside another program, and half of them where a virtual machine is slow to wake threads (docs/performance.md). None of it
+sixth of them beside another program, and on one virtual machine half of them if waiting threads sleep (docs/performance.md). None of it
 can be read anywhere, so the steps themselves are timed: by turns in a short trial, again when they have become slow, and now and then.
 """
 
