@@ -34,11 +34,12 @@ from pydreaming.replay.sampler import ReplaySampler
 from pydreaming.replay.schema import StoreMeta, difference
 from pydreaming.tracking.live import LearnerNow, Phase, publish
 from pydreaming.tracking.spool import SPOOL, Spool, Status
-from pydreaming.training.checkpoint import latest_intact, list_checkpoints, recover, restore, save_checkpoint
+from pydreaming.training.checkpoint import restore
 from pydreaming.training.diagnostics import Averages, step_metrics, world_model_metrics
 from pydreaming.training.trainer import StepResult, Trainer, sequence_losses
 from workers import logs
 from workers.batches import Batches
+from workers.due import Due
 from workers.evaluations import Evaluations, left_s
 from workers.layout import PREDECESSOR_S, RunDir, hold
 from workers.link import CoordinatorLink
@@ -47,7 +48,7 @@ from workers.protocol import Progress
 from workers.protocol import Status as CollectionStatus
 from workers.ratio import RatioGate
 from workers.readout import Meter, collection_line, console_line, figures, store_metrics
-from workers.saved import saved_progress, written_at
+from workers.saved import Saves
 from workers.team import LostRankError, Team, may_start_again, others_there, ranks_of_environment, started_again
 from workers.threads import choose_threads, default_threads
 from workers.transport import read_keys
@@ -70,16 +71,12 @@ class Learner:
     """
 
     def __init__(self, run: RunDir, resume: bool, team: Team | None = None) -> None:
-        self.run_dir, self.config, self.resume = run, run.read_config(), resume
+        self.run_dir, self.config = run, run.read_config()
         self.team = team or Team(self.config)
-        self.checkpoints = run.checkpoints
         self.spool = Spool(run.path / SPOOL)
-        if resume:
-            recover(self.checkpoints)
+        self.saves = Saves(run.checkpoints, resume, self.config.training.keep_checkpoints)
         # First of all: the tracker must not take the end of an earlier session for the end of this one.
-        self.begun = saved_progress(self.checkpoints) if resume else Progress(0, 0)
-        self.newest, self.saved = self.begun.checkpoint, written_at(self.begun.checkpoint)  # path; s since the epoch, 0 for none
-        self.spool.start(self.begun.step)
+        self.spool.start(self.saves.begun.step)
         self.gate = RatioGate.of(self.config.replay)
         self._over = False  # nobody waits for another batch
         self.lookout = Lookout(run, self.config, lambda: self._over or bool(self.stopping))
@@ -102,7 +99,7 @@ class Learner:
         if found := difference(StoreMeta.of(self.config.features, meta.stats, self.config.action), meta):
             raise ReplayError(f"{self.index.location} was written with other settings than this run's: {found}")
         self.stats, self.controls = meta.stats, meta.controls
-        checkpoint = self._checkpoint_to_resume()
+        checkpoint = self.saves.to_resume()
         self.team.set_up(meta.token_dim, meta.action_dim, checkpoint)
         with others_there():
             self.trainer = Trainer(self.config, meta.token_dim, meta.action_dim, self.team.ranks)
@@ -130,56 +127,68 @@ class Learner:
         self.stopping = signal.Signals(number).name
 
     def _train(self) -> None:
-        t = self.config.training
-        now = time.monotonic()
-        due_log, due_checkpoint = now + min(2.0, t.log_s), now + t.checkpoint_s
-        due_evaluation = now + self.config.evaluation.every_s
-        refused, logged = 0, -1
-        while not self.stopping and self._progress() < 1:
+        t, refused = self.config.training, 0
+        self._log_due = Due(t.log_s, first_s=min(2.0, t.log_s))
+        self._checkpoint_due, self._evaluation_due = Due(t.checkpoint_s), Due(self.config.evaluation.every_s)
+        while not self.stopping and (progress := self._progress()) < 1:
             begin = time.monotonic()
             try:
-                with self._meter.spend("data_wait"):
-                    if not self._may_train():
-                        continue
-                    progress = self._progress()
-                    batch = self.trainer.to_device(self.team.share(self.batches.take(), progress))
+                batch = self._next_batch(progress)
             except Stopping:
                 break
-            except ReplayError:
-                if self.link is None or self.index.tokens:
-                    raise
-                continue  # somebody has emptied the store, and workers fill it again
-            with self._meter.spend("step"):
-                ready = time.monotonic()
-                result = self._step(batch, progress)
-                self.threads.stepped(time.monotonic() - ready)
-            if self.config.replay.priority != "uniform":
-                self.batches.learn(self.team.spread(sequence_losses(result.losses, len(batch.mask))) if result.finite else None)
-            now = time.monotonic()
-            self.train_seconds += now - begin
-            self._meter.stepped()
-            self._averages.add(result)
-            if self._first:
-                self._say_first_step()
+            if batch is None:
+                continue
+            result = self._learn(batch, progress)
+            last = result, batch
+            self.train_seconds += time.monotonic() - begin
             refused = 0 if result.finite else refused + 1
             if refused >= MAX_NON_FINITE:
                 raise PydreamingError(f"{refused} steps in a row were not finite; lower training.learning_rate")
-            if now >= due_log:
-                with self._meter.spend("log"):
-                    self._log(result, batch)
-                due_log, logged = now + t.log_s, self.trainer.step
-            if now >= due_checkpoint:
-                self._try_to_save()
-                due_checkpoint = now + t.checkpoint_s
-            if self.config.evaluation.every_s > 0 and now >= due_evaluation:
-                if left_s(self.train_seconds, self._progress()) < self.config.evaluation.every_s / 2:
-                    log.debug("no evaluation now: the final one is near, and would have to wait for it")
-                elif (checkpoint := self._try_to_save()) is not None:
-                    self.evaluations.start(checkpoint)
-                due_evaluation = now + self.config.evaluation.every_s
-            self.evaluations.report_finished()
-        if logged < self.trainer.step and self._meter.has_steps:
-            self._log(result, batch)
+            self._between_steps(result, batch)
+        if self._meter.has_steps:
+            self._log(*last)
+
+    def _next_batch(self, progress: float) -> TensorBatch | None:
+        """On the device; None: not yet. Raises Stopping, ReplayError."""
+        with self._meter.spend("data_wait"):
+            try:
+                return self.trainer.to_device(self.team.share(self.batches.take(), progress)) if self._may_train() else None
+            except ReplayError:
+                if self.link is None or self.index.tokens:
+                    raise
+                return None  # somebody has emptied the store, and workers fill it again
+
+    def _learn(self, batch: TensorBatch, progress: float) -> StepResult:
+        """One gradient step, and what is learnt from it for the next ones."""
+        with self._meter.spend("step"):
+            begin = time.monotonic()
+            result = self._step(batch, progress)
+            self.threads.stepped(time.monotonic() - begin)
+        if self.config.replay.priority != "uniform":
+            self.batches.learn(self.team.spread(sequence_losses(result.losses, len(batch.mask))) if result.finite else None)
+        self._meter.stepped()
+        self._averages.add(result)
+        if self._first:
+            self._say_first_step()
+        return result
+
+    def _between_steps(self, result: StepResult, batch: TensorBatch) -> None:
+        """Whatever is due."""
+        if self._log_due.now():
+            with self._meter.spend("log"):
+                self._log(result, batch)
+        if self._checkpoint_due.now():
+            self._try_to_save()
+        if self._evaluation_due.now():
+            self._evaluate()
+        self.evaluations.report_finished()
+
+    def _evaluate(self) -> None:
+        """On the way, unless the final evaluation is near, which would have to wait for this one."""
+        if left_s(self.train_seconds, self._progress()) < self.config.evaluation.every_s / 2:
+            log.debug("no evaluation now: the final one is near")
+        elif (checkpoint := self._try_to_save()) is not None:
+            self.evaluations.start(checkpoint)
 
     def _say_first_step(self) -> None:
         """How long it took from this process's beginning."""
@@ -219,7 +228,7 @@ class Learner:
                 if self.index.episodes == 0:
                     raise ReplayError(f"{self.index.location} holds no episodes to train from{self.lookout.damage()}")
                 return
-            status = self.link.exchange(self.begun)
+            status = self.link.exchange(self.saves.begun)
             if status is not None:
                 self._require_readable(status)
                 if self.index.episodes and self.gate.may_start(self.index.tokens, status.passes_done):
@@ -235,7 +244,7 @@ class Learner:
         if self.link is None:
             return True
         now = time.monotonic()
-        status = self.link.exchange(Progress(self.trainer.trained_tokens, self.trainer.step, self.newest))
+        status = self.link.exchange(Progress(self.trainer.trained_tokens, self.trainer.step, self.saves.newest))
         if status is None:
             return True
         self._require_readable(status)
@@ -288,8 +297,8 @@ class Learner:
             wait_share=metrics.get("busy/data_wait", 0.0),
             loss=metrics.get("learning/loss", 0.0),
             replay_ratio=metrics.get("replay/ratio", 0.0),
-            checkpoint=self.newest,
-            checkpoint_time=self.saved,
+            checkpoint=self.saves.newest,
+            checkpoint_time=self.saves.written,
             trained_tokens=self.trainer.trained_tokens,
             tokens_per_s=metrics.get("machine/tokens_per_s", 0.0),
             non_finite_steps=self.trainer.non_finite_steps,
@@ -297,37 +306,21 @@ class Learner:
         publish(self.run_dir.path, view)
 
     def _store_metrics(self) -> dict[str, float]:
-        age = max(0.0, time.time() - self.saved) if self.newest else 0.0
         status = None if self.link is None else self.link.status
-        return store_metrics(self.index, self.config.replay.capacity_tokens, self.trainer.trained_tokens, status) | {
-            "machine/checkpoint_age_s": age
-        }
+        metrics = store_metrics(self.index, self.config.replay.capacity_tokens, self.trainer.trained_tokens, status)
+        return metrics | {"machine/checkpoint_age_s": self.saves.age_s}
 
     def _save(self) -> Path:
-        keep = self.config.training.keep_checkpoints
         with self._meter.spend("save"):
-            sampler = self.batches.state_dict()
-            path = save_checkpoint(self.checkpoints, self.trainer, self.stats, sampler, self.train_seconds, keep, self.controls)
-        self.newest, self.saved = str(path), time.time()
-        return path
+            return self.saves.save(self.trainer, self.stats, self.batches.state_dict(), self.train_seconds, self.controls)
 
     def _try_to_save(self) -> Path | None:
         """A checkpoint on the way. A disk that refuses one is no reason to end: there may be room before the next is due."""
         try:
             return self._save()
         except CheckpointError as e:
-            log.warning("%s; training goes on from memory, the newest checkpoint is %s", e, self.newest or "none")
+            log.warning("%s; training goes on from memory, the newest checkpoint is %s", e, self.saves.newest or "none")
             return None
-
-    def _checkpoint_to_resume(self) -> Path | None:
-        if not self.resume:
-            return None
-        path = latest_intact(self.checkpoints)
-        if path is None:
-            log.info("no checkpoint in %s yet: training begins anew", self.checkpoints)
-        elif path != (newest := list_checkpoints(self.checkpoints)[-1]):
-            log.warning("%s is damaged and left aside", newest)
-        return path
 
     def _restore(self, path: Path) -> None:
         state = restore(path, self.trainer)
