@@ -256,6 +256,7 @@ class Learner:
             return True
         if now - self._meter.said_waiting > WAIT_LINE_S:
             self._meter.said_waiting = now
+            self._show("waiting", WAIT_LINE_S)
             log.info("waiting for workers: %d tokens trained on, %d collected", self.trainer.trained_tokens, status.written_tokens)
         self.team.idle()
         time.sleep(0.05)

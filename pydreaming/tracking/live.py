@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 FOLDER = "status"
 COLLECTION, LEARNER = "collection.json", "learner.json"
-Phase = Literal["training", "evaluating", "finished", "stopped"]
+Phase = Literal["training", "waiting", "evaluating", "finished", "stopped"]
 ENDS = ("finished", "stopped")
 MAX_ROWS = 40  # workers that are shown one by one
 LATE_S = 15.0  # s after a sign of life was due that a process is still taken to be alive
@@ -194,7 +194,9 @@ def _state(run: RunNow, now: float) -> str:
         return f"not running; last heard of {_ago(now - run.last_heard)}"
     if run.learner is None:
         return "collecting"
-    return run.learner.phase if heard_in_time(run.learner, now) else "running, but its learner is silent"
+    if not heard_in_time(run.learner, now):
+        return "running, but its learner is silent"
+    return "waiting for workers" if run.learner.phase == "waiting" else run.learner.phase
 
 
 def _workers(workers: list[WorkerNow]) -> list[str]:

@@ -16,11 +16,12 @@ import safetensors.torch
 import torch
 from quick_training import train
 
+from pydreaming.tracking.live import Phase, RunNow, describe, read_run
 from pydreaming.training.checkpoint import list_checkpoints
 from pydreaming.training.trainer import Trainer
 from workers.layout import RunDir
 from workers.learner import Learner, main
-from workers.protocol import Progress
+from workers.protocol import Crew, Progress, Status
 from workers.readout import console_line
 from workers.serial import collect
 
@@ -115,6 +116,33 @@ def test_a_resumed_learner_never_tells_the_coordinator_that_it_begins_anew(offli
     assert resumed.run() == "KILLED"
     config = run.read_config().training
     assert sent == [Progress(3 * config.batch_size * config.batch_length, 3, str(checkpoint))] * 3
+
+
+def test_a_learner_that_waits_for_workers_shows_that_it_does(offline_run: Callable[..., RunDir]) -> None:
+    run = offline_run("--replay.replay_ratio", "1", "--replay.slack_tokens", "1", "--training.steps", "50")
+    asked: list[Progress] = []
+
+    class Link:
+        status: Status | None = None
+
+        def exchange(self, progress: Progress) -> Status:
+            asked.append(progress)
+            if len(asked) == 6:
+                waiting.stopping = "SIGTERM"
+            return Status("episodes", 1, 1, 1, 0, 1, 0.5, False, False, 0, 1, Crew())
+
+    waiting = Learner(run, resume=False)
+    waiting.link = Link()  # type: ignore[assignment]
+    shown: list[RunNow] = []
+    show = waiting._show
+
+    def show_and_read(phase: Phase, due_s: float) -> None:
+        show(phase, due_s)
+        shown.append(read_run(run.path))
+
+    waiting._show = show_and_read  # type: ignore[method-assign]
+    assert waiting.run() == "KILLED"
+    assert "run: waiting for workers" in [describe(now)[0] for now in shown]
 
 
 @pytest.mark.parametrize("contrast", [{}, {"learning/nce_accuracy_k1": 0.5, "learning/chance": 0.01}])

@@ -59,6 +59,7 @@ def test_a_training_run_in_lines_and_as_json(run: Path) -> None:
         (LEARNER, COLLECTION, 3600, "not running; last heard of 60 min ago", False),
         (replaced(LEARNER, time=NOW - 60), COLLECTION, 0, "running, but its learner is silent", True),
         (replaced(LEARNER, due_s=120.0, time=NOW - 100), None, 0, "training", True),
+        (replaced(LEARNER, phase="waiting"), COLLECTION, 0, "waiting for workers", True),
         (replaced(LEARNER, phase="evaluating", due_s=1800.0, time=NOW - 300), None, 0, "evaluating", True),
         (replaced(LEARNER, phase="finished"), COLLECTION, 7200, "finished 2 h ago", False),
     ],
