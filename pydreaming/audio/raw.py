@@ -162,6 +162,8 @@ class GrowingFile:
                 file.seek(self._at)
                 while self._at < end:
                     piece = file.read(min(PIECE, end - self._at))
+                    if not piece:
+                        break  # it became shorter: the next look says so
                     self._at += len(piece)
                     self._changed = time.monotonic()
                     yield piece

@@ -101,8 +101,7 @@ def _fit(options: argparse.Namespace) -> int:
 
     found = command.recordings(options.inputs, command.control_columns(model))
     normal = _only(found, options.label, options.normal)
-    if options.by and not any(options.by in recording.labels for recording in normal):
-        raise UsageError(f"no recording has a column '{options.by}'; there are: {_columns(normal)}")
+    command.check_column(options.by, normal)
     fitting = Fitting(model, normal, options.by, options.piece, options.clip or 0.0, options.seed)
     failures = command.each(normal, fitting.add)
     if failures < len(normal):
@@ -133,6 +132,10 @@ def _score(options: argparse.Namespace) -> int:
     scoring.alarm_threshold(options.false_alarms)  # refuses a rate before anything is heard
     found = command.recordings(options.inputs, command.control_columns(model))
     pictures = command.picture_paths(options.picture, found)
+    from pydreaming.analysis.inputs import STDIN
+
+    if pictures and any(recording.name == STDIN for recording in found):
+        raise UsageError("standard input can be heard once only: there is no --picture of it")
 
     def one(recording: Recording) -> None:
         clips = scoring.add(recording)
@@ -177,12 +180,8 @@ def _only(found: list[Recording], label: str, normal: str | None) -> list[Record
         return found
     chosen = [recording for recording in found if recording.labels.get(label) == normal]
     if not chosen:
-        raise UsageError(f"no recording has '{normal}' in column '{label}'; columns: {_columns(found)}")
+        raise UsageError(f"no recording has '{normal}' in column '{label}'; columns: {command.columns(found)}")
     return chosen
-
-
-def _columns(found: list[Recording]) -> str:
-    return ", ".join(sorted({name for recording in found for name in recording.labels})) or "none"
 
 
 COMMAND = Command(

@@ -233,6 +233,18 @@ def result_paths(option: str, place: str | None, found: list[Recording], ending:
     return {recording.name: folder / f"{number:05d}-{recording.stem}{ending}" for number, recording in enumerate(found, 1)}
 
 
+def check_column(by: str, found: Sequence[Recording], also: Sequence[str] = ()) -> None:
+    """Raises UsageError: no recording has a column `by` of metadata, and it is none of the words that are understood `also`, or empty."""
+    if by and by not in also and not any(by in recording.labels for recording in found):
+        others = f" (or {', '.join(also)})" if also else ""
+        raise UsageError(f"no recording has a column '{by}'; there are: {columns(found)}{others}")
+
+
+def columns(found: Sequence[Recording]) -> str:
+    """Names of the columns of metadata that recordings have."""
+    return ", ".join(sorted({name for recording in found for name in recording.labels})) or "none"
+
+
 def check_table(out: str) -> Path:
     """A place for a table, or - for standard output. Raises UsageError, PydreamingError."""
     return Path(out) if out == STDOUT else check_output(out, TABLES)

@@ -41,7 +41,9 @@ def _run(options: argparse.Namespace) -> int:
     from pydreaming.analysis.surprise.horizon import Measuring, mixed, write_horizon
 
     measuring = Measuring(model, options.by, options.context, options.steps, options.samples, options.seed)
-    found = mixed(command.recordings(options.inputs, command.control_columns(model)), options.seed)
+    listed = command.recordings(options.inputs, command.control_columns(model))
+    command.check_column(options.by, listed, ("source", "corpus"))
+    found = mixed(listed, options.seed)
     failures = command.each(found, measuring.add)
     if not measuring.recordings:
         return command.finish(failures, len(found), "", out)

@@ -26,11 +26,11 @@ def _run(options: argparse.Namespace) -> int:
     from pydreaming.audio.recorder import Recorder
 
     read = cast(BufferedReader, sys.stdin.buffer).read1  # what has come, without waiting for more
+    if options.rate:
+        layout, head = RawFormat(options.rate, options.format, options.channels), b""
+    else:
+        layout, head = read_format(read, "standard input")  # until it has come, there is nothing to save from a signal
     with command.Interrupt(signal.SIGINT, signal.SIGTERM) as interrupt:
-        if options.rate:
-            layout, head = RawFormat(options.rate, options.format, options.channels), b""
-        else:
-            layout, head = read_format(read, "standard input")
         recorder, count = Recorder(Path(options.folder), layout, options.segment, options.keep or 0.0), 0
         for piece in interrupt.until(command.pieces(head, lambda: read(PIECE))):
             count += len(recorder.push(piece))

@@ -30,9 +30,10 @@ def _run(options: argparse.Namespace) -> int:
     found = command.recordings([options.input]) if options.input else []
     if len(found) > 1:
         raise UsageError(f"a page is about one recording, {options.input} has {len(found)}")
-    from pydreaming.analysis.vectors.reference import MAX_CLIPS, Reference, recordings_reference
+    from pydreaming.analysis.vectors.reference import Reference, drawn, recordings_reference
 
-    normal = command.recordings(options.normal)[:MAX_CLIPS] if options.normal else []
+    listed = command.recordings(options.normal) if options.normal else []
+    normal = [listed[i] for i in drawn(len(listed))]
     model = command.load(options)
     from pydreaming.analysis.reports.clip import clip_report
     from pydreaming.analysis.reports.run import run_report
@@ -44,7 +45,10 @@ def _run(options: argparse.Namespace) -> int:
     else:
         reference: Reference | None = None
         if normal:
-            reference = recordings_reference(model, command.progress(normal), f"in {', '.join(options.normal)}", failed)
+            where = f"in {', '.join(options.normal)}" + (
+                f" ({len(normal)} of {len(listed)}, drawn at random)" if len(normal) < len(listed) else ""
+            )
+            reference = recordings_reference(model, command.progress(normal), where, failed)
         clip_report(model, found[0], out, reference, options.seed)
     command.say(f"wrote {out}")
     if options.log:

@@ -147,6 +147,13 @@ class TestAnomaly:
         assert end.value.code == 0
         assert "example:" in capsys.readouterr().out
 
+    def test_standard_input_is_heard_once(self, run: Run, run_folder: str, machines: Path) -> None:
+        code, text = run("anomaly", "fit", run_folder, "-", "--clip", 1, "--out", "d.safetensors")
+        assert (code, "standard input can be heard once only" in text) == (2, True)
+        assert run("anomaly", "fit", run_folder, machines, "--piece", 0.2, "--out", "d.safetensors")[0] == 0
+        code, text = run("anomaly", "score", run_folder, "d.safetensors", "-", "--out", "s.csv", "--picture", "p.png")
+        assert (code, "there is no --picture of it" in text) == (2, True)
+
 
 class TestHorizon:
     def test_table_picture_and_verdicts(self, run: Run, run_folder: str, machines: Path, tmp_path: Path) -> None:
@@ -159,6 +166,10 @@ class TestHorizon:
         assert [(row["group"], row["k"]) for row in rows] == [(g, k) for g in ("all", "fan", "pump") for k in ("1", "2")]
         assert rows[0]["recordings"] == "24"
         assert (tmp_path / "h.png").stat().st_size > 20_000
+
+    def test_a_column_that_nobody_has(self, run: Run, run_folder: str, machines: Path) -> None:
+        code, text = run("horizon", run_folder, machines, "--by", "labels", "--out", "h.csv")
+        assert (code, "no recording has a column 'labels'; there are: label, machine (or source, corpus)" in text) == (2, True)
 
     def test_nothing_readable(self, run: Run, run_folder: str, tmp_path: Path) -> None:
         code, text = run("horizon", run_folder, "missing.wav", "--out", "h.csv")

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
+import signal
+import struct
 import subprocess
 import sys
+import termios
+import time
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +37,20 @@ def test_raw_and_wav_give_the_same_recordings(tmp_path):
         files = sorted((tmp_path / folder).glob("*.flac"))
         assert [path.name[:6] for path in files] == ["000001", "000002", "000003"]
         assert np.array_equal(np.concatenate([soundfile.read(path, dtype="int16")[0] for path in files]), samples)
+
+
+def test_a_signal_ends_it_before_a_header_has_come(tmp_path):
+    command = [sys.executable, "-m", "pydreaming.cli", "record", str(tmp_path / "new")]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdin.write(b"RIFF")
+    process.stdin.flush()
+    unread = struct.pack("i", 1)
+    while unread != bytes(4) and process.poll() is None:  # until it has read what there is, and waits for more
+        time.sleep(0.05)
+        unread = fcntl.ioctl(process.stdin, termios.FIONREAD, unread)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == -signal.SIGTERM
+    process.stdin.close()
 
 
 def test_mistakes_are_one_line(tmp_path):

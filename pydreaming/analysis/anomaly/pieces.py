@@ -11,6 +11,7 @@ A recording shorter than a piece is one shorter piece.
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -27,6 +28,7 @@ from pydreaming.evaluation.features import clip_features
 from pydreaming.evaluation.typicality import surprise_statistics
 
 HEARD_TOGETHER = 128  # pieces
+LOOKED_AT = 240  # pieces, for one that is not silent
 
 
 @dataclass(frozen=True)
@@ -76,9 +78,19 @@ class Cutting:
             yield start - self.hop + len(new), np.concatenate([before, new])[-self.size :]
 
 
-def key_of(piece: Frames) -> int:
-    """A number that is equal for equal audio and differs for other: of the first piece of a clip, to know the clip again."""
-    return int.from_bytes(hashlib.sha256(np.ascontiguousarray(piece, dtype=np.float32).tobytes()).digest()[:8], "little", signed=True)
+def keyed(pieces: Iterator[tuple[int, Frames]]) -> tuple[int, Iterator[tuple[int, Frames]]]:
+    """A number to know a clip again by, equal for equal audio; and all of its pieces.
+
+    It is of the pieces up to the first that is not silent throughout, of LOOKED_AT at most, as many clips begin with digital silence.
+    """
+    head: list[tuple[int, Frames]] = []
+    digest = hashlib.sha256()
+    for start, piece in pieces:
+        head.append((start, piece))
+        digest.update(np.ascontiguousarray(piece, dtype=np.float32).tobytes())
+        if len(head) == LOOKED_AT or not np.array_equal(piece[1:], piece[:-1]):
+            break
+    return int.from_bytes(digest.digest()[:8], "little", signed=True), itertools.chain(head, pieces)
 
 
 @dataclass(frozen=True)

@@ -28,15 +28,15 @@ import torch
 from torch import Tensor
 
 from pydreaming.analysis.anomaly.detector_file import FittedDetector
-from pydreaming.analysis.anomaly.pieces import Cutting, Ear, grouped, key_of, thinned
-from pydreaming.analysis.inputs import Failed, Recording, attempt
+from pydreaming.analysis.anomaly.pieces import Cutting, Ear, grouped, keyed, thinned
+from pydreaming.analysis.inputs import STDIN, Failed, Recording, attempt
 from pydreaming.analysis.world_model import WorldModel
 from pydreaming.audio.tokens import Frames
 from pydreaming.errors import DecodeError, UsageError
 from pydreaming.evaluation.anomaly import AnomalyRow, row_of
 from pydreaming.evaluation.detector import FOLDS, LEAST_NORMAL, POOLED, Detector, Pieces, Score, gather
 from pydreaming.evaluation.typicality import code_marginal
-from pydreaming.replay.tables import write_table
+from pydreaming.replay.tables import TableWriter, write_table
 
 MAX_PIECES = 64  # of a normal clip, evenly spaced
 MARGINAL_RECORDINGS, MARGINAL_PIECES = 200, 16  # that the marginal of the codes is taken over
@@ -57,12 +57,14 @@ class Fitting:
       by: column of the metadata that names the condition (machine, operating state); empty: all are alike.
       piece_s: length of a piece. clip_s: recordings are cut into clips of so many seconds, as a few long ones need; 0: each is a clip.
     Raises:
-      UsageError: lengths that make no piece. DecodeError: none of the sample can be read.
+      UsageError: lengths that make no piece; standard input. DecodeError: none of the sample can be read.
     """
 
     def __init__(
         self, model: WorldModel, normal: Sequence[Recording], by: str = "", piece_s: float = 1.0, clip_s: float = 0.0, seed: int = 0
     ) -> None:
+        if any(recording.name == STDIN for recording in normal):
+            raise UsageError("standard input can be heard once only: fit a detector on files, and score - with it")
         self.model, self.by, self.seed = model, by, seed
         self.cutting = Cutting.of(model, piece_s, clip_s)
         self._ear = Ear(model, self._marginal(normal))
@@ -102,9 +104,10 @@ class Fitting:
         action = self.model.action_of(recording)
         found = []
         for clip in self.cutting.clips(self.model.stream_tokens(recording)):
-            pieces = [piece for _, piece in thinned(self.cutting.pieces(clip), MAX_PIECES)]
+            key, all_pieces = keyed(self.cutting.pieces(clip))
+            pieces = [piece for _, piece in thinned(all_pieces, MAX_PIECES)]
             if pieces:
-                found.append((self._ear.hear(pieces, action), key_of(pieces[0])))
+                found.append((self._ear.hear(pieces, action), key))
         return found
 
     def _marginal(self, normal: Sequence[Recording]) -> Tensor | None:
@@ -194,12 +197,11 @@ class Scoring:
 
     def _score(self, recording: Recording, clip: Iterable[Frames], first_window: int, action: npt.NDArray[np.float32]) -> ScoredClip | None:
         condition = condition_of(recording, self.fitted.by)
-        key = 0
+        key, pieces = keyed(self.fitted.cutting.pieces(clip))
         starts: list[int] = []
         lengths: list[int] = []
         distances: list[npt.NDArray[np.float64]] = []
-        for group in grouped(self.fitted.cutting.pieces(clip)):
-            key = key if starts else key_of(group[0][1])
+        for group in grouped(pieces):
             starts += [start for start, _ in group]
             lengths += [len(piece) for _, piece in group]
             distances.append(self.detector.distances(self._ear.hear([piece for _, piece in group], action), condition, key))
@@ -262,14 +264,20 @@ def write_scores(path: Path, scoring: Scoring, false_alarms: float, label: str =
 
 def write_times(path: Path, scoring: Scoring, false_alarms: float) -> None:
     """One row per piece: source, start_s, end_s, score, p_value, alarm. Raises UsageError: another ending."""
-    clips = scoring.clips
-    columns: dict[str, Any] = {"source": np.concatenate([np.full(len(clip.piece_start_s), clip.source) for clip in clips])}
-    columns |= {name: np.concatenate([getattr(clip, f"piece_{name}") for clip in clips]) for name in ("start_s", "end_s")}
-    columns["score"] = np.concatenate([clip.score.piece_score for clip in clips])
-    columns["p_value"] = np.concatenate([clip.score.piece_p_value for clip in clips])
-    columns["alarm"] = columns["p_value"] <= false_alarms
     threshold = scoring.detector.piece_ranks.threshold(false_alarms)
-    write_table(path, columns, {"what": "pydreaming anomaly scores, one row per piece", **_about(scoring, false_alarms, threshold)})
+    with TableWriter(path, {"what": "pydreaming anomaly scores, one row per piece", **_about(scoring, false_alarms, threshold)}) as table:
+        for clip in scoring.clips:
+            p_value = clip.score.piece_p_value
+            table.append(
+                {
+                    "source": np.full(len(p_value), clip.source),
+                    "start_s": clip.piece_start_s,
+                    "end_s": clip.piece_end_s,
+                    "score": clip.score.piece_score,
+                    "p_value": p_value,
+                    "alarm": p_value <= false_alarms,
+                }
+            )
 
 
 def _about(scoring: Scoring, false_alarms: float, threshold: float) -> dict[str, Any]:

@@ -35,7 +35,7 @@ from pydreaming.analysis.surprise.events import Event, Hysteresis, find_events
 from pydreaming.analysis.world_model import WorldModel, token_times
 from pydreaming.config import FeatureConfig
 from pydreaming.models.state import Observed
-from pydreaming.replay.tables import write_table
+from pydreaming.replay.tables import TableWriter
 
 Values = npt.NDArray[np.float32]
 
@@ -153,10 +153,9 @@ def write_surprise(path: Path, results: list[tuple[str, Surprise]], about: dict[
     Raises:
       UsageError: another ending than .parquet, .csv or .npz.
     """
-    tables = [result.columns() for _, result in results]
-    columns: dict[str, Any] = {"source": np.concatenate([np.full(len(s), name) for name, s in results])}
-    columns |= {key: np.concatenate([table[key] for table in tables]) for key in tables[0]}
-    write_table(path, columns, {"what": "pydreaming surprise, one row per window, in bits", **(about or {})})
+    with TableWriter(path, {"what": "pydreaming surprise, one row per window, in bits", **(about or {})}) as table:
+        for name, result in results:  # all names at once would take more memory than all curves
+            table.append({"source": np.full(len(result), name), **result.columns()})
 
 
 def draw_surprise(path: Path, result: Surprise, features: FeatureConfig, name: str, events: Sequence[Event] = ()) -> Path:

@@ -36,7 +36,7 @@ from pydreaming.replay.tables import write_table
 SEQUENCE_S = 2.0  # s of a recording that are heard in one go, or what the largest step needs where that is more
 MAX_SEQUENCES = 8  # of a recording
 BATCH = 32  # sequences heard together: enough windows for 256 rivals, and no more, as each costs time
-RESAMPLES = 1000
+RESAMPLES, AT_ONCE = 1000, 50
 ALL = "all"
 _ID_BITS = 36  # of a window's number within its recording, in its identity
 
@@ -237,8 +237,10 @@ def _step(k: int, ahead_s: float, counts: Values, sums: dict[str, Values], recor
     mean = {name: float(values.sum() / counts.sum()) for name, values in sums.items()}
     U = len(counts)
     if U > 1:
-        drawn = random.multinomial(U, np.full(U, 1 / U), RESAMPLES)
-        resampled = {name: drawn @ values / (drawn @ counts) for name, values in sums.items()}
+        columns = np.stack([counts, *sums.values()], axis=1)
+        blocks = [random.multinomial(U, np.full(U, 1 / U), AT_ONCE) @ columns for _ in range(RESAMPLES // AT_ONCE)]  # memory: U x AT_ONCE
+        totals = np.concatenate(blocks)
+        resampled = {name: totals[:, 1 + i] / totals[:, 0] for i, name in enumerate(sums)}
     else:
         resampled = {name: np.full(1, np.nan) for name in sums}
     differences = [

@@ -26,7 +26,7 @@ from pydreaming.analysis.world_model import WorldModel, token_times
 from pydreaming.audio.stages import run
 from pydreaming.errors import UsageError
 from pydreaming.evaluation.boundaries import RESTART, Picker, restart
-from pydreaming.replay.tables import write_table
+from pydreaming.replay.tables import TableWriter
 
 RESTART_CURVE = "restart"  # its name in a calibration
 FULL_SCALE = 30.0  # bits; the threshold at sensitivity 0, and its negative at 1
@@ -124,10 +124,9 @@ def segment(
 
 def write_segments(path: Path, results: Sequence[tuple[str, Segments]], about: dict[str, Any] | None = None) -> None:
     """One row a segment: source, segment (from 1), start_s, end_s, strength_bits, and with a calibration p. Raises UsageError."""
-    tables = [result.columns() for _, result in results]
-    columns: dict[str, Any] = {"source": np.concatenate([np.full(len(s), name) for name, s in results])}
-    columns |= {key: np.concatenate([table[key] for table in tables]) for key in tables[0]}
-    write_table(path, columns, {"what": "pydreaming segment, one row per segment", **(about or {})})
+    with TableWriter(path, {"what": "pydreaming segment, one row per segment", **(about or {})}) as table:
+        for name, result in results:
+            table.append({"source": np.full(len(result), name), **result.columns()})
 
 
 def _cut(model: WorldModel, scores: Scores, p_values: Scores | None, boundaries: npt.NDArray[np.intp]) -> Segments:

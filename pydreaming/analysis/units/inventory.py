@@ -38,7 +38,7 @@ from pydreaming.evaluation.clustering import Clusters, Ids, Reservoir, fit_clust
 from pydreaming.evaluation.codes import CodeCounter
 from pydreaming.evaluation.unit_statistics import Runs
 from pydreaming.models.state import Observed
-from pydreaming.replay.tables import write_table
+from pydreaming.replay.tables import TableWriter
 
 FIT_WINDOWS = 50_000  # windows that an inventory is fitted on, at most: an even sample of all
 MAX_UNITS = 5000
@@ -239,18 +239,19 @@ class Transcriber:
             self._keep_nearest(units, np.concatenate(parts["distance"]), len(self.transcripts))
         self.transcripts.append(Transcript(recording, Runs.of(units), Runs.of(baseline), codes))
 
-    def columns(self) -> dict[str, npt.NDArray[Any]]:
-        """The columns of a table, a row a run: source, index (of the run in it), unit, windows, start_s, end_s, label, speaker."""
-        counts = [len(t.runs.units) for t in self.transcripts]
-        start, end = zip(*(t.times(self.model) for t in self.transcripts), strict=True)
+    def columns(self, transcript: Transcript) -> dict[str, npt.NDArray[Any]]:
+        """A recording's rows of a table, one a run: source, index (of the run in it), unit, windows, start_s, end_s, label, speaker."""
+        runs, recording = transcript.runs, transcript.recording
+        count = len(runs.units)
+        start, end = transcript.times(self.model)
         return {
-            "source": np.repeat([t.recording.name for t in self.transcripts], counts),
-            "index": np.concatenate([np.arange(count) for count in counts]),
-            "unit": np.concatenate([t.runs.units for t in self.transcripts]),
-            "windows": np.concatenate([t.runs.windows for t in self.transcripts]),
-            "start_s": np.concatenate(start),
-            "end_s": np.concatenate(end),
-            **{key: np.repeat([t.recording.labels.get(key, "") for t in self.transcripts], counts) for key in ("label", "speaker")},
+            "source": np.full(count, recording.name),
+            "index": np.arange(count),
+            "unit": runs.units,
+            "windows": runs.windows,
+            "start_s": start,
+            "end_s": end,
+            **{key: np.full(count, recording.labels.get(key, "")) for key in ("label", "speaker")},
         }
 
     def _new_counter(self) -> CodeCounter:
@@ -267,7 +268,9 @@ class Transcriber:
 
 def write_units(path: Path, transcriber: Transcriber) -> None:
     """One row per run, see `Transcriber.columns`. Raises UsageError for another ending than .parquet, .csv or .npz."""
-    write_table(path, transcriber.columns(), {"what": "pydreaming units, one row per run of a unit", **about(transcriber)})
+    with TableWriter(path, {"what": "pydreaming units, one row per run of a unit", **about(transcriber)}) as table:
+        for transcript in transcriber.transcripts:
+            table.append(transcriber.columns(transcript))
 
 
 def write_text(path: Path, transcripts: Sequence[Transcript]) -> None:
@@ -279,17 +282,20 @@ def write_text(path: Path, transcripts: Sequence[Transcript]) -> None:
 
 def write_codes(path: Path, transcriber: Transcriber) -> None:
     """One row per window with the model's own symbols: source, window, start_s, centre_s, codes (S,). Raises UsageError for the ending."""
-    kept = [t for t in transcriber.transcripts if t.codes is not None]
-    start, centre = zip(*(token_times(t.windows, transcriber.model.features) for t in kept), strict=True)
-    columns = {
-        "source": np.repeat([t.recording.name for t in kept], [t.windows for t in kept]),
-        "window": np.concatenate([np.arange(t.windows) for t in kept]),
-        "start_s": np.concatenate(start),
-        "centre_s": np.concatenate(centre),
-        "codes": np.concatenate([t.codes for t in kept if t.codes is not None]),
-    }
     classes = transcriber.model.config.model.classes
-    write_table(path, columns, {"what": f"pydreaming codes, one class of {classes} for each group", **about(transcriber)})
+    with TableWriter(path, {"what": f"pydreaming codes, one class of {classes} for each group", **about(transcriber)}) as table:
+        for t in transcriber.transcripts:
+            if t.codes is not None:
+                start, centre = token_times(t.windows, transcriber.model.features)
+                table.append(
+                    {
+                        "source": np.full(t.windows, t.recording.name),
+                        "window": np.arange(t.windows),
+                        "start_s": start,
+                        "centre_s": centre,
+                        "codes": t.codes,
+                    }
+                )
 
 
 def about(transcriber: Transcriber) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from pydreaming.analysis.inputs import Failed, Recording, Source, attempt
 from pydreaming.analysis.run_folder import RunFolder
 from pydreaming.analysis.vectors.embedder import Embedder
+from pydreaming.analysis.vectors.search import LEAST_ROWS
 from pydreaming.analysis.world_model import Rechunk, Tokens, WorldModel
 from pydreaming.audio.stages import run
 from pydreaming.audio.tokens import Frames, token_start_samples
@@ -69,7 +70,7 @@ def evaluation_recordings(model: WorldModel) -> Reference | None:
         clips = read_clips(heard if heard.episodes else None, held_out if held_out.episodes else None)
     except (ReplayError, SourceError) as e:
         raise CheckpointError(f"the evaluation set of {run.path} cannot be read: {e}") from e
-    chosen = np.sort(np.random.default_rng(0).permutation(len(clips))[:MAX_CLIPS])
+    chosen = drawn(len(clips))
     if not len(chosen):
         return None
     return Reference(
@@ -79,6 +80,11 @@ def evaluation_recordings(model: WorldModel) -> Reference | None:
         [clips.tokens[i] for i in chosen],
         ~clips.held_out[chosen],
     )
+
+
+def drawn(count: int) -> npt.NDArray[np.intp]:
+    """Which of `count` recordings are compared with, in their order: MAX_CLIPS at random, as the first ones may all be of one kind."""
+    return np.sort(np.random.default_rng(0).permutation(count)[:MAX_CLIPS])
 
 
 def recordings_reference(model: WorldModel, recordings: Iterable[Recording], what: str, failed: Failed | None = None) -> Reference:
@@ -135,10 +141,10 @@ def standing(model: WorldModel, tokens: Tokens, reference: Reference) -> Standin
 def nearest(model: WorldModel, tokens: Tokens, reference: Reference, count: int = 5) -> list[tuple[int, float]]:
     """The reference recordings nearest to one by the mean of their features: (index, cosine similarity), nearest first.
 
-    The features' common part, their mean over the reference, is taken out first, or all would seem alike.
+    The features' common part, their mean over the reference, is taken out first where it has LEAST_ROWS rows, or all would seem alike.
     """
     vectors = Embedder(model).vectors([*reference.tokens, tokens.values]).astype(np.float64)
-    centred = vectors - vectors[:-1].mean(0)
+    centred = vectors - vectors[:-1].mean(0) if len(vectors) > LEAST_ROWS else vectors
     unit = centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-9)
     similarity = unit[:-1] @ unit[-1]
     return [(int(i), float(similarity[i])) for i in np.argsort(-similarity)[:count]]

@@ -90,11 +90,13 @@ def open_index(model: WorldModel, path: Path) -> Index:
     """An index that was written before, for the model that it was made by.
 
     Raises:
-      ReplayError: missing or damaged. UsageError: no table of embeddings per clip or moment, or made by another model.
+      ReplayError: missing or damaged. UsageError: no table of embeddings per clip or moment, without scenes, or made by another model.
     """
     about = read_about(path)
     if not {"fingerprint", "per", "part", "pooling", "moment_s"} <= about.keys():
         raise UsageError(f"{path} is no index; pydreaming embed and search --index write one")
+    if about.get("without_scene"):
+        raise UsageError(f"{path} was written by pydreaming embed --without-scene, and a query has its scene; embed once more")
     embedder = Embedder(model, about["per"], about["part"], *_pooling_of(path, about), seed=about.get("seed"))
     require_same_model(model, about["fingerprint"], f"{path}")
     return Index(path, embedder)

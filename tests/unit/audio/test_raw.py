@@ -14,7 +14,7 @@ import pytest
 import soundfile
 
 from pydreaming.audio.decode import decode
-from pydreaming.audio.raw import MAX_HEADER, GrowingFile, RawDecoder, RawFormat, parse_wav, read_format
+from pydreaming.audio.raw import MAX_HEADER, PIECE, GrowingFile, RawDecoder, RawFormat, parse_wav, read_format
 from pydreaming.audio.stages import run
 from pydreaming.errors import DecodeError, UsageError
 
@@ -136,6 +136,12 @@ def test_raw_files_and_files_that_cannot_be_followed(tmp_path: Path) -> None:
         GrowingFile(tmp_path / "empty.wav", None, 0.05)
     pieces = GrowingFile(path, RawFormat(8000), 5.0).pieces()
     next(pieces)
+    path.write_bytes(b"")
+    with pytest.raises(DecodeError, match="became shorter"):
+        next(pieces)
+    path.write_bytes(bytes(3 * PIECE))
+    pieces = GrowingFile(path, RawFormat(8000), 5.0).pieces()
+    next(pieces)  # there is more to catch up with
     path.write_bytes(b"")
     with pytest.raises(DecodeError, match="became shorter"):
         next(pieces)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from tiny_model import RATE, make_checkpoint, write_sweep
 
 from pydreaming.analysis.anomaly.detector_file import FittedDetector, load_detector
 from pydreaming.analysis.anomaly.pictures import draw_scores
-from pydreaming.analysis.anomaly.pieces import Cutting, thinned
+from pydreaming.analysis.anomaly.pieces import Cutting, keyed, thinned
 from pydreaming.analysis.anomaly.scoring import Fitting, Scoring, fit_detector, write_scores, write_times
 from pydreaming.analysis.inputs import Recording, find_recordings, named_file
 from pydreaming.analysis.world_model import WorldModel
@@ -76,6 +77,16 @@ class TestPieces:
         assert starts[0] == 0
         assert starts[-1] >= 850
         assert len(set(np.diff(starts).tolist())) == 1
+
+    def test_clips_that_begin_with_silence_are_told_apart(self) -> None:
+        silence, sound = np.full((40, 3), -9, np.float32), np.random.default_rng(0).standard_normal((2, 20, 3)).astype(np.float32)
+        clips = [np.concatenate([silence, sound[i]]) for i in (0, 1)]
+        (first, pieces), (second, _), (again, _) = (keyed(Cutting(5).pieces(iter([clip]))) for clip in (*clips, clips[0]))
+        assert first == again != second
+        assert [start for start, _ in pieces] == [start for start, _ in Cutting(5).pieces(iter([clips[0]]))]
+        assert keyed(iter([]))[0] == keyed(iter([]))[0]
+        endless = keyed((i, silence[:5]) for i in itertools.count())[1]  # looked at in part only
+        assert next(endless)[0] == 0
 
     def test_lengths_that_make_no_piece(self, model: WorldModel) -> None:
         with pytest.raises(UsageError, match="a piece needs a window"):

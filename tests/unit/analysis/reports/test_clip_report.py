@@ -13,7 +13,7 @@ from tiny_model import RATE, sweep, trained, write_sweep
 from pydreaming.analysis.inputs import find_recordings
 from pydreaming.analysis.reports import clip as pages
 from pydreaming.analysis.reports.clip import clip_report
-from pydreaming.analysis.vectors.reference import Reference, nearest, recordings_reference, standing
+from pydreaming.analysis.vectors.reference import MAX_CLIPS, Reference, drawn, nearest, recordings_reference, standing
 from pydreaming.analysis.world_model import WorldModel
 from pydreaming.errors import DecodeError, UsageError
 
@@ -80,11 +80,26 @@ def test_a_reference_of_named_recordings(model: WorldModel, tmp_path: Path) -> N
     found = recordings_reference(model, find_recordings([tmp_path / "sounds"]), "in sounds")
     assert list(found.labels) == ["a0", "a1", "a2"]
     near = nearest(model, model.tokens((sweep(0.5, seed=1), RATE)), found, count=2)
+    alone = dataclasses.replace(found, names=found.names[1:2], labels=found.labels[1:2], tokens=found.tokens[1:2])
+    assert nearest(model, model.tokens((sweep(0.5, seed=1), RATE)), alone)[0][1] > 0.99  # not what is left of it without its own mean
     assert near[0] == (1, pytest.approx(1.0, abs=1e-3))
-    assert near[1][1] < 0.9
     assert "trained on</th>" not in page_of(model, tmp_path, found)
     with pytest.raises(UsageError, match="no recordings to compare with"):
         recordings_reference(model, [], "in nothing")
+
+
+def test_what_many_recordings_share_does_not_make_them_near(model: WorldModel, reference: Reference) -> None:
+    near = nearest(model, dataclasses.replace(model.tokens(CLIP), values=reference.tokens[5]), reference)
+    assert near[0] == (5, pytest.approx(1.0, abs=1e-3))
+    assert near[-1][1] < 0.95
+
+
+def test_many_recordings_are_drawn_from_evenly() -> None:
+    assert drawn(5).tolist() == [0, 1, 2, 3, 4]
+    chosen = drawn(10 * MAX_CLIPS)
+    assert len(chosen) == MAX_CLIPS
+    assert np.all(np.diff(chosen) > 0)
+    assert np.histogram(chosen, 3, (0, 10 * MAX_CLIPS))[0].min() > MAX_CLIPS / 5  # not the first ones, which may be of one machine
 
 
 def test_standing_counts_the_less_surprising_ones(model: WorldModel, reference: Reference) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,8 +12,9 @@ from tiny_model import RATE, sweep
 
 from pydreaming.analysis import world_model
 from pydreaming.analysis.reports.pictures import surprise_picture
-from pydreaming.analysis.surprise.curves import CURVES, curves_of, draw_surprise, surprise, write_surprise
+from pydreaming.analysis.surprise.curves import CURVES, curves_of, draw_surprise, surprise, surprise_of, write_surprise
 from pydreaming.analysis.world_model import WorldModel
+from pydreaming.replay.tables import read_blocks
 
 
 def test_curves_are_what_they_say_in_bits(model: WorldModel) -> None:
@@ -59,6 +61,17 @@ def test_table(model: WorldModel, tmp_path: Path) -> None:
         assert list(table["source"]).count("a") == len(results[0][1])
         np.testing.assert_array_equal(table["kl_bits"][table["source"] == "b"], results[1][1].kl)
         assert {"window", "start_s", "centre_s", "prior_entropy_bits", "nll_bits"} <= set(table.files)
+
+
+def test_writing_takes_the_memory_of_one_recording_however_many_there_are(model: WorldModel, tmp_path: Path) -> None:
+    one = surprise_of({name: np.zeros(5000, np.float32) for name in CURVES}, model.features)
+    results = [(f"{n:03d}".ljust(200, "x"), one) for n in range(100)]  # 500 000 rows, 400 MB of names
+    tracemalloc.start()
+    write_surprise(tmp_path / "s.parquet", results)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 150e6
+    assert sum(len(block["source"]) for block in read_blocks(tmp_path / "s.parquet", ("source",))) == 500_000
 
 
 def test_gaussian_latents_have_curves_that_may_lie_below_zero(gaussian: WorldModel) -> None:

@@ -15,7 +15,7 @@ from pydreaming.analysis.vectors.search import Index, open_index, search, write_
 from pydreaming.analysis.vectors.search_page import part_of, write_search_page
 from pydreaming.analysis.world_model import WorldModel
 from pydreaming.errors import DecodeError, ReplayError, UsageError
-from pydreaming.replay.tables import read_blocks, write_table
+from pydreaming.replay.tables import read_about, read_blocks, write_table
 
 
 @pytest.fixture(scope="session")
@@ -134,6 +134,10 @@ def test_a_saved_index_is_used_by_the_model_that_made_it_only(
     write_table(tmp_path / "table.parquet", {"a": [1]})
     with pytest.raises(UsageError, match="no index"):
         open_index(model, tmp_path / "table.parquet")
+    about = read_about(clips.path) | {"without_scene": True}
+    write_table(tmp_path / "what.parquet", next(read_blocks(clips.path)), about)
+    with pytest.raises(UsageError, match="--without-scene"):
+        open_index(model, tmp_path / "what.parquet")
     with pytest.raises(ReplayError, match="not there"):
         open_index(model, tmp_path / "none.parquet")
     with pytest.raises(UsageError, match=r"\.parquet"):
