@@ -19,7 +19,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from pydreaming.audio.decode import decode, write_wav
+from pydreaming.audio.decode import decode
+from pydreaming.audio.encode import write_wav
 from pydreaming.audio.resample import Resampler
 from pydreaming.errors import SourceError
 

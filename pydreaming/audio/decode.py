@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, Literal, cast
+from typing import IO, cast
 
 import msgspec
 import numpy as np
@@ -24,13 +24,12 @@ import numpy.typing as npt
 import soundfile
 
 from pydreaming.audio import integrity
-from pydreaming.audio.integrity import Identity, identity_of
+from pydreaming.audio.integrity import MP3_SLACK, Identity, Length, identity_of
 from pydreaming.audio.plain_wave import PlainWave, read_plain
 from pydreaming.audio.sources.item import AudioItem
-from pydreaming.errors import DecodeError, PydreamingError
+from pydreaming.errors import DecodeError
 
 Samples = npt.NDArray[np.float32]
-Channels = Literal["mix", "first", "each"]
 
 MIN_RATE, MAX_RATE = 1_000, 768_000  # Hz; beyond them a header is taken for damaged
 MAX_CHANNELS = 64
@@ -38,6 +37,7 @@ BLOCK_VALUES = 1 << 22  # samples x channels in one block at most, so that odd h
 SEGMENT_SLACK_S = 0.05  # s; manifests round durations, so a segment may end this far after the recording does
 STDIN_LIMIT = 1 << 31  # bytes
 STDIN_SAMPLES = 1 << 28  # a GiB once decoded (93 min at 48 kHz), of which a megabyte of FLAC may hold many; a file would be read in parts
+ESTIMATE_ERROR = 0.01  # of an MP3's length that may be lost where its frames are not counted: constant bit rates are estimated a little off
 SPOOL_MEMORY = 1 << 26  # bytes of standard input kept in memory; more goes to a temporary file
 _UNKNOWN_FRAMES = 1 << 62  # libsndfile reports SF_COUNT_MAX where a stream does not say its length
 _INT16_SCALE = np.float32(1 / 32768)
@@ -71,13 +71,16 @@ class AudioStream:
     """One open recording (or segment): `sample_rate` in Hz, `info`, and `blocks()` once, front to back."""
 
     def __init__(
-        self, file: _SoundFile | PlainWave, path: str, item: AudioItem, channels: str, slack: int | None, identity: Identity | None = None
+        self, file: _SoundFile | PlainWave, path: str, item: AudioItem, channels: str, length: Length, identity: Identity | None = None
     ) -> None:
         self._file = file
         self._path = path
         self._identity = identity  # of the file on disk, before it was looked at
-        self._slack = slack  # samples that may be missing from the announced length; None: it is an estimate
+        self._slack = length.slack
         self.info = _info(file, path)
+        if self.info.num_samples is not None and self.info.num_samples + max(MP3_SLACK, ESTIMATE_ERROR * length.least) < length.least:
+            cause = f"only {self.info.num_samples} of {length.least} samples could be read, as no header counts its frames"
+            raise DecodeError(path, f"{cause}; encode it again")
         self.sample_rate = self.info.sample_rate
         self._channel = _channel(self.info, path, item, channels)
         self._begin, self._length = _segment(self.info, path, item)
@@ -106,7 +109,7 @@ class AudioStream:
                 if len(block) < want:
                     break
         except (soundfile.SoundFileError, OSError) as e:
-            raise DecodeError(self._path, _cause(e)) from e
+            raise DecodeError(self._path, cause_of(e)) from e
         self._check_length(got)
         now = None if self._identity is None else identity_of(Path(self._path))
         # One that was removed, or replaced by another file, is still read whole. One that grows is not finished yet.
@@ -154,17 +157,17 @@ def open_audio(path: Path, item: AudioItem, channels: str) -> Iterator[AudioStre
     name = str(path)
     identity = identity_of(path)
     file: _SoundFile | PlainWave | None = None
-    slack: int | None = 0
+    length = Length(0)
     try:
         if identity is not None and identity.regular:
             file = read_plain(name, identity.size)
         if file is None:
-            slack = _inspect(path)
+            length = _inspect(path)
             file = _SoundFile(name)
     except (soundfile.SoundFileError, OSError, TypeError) as e:  # TypeError: a headerless .raw
-        raise DecodeError(name, _cause(e)) from e
+        raise DecodeError(name, cause_of(e)) from e
     with file:
-        yield AudioStream(file, name, item, channels, slack, identity)
+        yield AudioStream(file, name, item, channels, length, identity)
 
 
 def read_blocks(path: Path, item: AudioItem, channels: str, block_s: float = 10.0) -> Iterator[Samples]:
@@ -239,15 +242,15 @@ def decode_bytes(data: bytes, name: str, channels: str = "mix", max_s: float = m
 
 def _decode_open(opened: IO[bytes], name: str, channels: str, max_s: float = math.inf, most: float = math.inf) -> tuple[Samples, int]:
     try:
-        slack = integrity.check(opened)
+        known = integrity.check(opened)
         opened.seek(0)
         file = _SoundFile(opened)
     except integrity.DamageError as e:
         raise DecodeError(name, str(e)) from e
     except (soundfile.SoundFileError, OSError, TypeError) as e:
-        raise DecodeError(name, _cause(e)) from e
+        raise DecodeError(name, cause_of(e)) from e
     with file:
-        stream = AudioStream(file, name, AudioItem(index=-1, path=name, group=""), channels, slack)
+        stream = AudioStream(file, name, AudioItem(index=-1, path=name, group=""), channels, known)
         blocks, length = [], 0
         for block in stream.blocks():
             blocks.append(block)
@@ -313,52 +316,12 @@ def _without_links(base: Path, pure: PurePosixPath) -> Path | None:
     return Path(path)
 
 
-def write_wav(path: Path, samples: npt.NDArray[Any], sample_rate: int) -> None:
-    """Write (num_samples,) float samples in [-1, 1] as 16-bit PCM, atomically; values beyond are clipped. The folder is made.
-
-    Raises:
-      ValueError: not one-dimensional, or not finite. PydreamingError: the place cannot be written.
-    """
-    if samples.ndim != 1 or not np.isfinite(samples).all():
-        raise ValueError(f"samples must be (num_samples,) finite numbers, got shape {samples.shape}")
-    scaled = np.clip(np.rint(samples.astype(np.float64) * 32768), -32768, 32767).astype(np.int16)
-    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            soundfile.write(str(temporary), scaled, sample_rate, format="WAV", subtype="PCM_16")
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except (soundfile.SoundFileError, OSError) as e:
-        raise PydreamingError(f"cannot write {path}: {_cause(e)}") from e
-
-
-def write_pcm(path: Path, frames: npt.NDArray[Any], sample_rate: int, container: str, subtype: str) -> None:
-    """Write (num_samples, channels) integers or floats as they are, and flush them to the disk.
-
-    Args:
-      container, subtype: libsndfile's names, such as FLAC and PCM_16.
-    Raises:
-      PydreamingError: the place cannot be written.
-    """
-    try:
-        soundfile.write(str(path), frames, sample_rate, format=container, subtype=subtype)
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-    except (soundfile.SoundFileError, OSError) as e:
-        raise PydreamingError(f"cannot write {path}: {_cause(e)}") from e
-
-
 def seconds_to_samples(seconds: float, sample_rate: int) -> int:
     """The one rounding from seconds to samples: to the nearest, halves up."""
     return math.floor(seconds * sample_rate + 0.5)
 
 
-def _inspect(path: Path) -> int | None:
+def _inspect(path: Path) -> Length:
     """Refuse what must not be opened (a pipe would hang) or is damaged; see `integrity.check` for the result."""
     try:
         with path.open("rb", buffering=0) if stat.S_ISREG(path.stat().st_mode) else _not_regular(path) as raw:
@@ -366,7 +329,7 @@ def _inspect(path: Path) -> int | None:
     except integrity.DamageError as e:
         raise DecodeError(str(path), str(e)) from e
     except (OSError, ValueError) as e:  # ValueError: a NUL in the name
-        raise DecodeError(str(path), _cause(e)) from e
+        raise DecodeError(str(path), cause_of(e)) from e
 
 
 def _not_regular(path: Path) -> IO[bytes]:
@@ -412,7 +375,9 @@ def _segment(info: AudioInfo, path: str, item: AudioItem) -> tuple[int, int | No
     return begin, (total if end is None else min(end, total)) - begin
 
 
-def _cause(error: BaseException) -> str:
+def cause_of(error: BaseException) -> str:
     """One line, without the path that libsndfile puts before its reason."""
     text = getattr(error, "error_string", None) or getattr(error, "strerror", None) or str(error)
+    if "possibly a pipe?" in text:  # of an MP3 that is none; that the file is there was looked at before
+        return "not audio that can be decoded"
     return " ".join(str(text).removeprefix("Error : ").split()).rstrip(".")

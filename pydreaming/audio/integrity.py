@@ -11,7 +11,7 @@ import stat
 from pathlib import Path
 from typing import IO, Literal, NamedTuple
 
-from pydreaming.audio import flac
+from pydreaming.audio import flac, mpeg
 
 MP3_SLACK = 2 * 1152  # samples; encoders differ on whether delay and padding count
 MP3_JOINED = 8192  # bytes behind the announced end that are too many for tags or an encoder that did not count its first frame
@@ -23,6 +23,17 @@ _OGG_FIRST = 2  # bit of an Ogg page's header type: a stream begins
 
 class DamageError(Exception):
     """A container contradicts itself; the text says how."""
+
+
+class Length(NamedTuple):
+    """What can be known of a file's length before it is decoded, in samples.
+
+    slack: by which the decoded length may fall short of the announced one before it means truncation: 0, two MPEG frames for an MP3 with a
+    Xing header, and None for an MP3 without one, whose announced length is an estimate. least: there are in an MP3 without one; 0: unknown.
+    """
+
+    slack: int | None
+    least: int = 0
 
 
 class Identity(NamedTuple):
@@ -43,14 +54,11 @@ def identity_of(path: Path) -> Identity | None:
     return Identity(found.st_ino, found.st_size, found.st_mtime_ns, stat.S_ISREG(found.st_mode))
 
 
-def check(file: IO[bytes]) -> int | None:
+def check(file: IO[bytes]) -> Length:
     """Look for damage that the decoder would hide.
 
     Args:
       file: the file, open for reading; its position is changed.
-    Returns:
-      samples by which the decoded length may fall short of the announced one before it means truncation: 0, two MPEG frames for an MP3
-      with a Xing header, and None for an MP3 without one, whose announced length is an estimate.
     Raises:
       DamageError: the data is shorter than announced, or parts of the file would be skipped.
     """
@@ -80,7 +88,7 @@ def check(file: IO[bytes]) -> int | None:
         _check_ogg(file, size)
     elif magic[:3] == b"ID3" or re.match(rb"\xff[\xe0-\xff]", magic):
         return _check_mp3(file, head, size)
-    return 0
+    return Length(0)
 
 
 def _check_announced(start: int, length: int, size: int, placeholder: int = STREAMED) -> None:
@@ -149,7 +157,7 @@ def _check_ogg(file: IO[bytes], size: int) -> None:
         position += length
 
 
-def _check_mp3(file: IO[bytes], head: bytes, size: int) -> int | None:
+def _check_mp3(file: IO[bytes], head: bytes, size: int) -> Length:
     """The first MPEG frame may hold a Xing (or Info) header: flags, then the number of frames and of bytes where these are flagged."""
     start = 0
     if head[:3] == b"ID3" and len(head) >= 10:
@@ -157,7 +165,7 @@ def _check_mp3(file: IO[bytes], head: bytes, size: int) -> int | None:
     file.seek(start)
     found = re.search(rb"(?:Xing|Info)\0\0\0(.)(.{8})", file.read(256), re.DOTALL)
     if found is None:
-        return None
+        return Length(None, mpeg.count_samples(file, start))
     flags = found[1][0]
     if flags & 2:
         length = int.from_bytes(found[2][4:] if flags & 1 else found[2][:4], "big")
@@ -165,4 +173,4 @@ def _check_mp3(file: IO[bytes], head: bytes, size: int) -> int | None:
         file.seek(start + length)
         if size - start - length > MP3_JOINED and re.match(rb"ID3|\xff[\xe0-\xff]", file.read(3)):
             raise DamageError(f"a second MP3 stream is chained at byte {start + length}; only one can be read")
-    return MP3_SLACK if flags & 1 else None
+    return Length(MP3_SLACK) if flags & 1 else Length(None, mpeg.count_samples(file, start))

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from pydreaming.audio.decode import seconds_to_samples, write_pcm
+from pydreaming.audio.decode import seconds_to_samples
+from pydreaming.audio.encode import write_pcm
 from pydreaming.audio.raw import RawFormat
 from pydreaming.errors import PydreamingError, UsageError
 

@@ -4,7 +4,9 @@
     error = 1 - mean of [d(A, X) < d(B, X)] + [d(A, X) = d(B, X)] / 2            0 is best, 0.5 is chance
 
 d is the mean angular distance (arc cosine of the cosine, over pi) along the path of dynamic time warping with the least sum. No classifier
-is trained, so it asks what a representation's own geometry says. Triples are drawn evenly over the cells (a, b, s, speaker of X).
+is trained, so it asks what a representation's own geometry says. Triples are drawn evenly over the cells (a, b, s, speaker of X). As they
+share clips, intervals come from resampling the clips: a triple counts as often as the product of how often its three were drawn (Owen, "The
+pigeonhole bootstrap", Annals of Applied Statistics 2007). They say nothing of speakers who are not there.
 
 Source: Schatz et al., "Evaluating speech features with the minimal-pair ABX task" (Interspeech 2013); the task across speakers as in the
 ZeroSpeech challenges, here on whole words.
@@ -26,17 +28,24 @@ from pydreaming.models.world_model import WorldModelNet
 Labels = npt.NDArray[np.str_]
 Triples = npt.NDArray[np.intp]
 
+LOG_MEL = "log-mel"
 MAX_TRIPLES = 3000
+RESAMPLES, AT_ONCE = 1000, 50
 MAX_STEPS = 64  # of a clip; longer ones are thinned evenly, as warping costs the square
 PAIRS = 1024  # warped at a time
 
 
 @dataclass(frozen=True)
 class Abx:
-    """Error by representation, over `triples` triples; `interval` is half of the widest 95 % interval, as if triples shared no clips."""
+    """Error by representation, over `triples` distinct triples.
+
+    Attributes:
+      interval: half of each error's 95 % interval. difference: 95 % interval of each error less that of LOG_MEL, over the same clips.
+    """
 
     error: dict[str, float]
-    interval: float
+    interval: dict[str, float]
+    difference: dict[str, tuple[float, float]]
     triples: int
 
 
@@ -52,10 +61,18 @@ def abx(model: WorldModelNet, tokens: Sequence[Array], actions: Sequence[Array],
         return "No ABX: it needs two labels by one speaker, one of them also by another."
     used, index = np.unique(triples, return_inverse=True)
     sequences = state_sequences(model, [tokens[i] for i in used], [actions[i] for i in used])
-    sequences["log-mel"] = [tokens[i] for i in used]
-    error = {name: abx_error(values, index.reshape(triples.shape)) for name, values in sequences.items()}
-    widest = min(error.values(), key=lambda value: abs(value - 0.5))
-    return Abx(error, float(1.96 * np.sqrt(widest * (1 - widest) / len(triples))), len(triples))
+    sequences[LOG_MEL] = [tokens[i] for i in used]
+    index = index.reshape(triples.shape)
+    errors = {name: triple_errors(values, index) for name, values in sequences.items()}
+    resampled = resampled_errors(np.stack(list(errors.values()), axis=1), index, np.random.default_rng(seed))
+    low, high = np.nanquantile(resampled, (0.025, 0.975), axis=0)
+    least, most = np.nanquantile(resampled - resampled[:, list(errors).index(LOG_MEL), None], (0.025, 0.975), axis=0)
+    return Abx(
+        {name: float(values.mean()) for name, values in errors.items()},
+        {name: float(half) for name, half in zip(errors, (high - low) / 2, strict=True)},
+        {name: (float(a), float(b)) for name, a, b in zip(errors, least, most, strict=True)},
+        len(np.unique(triples, axis=0)),
+    )
 
 
 def state_sequences(model: WorldModelNet, tokens: Sequence[Array], actions: Sequence[Array]) -> dict[str, list[Array]]:
@@ -77,27 +94,46 @@ def draw_triples(usable: npt.NDArray[np.intp], labels: Labels, speakers: Labels,
     cells: dict[tuple[str, str], list[int]] = {}
     for i in usable:
         cells.setdefault((str(labels[i]), str(speakers[i])), []).append(int(i))
-    kinds = [
-        ((a, s), (b, s), (a, other))
-        for a, s in cells
-        for b, speaker in cells
-        if speaker == s and b != a
-        for label, other in cells
-        if label == a and other != s
-    ]
-    if not kinds:
+    said = {s: [label for label, speaker in cells if speaker == s] for _, s in cells}  # the labels of each speaker
+    by = {a: [speaker for label, speaker in cells if label == a] for a, _ in cells}  # the speakers of each label
+    # Cells are numbered, not listed: there are as many as labels squared times speakers squared.
+    firsts = list(cells)
+    ends = np.cumsum([(len(said[s]) - 1) * (len(by[a]) - 1) for a, s in firsts])
+    count = int(ends[-1]) if firsts else 0
+    if not count:
         return np.empty((0, 3), dtype=np.intp)
-    rounds = max(1, MAX_TRIPLES // len(kinds))
-    order = [kinds[i] for _ in range(rounds) for i in random.permutation(len(kinds))][:MAX_TRIPLES]
-    return np.array([[random.choice(cells[cell]) for cell in kind] for kind in order], dtype=np.intp)
+    if count > MAX_TRIPLES:
+        numbers = random.choice(count, MAX_TRIPLES, replace=False)
+    else:
+        numbers = np.concatenate([random.permutation(count) for _ in range(MAX_TRIPLES // count)])
+    triples = []
+    for number in numbers:
+        first = int(np.searchsorted(ends, number, side="right"))
+        a, s = firsts[first]
+        b, other = divmod(int(ends[first] - 1 - number), len(by[a]) - 1)
+        others, speakers_of = [label for label in said[s] if label != a], [speaker for speaker in by[a] if speaker != s]
+        triples.append([random.choice(cells[cell]) for cell in ((a, s), (others[b], s), (a, speakers_of[other]))])
+    return np.array(triples, dtype=np.intp)
 
 
-def abx_error(sequences: Sequence[Array], triples: Triples) -> float:
-    """ABX error of sequences (T_i, F) over triples (N, 3) of their indices."""
+def triple_errors(sequences: Sequence[Array], triples: Triples) -> Array:
+    """(N,) ABX error of sequences (T_i, F) in each of the triples (N, 3) of their indices: 0, .5 or 1."""
     pairs = np.concatenate([triples[:, [0, 2]], triples[:, [1, 2]]])
     distinct, inverse = np.unique(pairs, axis=0, return_inverse=True)
     same, other = np.split(_distances(sequences, distinct)[inverse.ravel()], 2)
-    return float(1 - np.mean((same < other) + 0.5 * (same == other)))
+    return np.asarray(1 - ((same < other) + 0.5 * (same == other)), dtype=np.float32)
+
+
+def resampled_errors(errors: Array, triples: Triples, random: np.random.Generator) -> npt.NDArray[np.float64]:
+    """(RESAMPLES, R) mean errors of R representations, from (N, R) over triples (N, 3); not a number where none of them was drawn."""
+    clips = int(triples.max()) + 1
+    means = []
+    for _ in range(RESAMPLES // AT_ONCE):
+        drawn = random.multinomial(clips, np.full(clips, 1 / clips), AT_ONCE).astype(np.float64)
+        weights = drawn[:, triples].prod(-1)
+        with np.errstate(invalid="ignore"):
+            means.append(weights @ errors / weights.sum(1, keepdims=True))
+    return np.concatenate(means)
 
 
 def _distances(sequences: Sequence[Array], pairs: Triples) -> Array:

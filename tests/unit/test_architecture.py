@@ -34,7 +34,7 @@ ALLOWED = {
     "hear": {"errors", "audio", "analysis"},
 }
 OWNERS = {
-    "soundfile": {"pydreaming/audio/decode.py", "pydreaming/samples/make_digits.py"},
+    "soundfile": {"pydreaming/audio/decode.py", "pydreaming/audio/encode.py", "pydreaming/samples/make_digits.py"},
     "torchaudio": {"pydreaming/audio/features.py", "pydreaming/audio/render.py", "pydreaming/samples/make_digits.py"},
     "pyarrow": {"pydreaming/replay/"},
     "prometheus_client": {"workers/exporter.py"},

@@ -19,7 +19,8 @@ from pydreaming.analysis.reports.pictures import dream_picture, save
 from pydreaming.analysis.requirements import require_latents
 from pydreaming.analysis.world_model import WorldModel
 from pydreaming.audio.crossfade import overlap_add
-from pydreaming.audio.decode import Samples, seconds_to_samples, write_wav
+from pydreaming.audio.decode import Samples, seconds_to_samples
+from pydreaming.audio.encode import write_wav
 from pydreaming.audio.render import mel_to_wave
 from pydreaming.audio.resample import Resampler
 from pydreaming.audio.tokens import num_tokens

@@ -14,7 +14,8 @@ from pydreaming.analysis.files import numbered
 from pydreaming.analysis.gaps.inpaint import Fill, Inpainting, edge_samples
 from pydreaming.analysis.world_model import WorldModel
 from pydreaming.audio.crossfade import crossfade
-from pydreaming.audio.decode import Samples, seconds_to_samples, write_wav
+from pydreaming.audio.decode import Samples, seconds_to_samples
+from pydreaming.audio.encode import write_wav
 from pydreaming.audio.render import mel_to_wave
 from pydreaming.audio.resample import Resampler
 

@@ -21,7 +21,8 @@ from pydreaming.analysis.reports.verdicts import Verdict
 from pydreaming.analysis.surprise.curves import Surprise, draw_surprise, surprise
 from pydreaming.analysis.vectors.reference import Reference, evaluation_recordings, first_tokens, nearest, standing
 from pydreaming.analysis.world_model import Tokens, WorldModel
-from pydreaming.audio.decode import Samples, read_stdin, write_wav
+from pydreaming.audio.decode import Samples, read_stdin
+from pydreaming.audio.encode import write_wav
 from pydreaming.audio.resample import Resampler
 from pydreaming.audio.tokens import Frames
 

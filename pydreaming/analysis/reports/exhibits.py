@@ -16,7 +16,8 @@ from pydreaming.analysis.reports.pictures import Curve, code_usage, mel_panels, 
 from pydreaming.analysis.run_folder import RunFolder
 from pydreaming.analysis.surprise.curves import draw_surprise, surprise
 from pydreaming.analysis.world_model import WorldModel
-from pydreaming.audio.decode import Samples, decode, resolve_inside, write_wav
+from pydreaming.audio.decode import Samples, decode, resolve_inside
+from pydreaming.audio.encode import write_wav
 from pydreaming.audio.sources import AudioItem, Catalogue, source_root
 from pydreaming.config import Config
 from pydreaming.errors import DecodeError, SourceError

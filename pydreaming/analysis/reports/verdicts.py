@@ -98,10 +98,11 @@ def _world(world: WorldFigures) -> list[Verdict]:
             found.append(Verdict(better, f"It {said} the change of the spectrum tells: F1 {rows[name]:.2f} ({others})."))
     if (abx := world.abx) is not None:
         ours, baseline = abx.error["deter"], abx.error["log-mel"]
-        good = None if abs(ours - baseline) <= math.sqrt(2) * abx.interval else ours < baseline
+        low, high = abx.difference["deter"]
+        good = True if high < 0 else False if low > 0 else None
         said = {True: "nearer than", False: "less near than", None: "about as near as"}[good]
         text = f"What different speakers call the same lies {said} in log-mel: ABX error {ours:.1%} against {baseline:.1%}"
-        found.append(Verdict(good, f"{text}, ±{abx.interval:.1%}."))
+        found.append(Verdict(good, f"{text} (difference {low:+.1%} to {high:+.1%})."))
     return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pydreaming.analysis.reports.page import Table, Value
-from pydreaming.evaluation.abx import Abx
+from pydreaming.evaluation.abx import LOG_MEL, Abx
 from pydreaming.evaluation.boundaries import TOLERANCE, Boundaries
 from pydreaming.evaluation.codes import CodeStatistics
 from pydreaming.evaluation.out_of_distribution import OutOfDistribution
@@ -46,11 +46,14 @@ def _boundaries(b: Boundaries) -> Table:
 
 
 def _abx(a: Abx) -> Table:
-    rows: list[list[Value]] = [[name, f"{error:.3f}"] for name, error in a.error.items()]
+    rows: list[list[Value]] = [
+        [name, f"{error:.3f} ± {a.interval[name]:.3f}", "{:+.3f} to {:+.3f}".format(*a.difference[name])] for name, error in a.error.items()
+    ]
     caption = (
         f"Share of {a.triples} triples in which another label of the same speaker is nearer than the same label of another; 0.5 is chance."
+        " 95 % intervals by resampling the clips."
     )
-    return Table("Is what sounds alike near (ABX across speakers)", caption, ["representation", f"error (± {a.interval:.3f})"], rows)
+    return Table("Is what sounds alike near (ABX across speakers)", caption, ["representation", "error", f"less that of {LOG_MEL}"], rows)
 
 
 def _codes(c: CodeStatistics) -> Table:

@@ -12,7 +12,7 @@ import numpy as np
 
 from pydreaming.analysis.run_folder import RunFolder
 from pydreaming.analysis.world_model import WorldModel
-from pydreaming.audio.decode import write_wav
+from pydreaming.audio.encode import write_wav
 from pydreaming.errors import TrackingError, UsageError
 from pydreaming.tracking.fetch import DEFAULT_URI
 from pydreaming.tracking.registry import Published, check_names, register

@@ -17,7 +17,8 @@ from pydreaming.analysis.reports.verdicts import Verdict
 from pydreaming.analysis.units.figures import UnitFigures
 from pydreaming.analysis.units.inventory import EXEMPLARS, Exemplar, Transcriber
 from pydreaming.analysis.units.pictures import UnitPanel, unit_grid
-from pydreaming.audio.decode import Samples, write_wav
+from pydreaming.audio.decode import Samples
+from pydreaming.audio.encode import write_wav
 from pydreaming.audio.features import FrontEnd
 from pydreaming.audio.resample import Resampler
 from pydreaming.config import FeatureConfig

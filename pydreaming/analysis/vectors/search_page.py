@@ -12,7 +12,8 @@ import numpy as np
 from pydreaming.analysis.inputs import Recording, Source, name_of, named_file, open_source
 from pydreaming.analysis.reports.page import Attachment, Report, Table, write_report
 from pydreaming.analysis.vectors.search import Hit, Index
-from pydreaming.audio.decode import Samples, write_wav
+from pydreaming.audio.decode import Samples
+from pydreaming.audio.encode import write_wav
 from pydreaming.audio.resample import Resampler
 from pydreaming.errors import DecodeError
 

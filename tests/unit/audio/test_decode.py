@@ -15,7 +15,6 @@ from pydreaming.audio.decode import (
     read_stdin,
     resolve_inside,
     seconds_to_samples,
-    write_wav,
 )
 from pydreaming.audio.sources.item import AudioItem
 from pydreaming.errors import DecodeError
@@ -265,13 +264,8 @@ def test_paths_stay_inside_the_root(tmp_path):
             resolve_inside(root, relative)
 
 
-def test_write_wav_is_read_back_and_clipped(tmp_path):
-    path = tmp_path / "x.wav"
-    write_wav(path, np.array([0.0, 0.5, -0.5, 1.5, -1.5]), 8000)
-    samples, rate = decode(path)
-    assert rate == 8000
-    np.testing.assert_array_equal(samples, np.array([0, 0.5, -0.5, 32767 / 32768, -1], dtype=np.float32))
-    assert [p.name for p in tmp_path.iterdir()] == ["x.wav"]
-    for wrong in (np.zeros((2, 2)), np.array([np.nan])):
-        with pytest.raises(ValueError, match="samples must be"):
-            write_wav(path, wrong, 8000)
+def test_an_mp3_that_is_none_is_not_said_to_be_missing(tmp_path):
+    path = tmp_path / "x.mp3"
+    path.write_text("these are words, and not a sound\n")
+    with pytest.raises(DecodeError, match="not audio that can be decoded"):
+        decode(path)

@@ -6,7 +6,7 @@ import soundfile
 
 from pydreaming.audio import flac
 from pydreaming.audio.decode import decode
-from pydreaming.audio.integrity import MP3_SLACK, DamageError, check
+from pydreaming.audio.integrity import MP3_SLACK, DamageError, Length, check
 from pydreaming.errors import DecodeError
 
 
@@ -23,7 +23,7 @@ FORMATS = ["WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "NIST", "CAF", "FLAC", "
 @pytest.mark.parametrize("form", FORMATS)
 def test_intact_files_pass(tmp_path, form):
     content = encoded(form)
-    assert check(io.BytesIO(content)) == (MP3_SLACK if form == "MP3" else 0)
+    assert check(io.BytesIO(content)) == Length(MP3_SLACK if form == "MP3" else 0)
     (tmp_path / "x").write_bytes(content)
     assert len(decode(tmp_path / "x")[0]) == 40_000
 
@@ -62,10 +62,27 @@ def test_chunks_before_and_after_the_samples(tmp_path):
     assert len(decode(tmp_path / "x.wav")[0]) == 1000
 
 
+SAMPLES = 40_000
+
+
 def test_mp3_without_a_xing_header_announces_only_an_estimate():
     content = encoded("MP3")
     first = content.index(b"Info") if b"Info" in content else content.index(b"Xing")
-    assert check(io.BytesIO(content.replace(content[first : first + 4], b"none"))) is None
+    length = check(io.BytesIO(content.replace(content[first : first + 4], b"none")))
+    assert length.slack is None
+    assert SAMPLES <= length.least <= SAMPLES + 3 * 1152
+
+
+@pytest.mark.parametrize("rate", [8000, 22_050, 44_100])
+def test_mp3_of_which_only_a_part_would_be_read_are_refused(tmp_path, rate):
+    """A quiet beginning has small frames, from which libsndfile takes the length where no header counts them."""
+    noise = np.random.default_rng(0).standard_normal(20 * rate) * np.linspace(0, 0.5, 20 * rate) ** 2
+    soundfile.write(tmp_path / "x.mp3", noise, rate)
+    content = (tmp_path / "x.mp3").read_bytes()
+    assert len(decode(tmp_path / "x.mp3")[0]) == 20 * rate
+    (tmp_path / "x.mp3").write_bytes(content.replace(b"Xing", b"none", 1))
+    with pytest.raises(DecodeError, match=r"only \d+ of \d+ samples could be read, as no header counts its frames; encode it again"):
+        decode(tmp_path / "x.mp3")
 
 
 def test_chained_ogg_streams_are_refused_because_only_the_first_would_be_read():
@@ -77,8 +94,8 @@ def test_joined_mp3_files_are_refused_because_only_the_first_would_be_read():
     content = encoded("MP3")
     with pytest.raises(DamageError, match=f"a second MP3 stream is chained at byte {len(content)}"):
         check(io.BytesIO(content + content))
-    assert check(io.BytesIO(content + b"TAG" + bytes(125))) == MP3_SLACK
-    assert check(io.BytesIO(content + b"APETAGEX" + bytes(50_000))) == MP3_SLACK  # a cover picture
+    assert check(io.BytesIO(content + b"TAG" + bytes(125))) == Length(MP3_SLACK)
+    assert check(io.BytesIO(content + b"APETAGEX" + bytes(50_000))) == Length(MP3_SLACK)  # a cover picture
 
 
 def test_hole_in_an_ogg_file():
@@ -90,7 +107,7 @@ def test_hole_in_an_ogg_file():
 
 
 def test_tags_behind_an_ogg_stream_are_left_alone():
-    assert check(io.BytesIO(encoded("OGG") + b"TAG" + bytes(125))) == 0
+    assert check(io.BytesIO(encoded("OGG") + b"TAG" + bytes(125))) == Length(0)
 
 
 def streaminfo(content, total=None, rate=None):
@@ -132,8 +149,8 @@ def test_stumps_are_damaged_or_left_to_the_decoder(tmp_path, content):
 
 @pytest.mark.parametrize("head", [b"RIFF\0\0\0\0WAVE", b"FORM\0\0\0\0AIFF", b"caff\0\1\0\0"])
 def test_endless_empty_chunks_are_given_up(head):
-    assert check(io.BytesIO(head + bytes(10_000_000))) == 0
+    assert check(io.BytesIO(head + bytes(10_000_000))) == Length(0)
 
 
 def test_a_chunk_that_claims_more_than_any_disk_holds():
-    assert check(io.BytesIO(b"caff\0\1\0\0free" + b"\xff" * 8 + bytes(100))) == 0
+    assert check(io.BytesIO(b"caff\0\1\0\0free" + b"\xff" * 8 + bytes(100))) == Length(0)

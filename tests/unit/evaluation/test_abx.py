@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tiny_models import STRIDES, TOKEN_DIM, tiny_model
 
-from pydreaming.evaluation.abx import MAX_STEPS, MAX_TRIPLES, abx, abx_error, draw_triples, warp
+from pydreaming.evaluation.abx import MAX_STEPS, MAX_TRIPLES, abx, draw_triples, resampled_errors, triple_errors, warp
 
 
 def plain_warp(cost: np.ndarray) -> float:
@@ -46,6 +46,37 @@ def test_triples_are_of_their_cells() -> None:
     assert len(triples) == MAX_TRIPLES // 36 * 36  # each cell as often as any other
 
 
+def test_of_many_cells_some_are_drawn_each_once() -> None:
+    labels, speakers = corpus(12, 8, 1)
+    triples = draw_triples(np.arange(96), labels, speakers, np.random.default_rng(0))
+    a, b, x = triples.T
+    assert len(triples) == len(np.unique(triples, axis=0)) == MAX_TRIPLES < 12 * 11 * 8 * 7
+    assert ((labels[a] == labels[x]) & (labels[a] != labels[b]) & (speakers[a] == speakers[b]) & (speakers[a] != speakers[x])).all()
+    for names, clips in ((labels, b), (speakers, a), (speakers, x)):
+        counts = np.unique(names[clips], return_counts=True)[1]
+        assert counts.max() < 1.5 * counts.min()
+
+
+def error_of(sequences: list[np.ndarray], triples: np.ndarray) -> float:
+    return float(triple_errors(sequences, triples).mean())
+
+
+def test_intervals_know_that_triples_share_clips() -> None:
+    """Clips of random vectors: the error is .5 but for chance, which is that of 24 clips and not of 3000 triples."""
+    labels, speakers = corpus(4, 3, 2)
+    rng = np.random.default_rng(0)
+    triples = draw_triples(np.arange(24), labels, speakers, rng)
+    covered, covered_as_if_apart = 0, 0
+    for seed in range(30):
+        errors = triple_errors([rng.standard_normal((1, 3)).astype(np.float32) for _ in labels], triples)
+        resampled = resampled_errors(errors[:, None], triples, np.random.default_rng(seed))
+        low, high = np.quantile(resampled, (0.025, 0.975))
+        covered += low <= 0.5 <= high
+        covered_as_if_apart += abs(errors.mean() - 0.5) <= 1.96 * 0.5 / np.sqrt(len(triples))
+    assert covered >= 26
+    assert covered_as_if_apart <= 15
+
+
 def test_known_errors() -> None:
     labels, speakers = corpus()
     triples = draw_triples(np.arange(len(labels)), labels, speakers, np.random.default_rng(0))
@@ -55,10 +86,10 @@ def test_known_errors() -> None:
         kinds = {name: rng.standard_normal(8) for name in sorted(set(names.tolist()))}
         return [np.tile(kinds[name], (rng.integers(2, 6), 1)).astype(np.float32) for name in names.tolist()]
 
-    assert abx_error(sequences(labels), triples) == pytest.approx(0, abs=1e-6)
-    assert abx_error(sequences(speakers), triples) == pytest.approx(0.5, abs=0.2)  # A and B are alike
-    assert abx_error([np.ones((4, 8), np.float32)] * len(labels), triples) == pytest.approx(0.5, abs=0.01)
-    assert abx_error([np.zeros((4, 8), np.float32)] * len(labels), triples) == pytest.approx(0.5, abs=0.01)
+    assert error_of(sequences(labels), triples) == pytest.approx(0, abs=1e-6)
+    assert error_of(sequences(speakers), triples) == pytest.approx(0.5, abs=0.2)  # A and B are alike
+    assert error_of([np.ones((4, 8), np.float32)] * len(labels), triples) == pytest.approx(0.5, abs=0.01)
+    assert error_of([np.zeros((4, 8), np.float32)] * len(labels), triples) == pytest.approx(0.5, abs=0.01)
 
 
 def test_a_model_and_the_log_mel_itself() -> None:
@@ -71,13 +102,16 @@ def test_a_model_and_the_log_mel_itself() -> None:
     assert not isinstance(found, str)
     assert set(found.error) == {"deter", "stoch", "codes", "embed", "log-mel"}
     assert all(0 <= value <= 1 for value in found.error.values())
+    assert all(value > 0 for value in found.interval.values())
+    assert found.difference["log-mel"] == (0.0, 0.0)
+    assert found.triples <= 2 * 2 * 2**3
     assert found == abx(model, tokens, actions, labels, speakers, 0)
 
 
 def test_long_clips_are_thinned() -> None:
     long = np.repeat(np.eye(4, dtype=np.float32), MAX_STEPS, 0)
     other = np.repeat(np.eye(4, dtype=np.float32)[::-1], 2, 0)
-    assert abx_error([long, other, long[::3]], np.array([[0, 1, 2]])) == 0
+    assert error_of([long, other, long[::3]], np.array([[0, 1, 2]])) == 0
 
 
 @pytest.mark.parametrize("known", ["labels", "speakers", "neither"])

@@ -127,7 +127,12 @@ def world(kl: float, typicality: float, restart: float, deter: float) -> WorldFi
     return WorldFigures(
         OutOfDistribution({"tone": kl, "white": 0.9}, {"tone": typicality, "white": 0.99}, 50, 100),
         Boundaries({name: Detection(value, value, Picker(2, 0.3)) for name, value in scores.items()}, 30, 400),
-        Abx({"deter": deter, "codes": 0.2, "log-mel": 0.27}, 0.01, 2700),
+        Abx(
+            {"deter": deter, "codes": 0.2, "log-mel": 0.27},
+            {"deter": 0.01, "codes": 0.01, "log-mel": 0.01},
+            {"deter": (deter - 0.28, deter - 0.26), "codes": (-0.08, -0.06), "log-mel": (0.0, 0.0)},
+            2700,
+        ),
         CodeStatistics(1000.0, 600.0, 700.0, [8.0, 9.5], 16, 3000),
     )
 
