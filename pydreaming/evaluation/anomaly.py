@@ -147,9 +147,10 @@ def _surprise_fits(
     owner = np.array([i for i, _ in pieces])
     heard = [piece for _, piece in pieces]
     statistics: list[SurpriseStatistics] = []
-    for fold, (model, objective) in enumerate(networks):
+    for fold in range(FOLDS):  # also of a single network: the codes of clips are marginalised without those that are tested
+        model, objective = networks[fold % len(networks)]
         actions = [np.tile(action, (len(piece), 1)) for piece in heard]
-        known = [k for k, i in enumerate(owner) if folds[i] >= 0 and (len(networks) == 1 or folds[i] != fold)]
+        known = [k for k, i in enumerate(owner) if folds[i] >= 0 and folds[i] != fold]
         unigram = code_marginal(model, [heard[k] for k in known], [actions[k] for k in known])
         statistics.append(surprise_statistics(model, objective, unigram, heard, actions))
 
@@ -157,10 +158,10 @@ def _surprise_fits(
         return np.array([values[owner == i].mean() for i in clips])
 
     def mean_surprise(fold: int, train: Indices) -> Detector:
-        return lambda clips: by_clip(statistics[fold % len(statistics)].mean_kl, clips)
+        return lambda clips: by_clip(statistics[fold].mean_kl, clips)
 
     def typicality(fold: int, train: Indices) -> Detector:
-        found = statistics[fold % len(statistics)]
+        found = statistics[fold]
         fitted = Typicality(found.rows(np.flatnonzero(np.isin(owner, train))))
         return lambda clips: by_clip(fitted.score(found), clips)
 

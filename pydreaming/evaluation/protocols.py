@@ -97,6 +97,11 @@ def speaker_centred(protocol: Protocol, clips: Clips) -> Protocol:
     return dataclasses.replace(protocol, name=f"{protocol.name} (ctr: told who speaks)", centres=clips.speakers)
 
 
+def _chance(targets: Labels, splits: Sequence[Split]) -> float:
+    """`chance_of` all clips that are tested, as often as they are."""
+    return chance_of(targets[np.concatenate([test for _, test in splits])])
+
+
 def chance_of(targets: Labels) -> float:
     """Accuracy of always answering the commonest of these."""
     return max(Counter(targets.tolist()).values()) / len(targets)
@@ -126,7 +131,7 @@ def _across(name: str, targets: Labels, rows: Rows, clips: Clips, groups: Labels
         protocol, splits = "grouped folds", list(stratified_folds(targets, rows, groups, FOLDS))
     if not splits:
         return f"No {name} probe by {protocol}: no split leaves two {name}s to train on and one of them to test."
-    return Protocol(name, protocol, splits, targets, chance_of(targets[rows]), groups)
+    return Protocol(name, protocol, splits, targets, _chance(targets, splits), groups)
 
 
 def _held_out(name: str, targets: Labels, rows: Rows, clips: Clips, groups: Labels | None) -> Protocol | str:
@@ -139,7 +144,7 @@ def _held_out(name: str, targets: Labels, rows: Rows, clips: Clips, groups: Labe
         return f"No {name} probe on held-out clips: {name} '{missing[0]}' is not among the clips that were trained on."
     if len(set(targets[train].tolist())) < 2:
         return f"No {name} probe on held-out clips: the clips that were trained on have only one {name}."
-    return Protocol(name, "held-out clips", [(train, test)], targets, chance_of(targets[rows]), groups)
+    return Protocol(name, "held-out clips", [(train, test)], targets, chance_of(targets[test]), groups)
 
 
 def _few_shot(name: str, targets: Labels, rows: Rows, clips: Clips, shots: int) -> Protocol | str:
@@ -161,7 +166,7 @@ def _few_shot(name: str, targets: Labels, rows: Rows, clips: Clips, shots: int) 
             splits.append((train, test))
     if len(splits) < DRAWS:
         return f"No {name} probe by {protocol}: the recordings that were drawn from leave nothing to test."
-    return Protocol(name, protocol, splits, targets, chance_of(targets[rows]), shots=shots, unlabelled=pool)
+    return Protocol(name, protocol, splits, targets, _chance(targets, splits), shots=shots, unlabelled=pool)
 
 
 def _leave_one_out(targets: Labels, speakers: Labels, rows: Rows) -> list[Split]:

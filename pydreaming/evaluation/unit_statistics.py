@@ -89,8 +89,12 @@ class Repeated:
     first: tuple[int, int]
 
 
-def sequence_statistics(sequences: Sequence[Runs], token_s: float, seed: int) -> SequenceStatistics:
-    """Figures of the recordings' sequences; `token_s` seconds from one window to the next. Raises ValueError without a sequence."""
+def sequence_statistics(sequences: Sequence[Runs], inventory: int, token_s: float, seed: int) -> SequenceStatistics:
+    """Figures of the recordings' sequences. Raises ValueError without a sequence.
+
+    Args:
+      inventory: units that there are, used or not. token_s: seconds from one window to the next.
+    """
     units, windows = (np.concatenate([getattr(runs, name) for runs in sequences]) for name in ("units", "windows"))
     heard = np.bincount(units, windows)
     window_bits, run_bits = entropy(heard), entropy(np.bincount(units))
@@ -101,7 +105,7 @@ def sequence_statistics(sequences: Sequence[Runs], token_s: float, seed: int) ->
         bitrate=window_bits / token_s,
         bitrate_deduplicated=len(units) * run_bits / seconds,
         run_s=seconds / len(units),
-        next_bits=_next_bits(sequences, seed) if len(sequences) > 1 else None,
+        next_bits=_next_bits(sequences, inventory, seed) if len(sequences) > 1 else None,
     )
 
 
@@ -180,12 +184,12 @@ def _vote(
     return float(np.mean(votes.any(1) & (votes.argmax(1) == ids)))
 
 
-def _next_bits(sequences: Sequence[Runs], seed: int) -> tuple[float, float, float]:
+def _next_bits(sequences: Sequence[Runs], inventory: int, seed: int) -> tuple[float, float, float]:
     """Cross-entropy of the next unit after 0, 1 and 2 others; bits."""
     half = np.random.default_rng(seed).permutation(len(sequences)) % 2
     nats, count = np.zeros(3), 0
     for judged in (0, 1):
-        ngrams = UnitNgrams([runs.units.tolist() for i, runs in enumerate(sequences) if half[i] != judged])
+        ngrams = UnitNgrams([runs.units.tolist() for i, runs in enumerate(sequences) if half[i] != judged], inventory)
         for i in np.flatnonzero(half == judged).tolist():
             units = sequences[i].units.tolist()
             nats += ngrams.cost(units)
@@ -197,10 +201,11 @@ def _next_bits(sequences: Sequence[Runs], seed: int) -> tuple[float, float, floa
 class UnitNgrams:
     """Counts of units after 0, 1 and 2 units of history, backed off to the shorter history.
 
-    The form of back-off is that of `ngram` (Witten and Bell 1991, method C, interpolated); below the unigram lies an even distribution.
+    The form of back-off is that of `ngram` (Witten and Bell 1991, method C, interpolated); below the unigram lies an even distribution
+    over an inventory of `size` units.
     """
 
-    def __init__(self, sequences: Sequence[Sequence[int]]) -> None:
+    def __init__(self, sequences: Sequence[Sequence[int]], size: int) -> None:
         self._seen: Counter[Gram] = Counter()  # (history, unit)
         self._total: Counter[Gram] = Counter()  # history
         self._kinds: Counter[Gram] = Counter()  # different units after a history
@@ -209,7 +214,7 @@ class UnitNgrams:
                 self._seen[gram] += 1
                 self._total[gram[:-1]] += 1
         self._kinds.update(gram[:-1] for gram in self._seen)
-        self._even = 1 / (1 + len({gram for gram in self._seen if len(gram) == 1}))  # one more stands for units never seen
+        self._even = 1 / size
 
     def cost(self, units: Sequence[int]) -> npt.NDArray[np.float64]:
         """(3,) nats of a sequence, foreseen from 0, 1 and 2 units before each."""

@@ -2,8 +2,8 @@
 
     L = sum_{k=0..9} 0.75^k * InfoNCE(MLP_k(s_t, a_{t+1..t+k}), Linear(e_{t+k})) + KL
 
-Source: TWISTER (learning transformer world models with action-conditioned contrastive predictive coding), as `shared/facts` describes it:
-targets come through the same encoder, with gradient. Approximations:
+Source: Burchi and Timofte, "Learning transformer-based world models with contrastive predictive coding" (arXiv 2503.04416). Targets
+come through the same encoder, with gradient. Approximations:
 
 - The paper's core is a transformer; here it is whichever `model.core` names (`rssm` with `posterior: token` is nearest to the paper).
 - No second, augmented view: targets are the batch's own tokens (workers augment a recording as a whole).

@@ -79,7 +79,7 @@ def clip_report(model: WorldModel, source: Source, out: Path, reference: Referen
         page = _Page(Path(scratch))
         log_mel = model.log_mel(tokens.values)
         page.verdicts += condition_verdicts(found, log_mel, model.state.stats, model.features)
-        _play(page, beginning, found.sample_rate)
+        _play(page, model, beginning, found.sample_rate)
         if model.objective.trains_latents:
             _surprise(page, model, source, name, tokens, reference)
             _prediction(page, model, tokens, model.told(source))
@@ -108,9 +108,9 @@ def _report(page: _Page, model: WorldModel, name: str, found: Condition) -> Repo
         trained_on={
             "seconds": found.seconds,
             "sample rate (Hz)": found.sample_rate,
-            "peak (dB of full scale)": f"{found.peak_db:.1f}",
-            "level, RMS (dB)": f"{found.rms_db:.1f}",
-            "samples at full scale": f"{found.clipped:.2%}",
+            "peak (dB of full scale)": f"{found.loudness.peak_dbfs:.1f}",
+            "level, RMS (dB)": f"{found.loudness.rms_dbfs:.1f}",
+            "samples clipped": f"{found.clipped:.2%}",
         },
         verdicts=page.verdicts,
         tables=page.tables,
@@ -135,10 +135,16 @@ def _keep(chunks: Iterable[Samples], count: int, kept: list[Samples]) -> Iterato
         yield chunk
 
 
-def _play(page: _Page, samples: Samples, rate: int) -> None:
+def _play(page: _Page, model: WorldModel, samples: Samples, rate: int) -> None:
     if rate > PLAYER_RATE:
         samples, rate = np.concatenate(list(Resampler(rate, PLAYER_RATE).stream([samples]))), PLAYER_RATE
-    page.play("The recording", "real.wav", "as it is, its channels mixed to one", samples, rate)
+    page.play(
+        "The recording",
+        "real.wav",
+        "as the model hears it, one channel" if model.channels == "first" else "as it is, its channels mixed to one",
+        samples,
+        rate,
+    )
 
 
 def _surprise(page: _Page, model: WorldModel, source: Source, name: str, tokens: Tokens, reference: Reference | None) -> None:

@@ -9,13 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from pydreaming.analysis.reports.verdicts import Verdict
-from pydreaming.audio.decode import Samples
+from pydreaming.audio.buffer import Samples
+from pydreaming.audio.loudness import FLOOR_DBFS, Loudness, LoudnessMeter
 from pydreaming.audio.stats import FeatureStats
 from pydreaming.config import FeatureConfig
 
-SILENT_DB = -70.0  # dB of full scale; a peak below it is noise of the converter
-FULL_SCALE = 0.999  # of the largest sample that a file can hold
-CLIPPED = 1e-3  # share of samples at full scale from which a recording counts as clipped: 8 in a second at 8 kHz
+CLIPPED = 1e-3  # share of clipped samples that is worth a word: 8 in a second at 8 kHz
 LEVEL_DB = 12.0  # dB from the training recordings' mean level that are worth a word
 CUT_DB = 15.0  # dB by which all bands above some frequency must lie below the training recordings', relative to the other bands
 LEAST_BANDS = 4  # that must be missing; the very top of the spectrum differs from microphone to microphone
@@ -24,34 +23,22 @@ _NATS_TO_DB = 10 / np.log(10)
 
 @dataclass(frozen=True)
 class Condition:
-    """What the samples are like.
-
-    Attributes:
-      seconds, sample_rate: length, and rate in Hz. peak_db, rms_db: dB of full scale, -inf for digital silence.
-      clipped: share of samples at full scale. offset: mean of the samples.
-    """
+    """What the samples are like: `seconds` of them, `sample_rate` in Hz, their level, and the share of them that is clipped."""
 
     seconds: float
     sample_rate: int
-    peak_db: float
-    rms_db: float
+    loudness: Loudness
     clipped: float
-    offset: float
 
 
 def condition(chunks: Iterable[Samples], sample_rate: int) -> Condition:
     """The condition of a recording of any length, from mono chunks (num_samples,). Raises ValueError without samples."""
-    count, peak, total, squares, full = 0, 0.0, 0.0, 0.0, 0
+    meter, count = LoudnessMeter(), 0
     for chunk in chunks:
-        size = np.abs(chunk)
+        meter.add(chunk)
         count += len(chunk)
-        peak = max(peak, float(size.max(initial=0.0)))
-        total += float(chunk.sum(dtype=np.float64))
-        squares += float(np.square(chunk, dtype=np.float64).sum())
-        full += int(np.count_nonzero(size >= FULL_SCALE))
-    if not count:
-        raise ValueError("a recording without samples has no condition")
-    return Condition(count / sample_rate, sample_rate, _db(peak), _db((squares / count) ** 0.5), full / count, total / count)
+    loudness = meter.finish()
+    return Condition(count / sample_rate, sample_rate, loudness, loudness.clipped / count)
 
 
 def condition_verdicts(found: Condition, log_mel: npt.NDArray[np.float32], stats: FeatureStats, features: FeatureConfig) -> list[Verdict]:
@@ -60,12 +47,17 @@ def condition_verdicts(found: Condition, log_mel: npt.NDArray[np.float32], stats
     Args:
       log_mel: (F, n_mels) natural log-mel of the recording, or of its beginning. stats: of the training recordings.
     """
-    if found.peak_db < SILENT_DB:
-        level = "digital silence" if found.peak_db == -np.inf else f"almost silent (peak {found.peak_db:.0f} dB of full scale)"
+    if found.loudness.silent:
+        peak = found.loudness.peak_dbfs
+        level = "digital silence" if peak == FLOOR_DBFS else f"almost silent (peak {peak:.0f} dB of full scale)"
         return [Verdict(False, f"It is {level}: what the model makes of it means nothing.")]
     said = []
     if found.clipped >= CLIPPED:
-        said.append(Verdict(False, f"It is clipped: {found.clipped:.1%} of its samples are at full scale, which adds sounds of its own."))
+        said.append(
+            Verdict(False, f"It is clipped: {found.clipped:.1%} of its samples are cut off at full scale, which adds sounds of its own.")
+        )
+    elif found.clipped:
+        said.append(Verdict(None, f"It is clipped in places: {found.loudness.clipped} of its samples are cut off at full scale."))
     top = features.f_max or features.sample_rate / 2
     shift = (log_mel.mean(0) - np.array(stats.mean)) * _NATS_TO_DB  # dB per band from the training recordings' mean
     missing = _missing_from(shift)
@@ -99,7 +91,3 @@ def _centre_hz(band: int, features: FeatureConfig) -> float:
     edges = np.array([2595 * np.log10(1 + hz / 700) for hz in (features.f_min, features.f_max or features.sample_rate / 2)])
     mel = edges[0] + (edges[1] - edges[0]) * (band + 1) / (features.n_mels + 1)
     return float(700 * (10 ** (mel / 2595) - 1))
-
-
-def _db(value: float) -> float:
-    return float(20 * np.log10(value)) if value > 0 else float("-inf")

@@ -57,8 +57,9 @@ def unit_figures(transcriber: Transcriber, seed: int = 0) -> UnitFigures:
     if not transcripts:
         raise UsageError("no recording was written down in units")
     units, baseline = [t.runs for t in transcripts], [t.baseline for t in transcripts]
-    of_units, of_baseline = (sequence_statistics(sequences, transcriber.token_s, seed) for sequences in (units, baseline))
-    figures = _sequences(of_units, of_baseline, len(transcriber.inventory), transcriber.token_s)
+    size = len(transcriber.inventory)
+    of_units, of_baseline = (sequence_statistics(sequences, size, transcriber.token_s, seed) for sequences in (units, baseline))
+    figures = _sequences(of_units, of_baseline, size, transcriber.token_s)
     agreements = {}
     for key in LABELS:
         labels = [t.recording.labels.get(key, "") for t in transcripts]

@@ -21,7 +21,7 @@ def test_runs() -> None:
 
 def test_known_bitrates() -> None:
     # four units, each for two windows, all alike often
-    found = sequence_statistics([runs(*np.repeat(np.tile(np.arange(4), 25), 2))] * 2, 0.04, seed=0)
+    found = sequence_statistics([runs(*np.repeat(np.tile(np.arange(4), 25), 2))] * 2, 4, 0.04, seed=0)
     assert found.used == 4
     assert found.perplexity == pytest.approx(4)
     assert found.bitrate == pytest.approx(2 / 0.04)
@@ -32,21 +32,28 @@ def test_known_bitrates() -> None:
 def test_what_follows_for_certain_costs_nothing_and_chance_costs_all() -> None:
     random = np.random.default_rng(0)
     certain = [runs(*np.tile(np.arange(8), 40)) for _ in range(4)]
-    zero, one, two = sequence_statistics(certain, 0.04, 0).next_bits or (0, 0, 0)
+    zero, one, two = sequence_statistics(certain, 8, 0.04, 0).next_bits or (0, 0, 0)
     assert zero == pytest.approx(3, abs=0.02)
     assert max(one, two) < 0.15
     chance = [Runs(random.integers(0, 8, 800).astype(np.int32), np.ones(800, np.int32)) for _ in range(4)]
-    zero, one, two = sequence_statistics(chance, 0.04, 0).next_bits or (0, 0, 0)
+    zero, one, two = sequence_statistics(chance, 8, 0.04, 0).next_bits or (0, 0, 0)
     # a plug-in estimate of the trigram would be far below
     assert min(zero, one, two) > 2.98
-    assert sequence_statistics(certain[:1], 0.04, 0).next_bits is None
+    assert sequence_statistics(certain[:1], 8, 0.04, 0).next_bits is None
+
+
+def test_units_that_are_never_met_again_cost_what_they_are() -> None:
+    """Of a hundred units, half in one recording and half in the other: no code knows which comes next in less than what is even."""
+    apart = [Runs(np.arange(start, start + 50, dtype=np.int32), np.ones(50, np.int32)) for start in (0, 50)]
+    zero, one, two = sequence_statistics(apart, 100, 0.04, 0).next_bits or (0, 0, 0)
+    assert min(zero, one, two) > np.log2(100)
 
 
 def test_probabilities_of_the_back_off_sum_to_one() -> None:
-    ngrams = UnitNgrams([[0, 1, 2, 0, 1], [1, 1, 2]])
+    ngrams = UnitNgrams([[0, 1, 2, 0, 1], [1, 1, 2]], 7)
     for history in ([], [0], [0, 1], [2, 2]):
         before = ngrams.cost(history)
-        after = [np.exp(-(ngrams.cost([*history, unit]) - before)) for unit in (0, 1, 2, 99)]  # 99 was never seen
+        after = [np.exp(-(ngrams.cost([*history, unit]) - before)) for unit in range(7)]  # 3 to 6 were never seen
         assert np.allclose(np.sum(after, 0), 1)
 
 

@@ -19,13 +19,13 @@ def like_the_training(seconds: float = 1.0) -> np.ndarray:
 
 
 def test_figures_do_not_depend_on_the_chunks() -> None:
-    samples = np.array([0.5, -1.0, 0.25, 0.0], dtype=np.float32)
-    found = condition([samples[:1], samples[1:]], 4)
-    assert found == condition([samples], 4)
+    samples = np.array([0.5, -1.0, -1.0, -1.0, 0.25, 0.0], dtype=np.float32)
+    found = condition([samples[:2], samples[2:]], 6)
+    assert found == condition([samples], 6)
     assert found.seconds == 1.0
-    assert found.peak_db == 0.0
-    assert found.clipped == 0.25
-    assert found.rms_db == pytest.approx(10 * np.log10((0.25 + 1 + 0.0625) / 4))
+    assert found.loudness.peak_dbfs == 0.0
+    assert found.clipped == 0.5
+    assert found.loudness.rms_dbfs == pytest.approx(10 * np.log10((0.25 + 3 + 0.0625) / 6))
 
 
 def test_what_was_trained_on_has_nothing_said_against_it(model: WorldModel) -> None:
@@ -36,7 +36,8 @@ def test_what_was_trained_on_has_nothing_said_against_it(model: WorldModel) -> N
     ("change", "words"),
     [
         (np.zeros_like, "digital silence"),
-        (lambda x: x * np.float32(1e-4), "almost silent"),
+        (lambda x: x * np.float32(1e-3), "almost silent"),
+        (lambda x: np.where(np.arange(len(x)) < 3, np.float32(1), x), "clipped in places: 3 of its samples"),
         (lambda x: np.clip(9 * x, -1, 1), "clipped"),
         (lambda x: x + np.float32(0.3) * np.random.default_rng(0).standard_normal(len(x)).astype(np.float32).clip(-1, 1), "louder"),
     ],
