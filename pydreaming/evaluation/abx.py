@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from torch.nn import functional
 
+from pydreaming.evaluation.bootstrap import TAILS, draws
 from pydreaming.evaluation.listening import listen
 from pydreaming.evaluation.pooling import Array
 from pydreaming.models.world_model import WorldModelNet
@@ -30,7 +31,6 @@ Triples = npt.NDArray[np.intp]
 
 LOG_MEL = "log-mel"
 MAX_TRIPLES = 3000
-RESAMPLES, AT_ONCE = 1000, 50
 MAX_STEPS = 64  # of a clip; longer ones are thinned evenly, as warping costs the square
 PAIRS = 1024  # warped at a time
 
@@ -65,8 +65,8 @@ def abx(model: WorldModelNet, tokens: Sequence[Array], actions: Sequence[Array],
     index = index.reshape(triples.shape)
     errors = {name: triple_errors(values, index) for name, values in sequences.items()}
     resampled = resampled_errors(np.stack(list(errors.values()), axis=1), index, np.random.default_rng(seed))
-    low, high = np.nanquantile(resampled, (0.025, 0.975), axis=0)
-    least, most = np.nanquantile(resampled - resampled[:, list(errors).index(LOG_MEL), None], (0.025, 0.975), axis=0)
+    low, high = np.nanquantile(resampled, TAILS, axis=0)
+    least, most = np.nanquantile(resampled - resampled[:, list(errors).index(LOG_MEL), None], TAILS, axis=0)
     return Abx(
         {name: float(values.mean()) for name, values in errors.items()},
         {name: float(half) for name, half in zip(errors, (high - low) / 2, strict=True)},
@@ -128,8 +128,7 @@ def resampled_errors(errors: Array, triples: Triples, random: np.random.Generato
     """(RESAMPLES, R) mean errors of R representations, from (N, R) over triples (N, 3); not a number where none of them was drawn."""
     clips = int(triples.max()) + 1
     means = []
-    for _ in range(RESAMPLES // AT_ONCE):
-        drawn = random.multinomial(clips, np.full(clips, 1 / clips), AT_ONCE).astype(np.float64)
+    for drawn in draws(clips, random):
         weights = drawn[:, triples].prod(-1)
         with np.errstate(invalid="ignore"):
             means.append(weights @ errors / weights.sum(1, keepdims=True))

@@ -24,6 +24,7 @@ import numpy.typing as npt
 
 from pydreaming.audio.tokens import join_tokens
 from pydreaming.config import FeatureConfig
+from pydreaming.evaluation.bootstrap import RESAMPLES, TAILS
 from pydreaming.evaluation.frame_models import FRAMES, TASKS, FrameModel, FrameTask
 from pydreaming.evaluation.pooling import Array
 from pydreaming.evaluation.ranking import auc, harmonic_mean, partial_auc
@@ -33,7 +34,6 @@ from pydreaming.objectives import Objective
 
 FOLDS = 3
 PIECE_S = 1.0
-RESAMPLES = 1000
 
 Labels = npt.NDArray[np.str_]
 Indices = npt.NDArray[np.intp]
@@ -193,7 +193,7 @@ def row_of(scores: dict[str, tuple[Scores, Scores]], random: np.random.Generator
     resampled = [
         harmonic_mean([auc(*(random.choice(side, len(side)) for side in pair)) for pair in scores.values()]) for _ in range(RESAMPLES)
     ]
-    low, high = np.quantile(resampled, [0.025, 0.975])
+    low, high = np.quantile(resampled, TAILS)
     return AnomalyRow(
         by_machine, partial, harmonic_mean(list(by_machine.values())), (float(low), float(high)), float(np.mean(list(partial.values())))
     )

@@ -27,11 +27,10 @@ from pydreaming.analysis.world_model import WorldModel
 from pydreaming.audio.tokens import Frames
 from pydreaming.config import FeatureConfig
 from pydreaming.errors import UsageError
+from pydreaming.evaluation.bootstrap import TAILS, resampled_sums
 from pydreaming.replay.tables import write_table
 
 METHODS = ("mean", "best", "sample", "prior_mean", "prior_sample", "linear", "copy")
-RESAMPLES = 1000
-LEVEL = 0.95
 
 
 @dataclass(frozen=True)
@@ -121,9 +120,8 @@ class InpaintingTest:
         return {method: np.array([row[column] for row in self._rows if row["method"] == method]) for method in METHODS}
 
     def _interval(self, values: npt.NDArray[np.float64]) -> Score:
-        random = np.random.default_rng(self.seed)
-        means = values[random.integers(len(values), size=(RESAMPLES, len(values)))].mean(1)
-        low, high = np.quantile(means, ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
+        means = resampled_sums(values[:, None], np.random.default_rng(self.seed))[:, 0] / len(values)
+        low, high = np.quantile(means, TAILS)
         return Score(float(values.mean()), float(low), float(high))
 
 

@@ -29,6 +29,7 @@ from pydreaming.analysis.world_model import Rechunk, WorldModel
 from pydreaming.audio.stages import run
 from pydreaming.audio.tokens import Frames
 from pydreaming.errors import UsageError
+from pydreaming.evaluation.bootstrap import TAILS, resampled_sums
 from pydreaming.evaluation.open_loop import Tallies, tally
 from pydreaming.objectives import TensorBatch
 from pydreaming.replay.tables import write_table
@@ -36,7 +37,6 @@ from pydreaming.replay.tables import write_table
 SEQUENCE_S = 2.0  # s of a recording that are heard in one go, or what the largest step needs where that is more
 MAX_SEQUENCES = 8  # of a recording
 BATCH = 32  # sequences heard together: enough windows for 256 rivals, and no more, as each costs time
-RESAMPLES, AT_ONCE = 1000, 50
 ALL = "all"
 _ID_BITS = 36  # of a window's number within its recording, in its identity
 
@@ -235,11 +235,8 @@ def _step(k: int, ahead_s: float, counts: Values, sums: dict[str, Values], recor
     used = counts > 0
     counts, sums = counts[used], {name: values[used] for name, values in sums.items()}
     mean = {name: float(values.sum() / counts.sum()) for name, values in sums.items()}
-    U = len(counts)
-    if U > 1:
-        columns = np.stack([counts, *sums.values()], axis=1)
-        blocks = [random.multinomial(U, np.full(U, 1 / U), AT_ONCE) @ columns for _ in range(RESAMPLES // AT_ONCE)]  # memory: U x AT_ONCE
-        totals = np.concatenate(blocks)
+    if len(counts) > 1:
+        totals = resampled_sums(np.stack([counts, *sums.values()], axis=1), random)
         resampled = {name: totals[:, 1 + i] / totals[:, 0] for i, name in enumerate(sums)}
     else:
         resampled = {name: np.full(1, np.nan) for name in sums}
@@ -249,8 +246,8 @@ def _step(k: int, ahead_s: float, counts: Values, sums: dict[str, Values], recor
         resampled["gain"],
         resampled["gain"] - resampled["gain_copy"],
     ]
-    found_low, found_high = np.quantile(resampled["retrieval"], [0.025, 0.975])
-    gain_low, gain_high = np.quantile(resampled["gain"], [0.025, 0.975])
+    found_low, found_high = np.quantile(resampled["retrieval"], TAILS)
+    gain_low, gain_high = np.quantile(resampled["gain"], TAILS)
     bits = 1 / np.log(2)
     return Step(
         k=k,
