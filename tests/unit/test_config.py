@@ -202,6 +202,11 @@ def test_a_preset_without_the_defaults_says_what_to_begin_with() -> None:
     assert message(names=("fsdd",)).endswith("is not set; begin with --configs defaults")
 
 
+def test_defaults_behind_another_preset_would_undo_it_and_are_refused() -> None:
+    text = "'defaults' sets every key, so it must come first: --configs defaults fsdd demo"
+    assert message(names=("fsdd", "defaults", "demo")) == message(names=("defaults", "fsdd", "defaults", "demo")) == text
+
+
 @pytest.mark.parametrize("content", [{"training": 3}, {"training": None}, {"training": {"steps": object()}}, {}])
 def test_plain_sections_from_a_message_are_checked_too(content: dict[str, Any]) -> None:
     base = load_config(["defaults"]).to_dict() if content else {}
