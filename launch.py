@@ -106,7 +106,8 @@ def forget(run_dir: Path) -> None:
 
 def run(run_dir: Path, config: Config, role: str, resume: bool) -> int:
     """Run a role of a run to its end; the exit code. Raises PydreamingError."""
-    from workers import layout, logs, supervisor  # after validation, so that a mistyped key is answered at once
+    from pydreaming.audio.sources import misfit  # these after validation, so that a mistyped key is answered at once
+    from workers import layout, logs, supervisor
 
     if role == "worker":
         logs.begin("supervisor", layout.RunDir(run_dir), style=config.tracking.logs, console=sys.stderr)
@@ -116,6 +117,8 @@ def run(run_dir: Path, config: Config, role: str, resume: bool) -> int:
         prepare(run_dir, config, resume)
         logs.begin("supervisor", layout.RunDir(run_dir), style=config.tracking.logs, console=sys.stderr)
         try:
+            if not resume and config.workers.count + (role == "learner") and (warning := misfit(config.source)):
+                log.warning("%s", warning)
             code = supervisor.Supervisor(run_dir, config, supervisor.ALL if role == "all" else supervisor.LEARNER_HOST, resume).run()
         except PydreamingError:
             if not resume:
