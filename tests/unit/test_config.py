@@ -76,6 +76,7 @@ def test_an_empty_preset_changes_nothing(tmp_path: Path) -> None:
         (["--action.columns", "[speed, turn]"], "action", "columns", ["speed", "turn"]),
         (["--run.name", "2026"], "run", "name", "2026"),
         (["--run.name=a=b"], "run", "name", "a=b"),
+        (["--training.device", "cuda:1"], "training", "device", "cuda:1"),
         (["--source.path", "--odd"], "source", "path", "--odd"),
         (["--training.steps", "1", "--training.steps", "2"], "training", "steps", 2),
     ],
@@ -158,6 +159,10 @@ def test_a_wrong_value_says_what_was_expected(words: list[str], text: str) -> No
         (["--action.kind", "controls"], "action.columns needs at least one column"),
         (["--training.steps", "0", "--training.seconds", "0"], "set training.steps or training.seconds"),
         (["--workers.beat_s", "16", "--workers.lease_ttl_s", "30"], "workers.lease_ttl_s must be at least twice workers.beat_s"),
+        *(
+            (["--training.device", name], "training.device must be auto, cpu, cuda or cuda:N")
+            for name in ("gpu", "tpu", "cuda:", "cuda:0\n", "")
+        ),
         (["--objective.horizon", "24"], "objective.horizon must be below training.batch_length"),
         (["--replay.episode_tokens", "23"], "replay.episode_tokens must be at least training.batch_length"),
         (["--replay.capacity_tokens", "100"], "replay.prefill_tokens must not exceed replay.capacity_tokens"),
