@@ -9,13 +9,15 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from pydreaming.config import CONFIG_DIR, Config, load_config
+from pydreaming.config import CONFIG_DIR, Config, field_types, load_config, section_types
 from pydreaming.config_changes import first_change
+from pydreaming.config_hints import nearest_option, quote
 from pydreaming.errors import ConfigError, PydreamingError, UsageError
 from pydreaming.replay.address import is_distant, parse_address
 
 log = logging.getLogger("supervisor")
 
+OPTIONS = ("configs", "role", "resume", "help")
 DESCRIPTION = """\
 Learn a world model of sound from a folder of recordings.
 
@@ -48,8 +50,21 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     return parser.parse_known_args(arguments)
 
 
+def refuse_misspelt(words: Sequence[str]) -> None:
+    """Raises UsageError: among the words left for the configuration is an option that is neither this script's nor a `--section.key`."""
+    rest = iter(words)
+    for word in rest:
+        name, equals, _ = word.partition("=")
+        if name.startswith("-") and "." not in name and name[2:] not in section_types():
+            keys = {section: list(field_types(section)) for section in section_types()}
+            raise UsageError(f"unknown option {quote(name)[1:-1]}{nearest_option(name.lstrip('-'), OPTIONS, keys)}")
+        if not equals:
+            next(rest, None)  # its value, which may begin with dashes
+
+
 def resolve(options: argparse.Namespace, overrides: list[str]) -> tuple[Config, Path]:
     """The configuration, and the folder of the run. Raises UsageError and ConfigError."""
+    refuse_misspelt(overrides)
     if options.resume is not None:
         if options.configs:
             raise UsageError("--resume takes the run's own settings: leave --configs out (single keys may be overridden)")

@@ -203,6 +203,18 @@ def test_a_binary_preset_and_a_missing_one_are_answered_in_one_line(tmp_path: Pa
     assert all(name in text for name in PRESETS)
 
 
+@pytest.mark.parametrize("name", ["./nope.yaml", "nope.yml", "some/preset", "configs/"])
+def test_a_missing_file_of_ones_own_is_called_a_file(name: str) -> None:
+    assert message(names=("defaults", name)) == f"no file '{name}'"
+
+
+def test_nothing_is_suggested_where_nothing_is_near() -> None:
+    assert message("--AUDIO.x", "1") == "unknown key 'AUDIO.x'"
+    assert message(names=("defaults", "zzz")).startswith("no preset 'zzz'; there are: ")
+    with pytest.raises(ConfigError, match=r"unknown section 'zzz'$"):
+        config_from_dict({"zzz": {}})
+
+
 def test_a_preset_without_the_defaults_says_what_to_begin_with() -> None:
     assert message(names=("fsdd",)).endswith("is not set; begin with --configs defaults")
 

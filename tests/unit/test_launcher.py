@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import launch
 from pydreaming.audio.sources.fsdd_download import bundled_digits
+from pydreaming.errors import PydreamingError
 from workers import supervisor
 
 
 @pytest.fixture
-def nothing_runs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Supervisors end at once, with code 3; logging is as before afterwards."""
-    handlers, level = logging.root.handlers[:], logging.root.level
+def nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Supervisors end at once, with code 3; logging that is set up ends with the test."""
     monkeypatch.setattr(supervisor.Supervisor, "run", lambda self: 3)
-    yield
-    logging.root.handlers[:] = handlers
-    logging.root.setLevel(level)
+    monkeypatch.setattr(logging.root, "handlers", [])
+    monkeypatch.setattr(logging.root, "level", logging.root.level)
 
 
 @pytest.mark.parametrize(
@@ -35,3 +33,26 @@ def test_a_layout_that_does_not_fit_is_said_once_on_the_console(
     assert launch.main(["--resume", str(tmp_path / "a")]) == 3
     said = capsys.readouterr().err
     assert said.count("<speaker>-<chapter>-<utterance>.flac") == said.count("pydreaming inspect") == warns
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--config", "defaults"], "unknown option --config; did you mean --configs?"),
+        (["--preset", "fsdd"], "unknown option --preset; did you mean --configs?"),
+        (["--help-me"], "unknown option --help-me; did you mean --help?"),
+        (["-r", "runs/a"], "unknown option -r; did you mean --role?"),
+        (["--configs", "defaults", "fsdd", "--AUDIO", "x"], "unknown option --AUDIO; --help lists them"),
+        (["--configs", "defaults", "fsdd", "--steps=5"], "unknown option --steps; did you mean --training.steps?"),
+        (["--configs", "defaults", "fsdd", "--run.name", "--odd", "--Roles=all"], "unknown option --Roles; did you mean --role?"),
+        (["--configs", "defaults", "fsdd", "--source", "x"], "unknown key 'source'; 'source' is a section, its keys are: kind, path, "),
+        (["--configs", "defaults", "fsdd", "--a\nb"], "unknown option --a\\nb; --help lists them"),
+        (["defaults", "fsdd"], "name the presets"),
+    ],
+)
+def test_a_misspelt_option_gets_the_one_that_was_meant(words: list[str], said: str) -> None:
+    with pytest.raises(PydreamingError) as caught:
+        launch.resolve(*launch.parse(words))
+    assert str(caught.value).startswith(said)
+    assert len(str(caught.value).splitlines()) == 1
+    assert caught.value.exit_code == 2
