@@ -21,11 +21,11 @@ OPTIONS = ("configs", "role", "resume", "help")
 DESCRIPTION = """\
 Learn a world model of sound from a folder of recordings.
 
-  python launch.py --configs defaults fsdd
+  python launch.py --configs defaults fsdd   (after make demo has downloaded it)
   python launch.py --configs defaults folder --source.path ~/recordings --training.seconds 3600
   python launch.py --resume runs/fsdd-20261123-120000
   python launch.py --role learner --configs defaults folder --coordinator.address tcp://0.0.0.0:5555 --coordinator.keys keys ...
-  python launch.py --role worker --configs defaults --coordinator.address tcp://learner-host:5555 --coordinator.keys keys/worker ...
+  python launch.py --role worker --configs defaults --coordinator.address tcp://learner-host:5555 --coordinator.keys keys/peers/host-b ...
 
 Settings are named presets merged in order (files in configs/, or paths of your own), then any number of --section.key value.
 Every key, with its unit, is documented in configs/defaults.yaml."""

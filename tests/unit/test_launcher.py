@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import launch
+from pydreaming import cli
 from pydreaming.audio.sources.fsdd_download import bundled_digits
 from pydreaming.errors import PydreamingError
 from workers import supervisor
@@ -56,3 +57,14 @@ def test_a_misspelt_option_gets_the_one_that_was_meant(words: list[str], said: s
     assert str(caught.value).startswith(said)
     assert len(str(caught.value).splitlines()) == 1
     assert caught.value.exit_code == 2
+
+
+def test_the_help_takes_keys_from_where_the_keys_command_puts_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["keys", "init", "keys"]) == cli.main(["keys", "add", "keys", "host-b"]) == 0
+    said = capsys.readouterr().err
+    assert "copy keys/peers/host-b to that host" in said
+    assert "--coordinator.keys of launch.py, --keys of workers.audio_worker" in said
+    assert "--coordinator.keys keys/peers/host-b " in launch.DESCRIPTION
