@@ -34,7 +34,7 @@ $(STAMP): $(LOCKED) pyproject.toml
 demo: env  ## train on spoken digits, or on AUDIO=<folder>: 5 minutes on two cores, then a report
 	@$(PY) -m workers.demo $(if $(AUDIO),"$(AUDIO)") --run.dir "$(RUNS)" $(ARGS)
 
-test: env lint  ## ruff, mypy and the whole test suite, in JOBS=2 processes
+test: env lint  ## ruff, mypy and the test suite without slow tests, in JOBS=2 processes
 	@$(PY) -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 lint: env  ## ruff and mypy only
