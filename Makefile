@@ -16,6 +16,7 @@ JOBS ?= 2
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | awk -F'\t' '{printf "  make %-9s %s\n", $$1, $$2}'
+	@echo 'variables: RUNS=$(RUNS) PORT=$(PORT) VENV=$(VENV) DATA=$(DATA) JOBS=$(JOBS) ARGS="further options"'
 
 env: $(STAMP)  ## set up the virtual environment (5 GB, a few minutes, once)
 
@@ -33,7 +34,7 @@ $(STAMP): $(LOCKED) pyproject.toml
 demo: env  ## train on spoken digits, or on AUDIO=<folder>: 5 minutes on two cores, then a report
 	@$(PY) -m workers.demo $(if $(AUDIO),"$(AUDIO)") --run.dir "$(RUNS)" $(ARGS)
 
-test: env lint  ## ruff, mypy and the whole test suite, in JOBS=2 processes
+test: env lint  ## ruff, mypy and the test suite without slow tests, in JOBS=2 processes
 	@$(PY) -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 lint: env  ## ruff and mypy only
@@ -79,7 +80,7 @@ figures: env  ## the world model beside its peers, over seeds: DATA=<folder with
 	@$(PY) -m benchmarks.quality --data "$(DATA)" --out "$(RUNS)/quality" --jobs 2 $(ARGS)
 
 gallery: env  ## docs/gallery.md, every command with its picture: MODEL=<run trained on FSDD> DATA=<folder with fsdd, esc10, machines> (minutes)
-	@$(PY) -m benchmarks.gallery --model "$(MODEL)" --data "$(DATA)" --out docs/gallery $(ARGS)
+	@$(PY) -m benchmarks.gallery --model "$(or $(MODEL),$(error set MODEL=<run trained on FSDD>))" --data "$(DATA)" --out docs/gallery $(ARGS)
 
 lock: $(LOCKED)  ## renew requirements.lock from pyproject.toml
 	@$(PY) -m pip install --quiet uv && $(VENV)/bin/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 \

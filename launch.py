@@ -9,21 +9,23 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from pydreaming.config import CONFIG_DIR, Config, load_config
+from pydreaming.config import CONFIG_DIR, Config, field_types, load_config, section_types
 from pydreaming.config_changes import first_change
+from pydreaming.config_hints import nearest_option, quote
 from pydreaming.errors import ConfigError, PydreamingError, UsageError
 from pydreaming.replay.address import is_distant, parse_address
 
 log = logging.getLogger("supervisor")
 
+OPTIONS = ("configs", "role", "resume", "help")
 DESCRIPTION = """\
 Learn a world model of sound from a folder of recordings.
 
-  python launch.py --configs defaults fsdd
+  python launch.py --configs defaults fsdd   (after make demo has downloaded it)
   python launch.py --configs defaults folder --source.path ~/recordings --training.seconds 3600
   python launch.py --resume runs/fsdd-20261123-120000
   python launch.py --role learner --configs defaults folder --coordinator.address tcp://0.0.0.0:5555 --coordinator.keys keys ...
-  python launch.py --role worker --configs defaults --coordinator.address tcp://learner-host:5555 --coordinator.keys keys/worker ...
+  python launch.py --role worker --configs defaults --coordinator.address tcp://learner-host:5555 --coordinator.keys keys/peers/host-b ...
 
 Settings are named presets merged in order (files in configs/, or paths of your own), then any number of --section.key value.
 Every key, with its unit, is documented in configs/defaults.yaml."""
@@ -48,8 +50,21 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     return parser.parse_known_args(arguments)
 
 
+def refuse_misspelt(words: Sequence[str]) -> None:
+    """Raises UsageError: among the words left for the configuration is an option that is neither this script's nor a `--section.key`."""
+    rest = iter(words)
+    for word in rest:
+        name, equals, _ = word.partition("=")
+        if name.startswith("-") and "." not in name and name[2:] not in section_types():
+            keys = {section: list(field_types(section)) for section in section_types()}
+            raise UsageError(f"unknown option {quote(name)[1:-1]}{nearest_option(name.lstrip('-'), OPTIONS, keys)}")
+        if not equals:
+            next(rest, None)  # its value, which may begin with dashes
+
+
 def resolve(options: argparse.Namespace, overrides: list[str]) -> tuple[Config, Path]:
     """The configuration, and the folder of the run. Raises UsageError and ConfigError."""
+    refuse_misspelt(overrides)
     if options.resume is not None:
         if options.configs:
             raise UsageError("--resume takes the run's own settings: leave --configs out (single keys may be overridden)")
@@ -106,7 +121,8 @@ def forget(run_dir: Path) -> None:
 
 def run(run_dir: Path, config: Config, role: str, resume: bool) -> int:
     """Run a role of a run to its end; the exit code. Raises PydreamingError."""
-    from workers import layout, logs, supervisor  # after validation, so that a mistyped key is answered at once
+    from pydreaming.audio.sources import misfit  # these after validation, so that a mistyped key is answered at once
+    from workers import layout, logs, supervisor
 
     if role == "worker":
         logs.begin("supervisor", layout.RunDir(run_dir), style=config.tracking.logs, console=sys.stderr)
@@ -116,6 +132,8 @@ def run(run_dir: Path, config: Config, role: str, resume: bool) -> int:
         prepare(run_dir, config, resume)
         logs.begin("supervisor", layout.RunDir(run_dir), style=config.tracking.logs, console=sys.stderr)
         try:
+            if not resume and config.workers.count + (role == "learner") and (warning := misfit(config.source)):
+                log.warning("%s", warning)
             code = supervisor.Supervisor(run_dir, config, supervisor.ALL if role == "all" else supervisor.LEARNER_HOST, resume).run()
         except PydreamingError:
             if not resume:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
+import shlex
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -308,6 +310,9 @@ def load_config(names: Sequence[str], overrides: Sequence[str] = (), config_dir:
     Raises:
       ConfigError: a wrong preset, key, type or range; the message names the key and the nearest right one.
     """
+    if "defaults" in itertools.dropwhile("defaults".__eq__, names):  # it would undo the presets before it, and nobody means that
+        right = ["defaults", *(name for name in names if name != "defaults")]
+        raise ConfigError(f"'defaults' sets every key, so it must come first: --configs {shlex.join(right)}")
     merged: dict[str, dict[str, Any]] = {}
     for name in names:
         for section, values in read_preset(name, config_dir).items():

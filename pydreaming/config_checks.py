@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import typing
 
 from pydreaming.errors import ConfigError
@@ -10,6 +11,7 @@ if typing.TYPE_CHECKING:
     from pydreaming.config import Config
 
 MOST_REPEATS = 256  # of a part of the networks
+DEVICES = r"auto|cpu|cuda(:[0-9]+)?"  # of others, such as mps, the fused optimiser and the random generators know nothing
 
 
 def check_relations(config: Config) -> None:
@@ -33,6 +35,7 @@ def check_relations(config: Config) -> None:
         ),
         (not attends or m.deter % (2 * m.heads) == 0, "model.deter must be a multiple of 2 * model.heads for model.core 'transformer'"),
         (not (config.source.watch_s and config.source.max_files), "source.max_files cannot sample a source that grows (source.watch_s)"),
+        (re.fullmatch(DEVICES, config.training.device) is not None, "training.device must be auto, cpu, cuda or cuda:N"),
         (config.training.steps > 0 or config.training.seconds > 0, "set training.steps or training.seconds"),
         (
             2 * config.workers.beat_s <= config.workers.lease_ttl_s,

@@ -15,6 +15,8 @@ from pydreaming.errors import ConfigError
 def read_preset(name: str, config_dir: Path) -> dict[str, dict[str, Any]]:
     """The sections of a preset: a YAML file, or the name of one in `config_dir`. Raises ConfigError."""
     path = Path(name) if name.endswith((".yaml", ".yml")) else config_dir / f"{name}.yaml"
+    if not path.is_file() and ("/" in name or path == Path(name)):
+        raise ConfigError(f"no file {quote(name)}")
     if not path.is_file():
         known = sorted(p.stem for p in config_dir.glob("*.yaml"))
         raise ConfigError(f"no preset {quote(name)}{nearest(name, known)}; there are: {', '.join(known)}")

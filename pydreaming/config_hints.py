@@ -11,7 +11,16 @@ from typing import Any
 import msgspec
 
 LARGEST = 10**12  # bound of numbers that have no other: refuses infinity, and whole numbers that fit no machine word
-_SYNONYMS = {"number": "count", "num": "count", "n": "count", "epochs": "passes", "folder": "dir"}
+NEAR = 0.6  # likeness from which a name may have been meant; a worse one would lead astray
+_SYNONYMS = {
+    "number": "count",
+    "num": "count",
+    "n": "count",
+    "epochs": "passes",
+    "folder": "dir",
+    "preset": "configs",
+    "presets": "configs",
+}
 _LONGEST = 60  # characters of a user's word that are shown
 _bounded = reprlib.Repr()  # a few YAML aliases, each a list of the one before, stand for more text than fits into memory
 _bounded.maxlevel, _bounded.maxlist, _bounded.maxdict, _bounded.maxlong, _bounded.maxother = 3, 20, 20, 2 * _LONGEST, 2 * _LONGEST
@@ -24,12 +33,21 @@ def quote(value: Any) -> str:
 
 
 def nearest(wrong: str, right: Sequence[str]) -> str:
-    """`; did you mean '...'?` with the most similar of some names; empty where there are none."""
-    return f"; did you mean '{max(right, key=lambda name: _likeness(wrong, name))}'?" if right else ""
+    """`; did you mean '...'?` with the most similar of some names; empty where none is near."""
+    likeness, name = max(((_likeness(wrong, name), name) for name in right), default=(0.0, ""))
+    return f"; did you mean '{name}'?" if likeness >= NEAR else ""
+
+
+def nearest_option(wrong: str, options: Sequence[str], keys: Mapping[str, Sequence[str]]) -> str:
+    """A hint on a wrong option of a command line that also takes `--section.key`. All names are without their dashes."""
+    found = {name: _likeness(wrong, name) for name in options}
+    found |= {f"{section}.{key}": _likeness(wrong, key) for section, names in keys.items() for key in names}
+    best = max(found, key=lambda name: found[name])  # an option where a key is as near
+    return f"; did you mean --{best}?" if found[best] >= NEAR else "; --help lists them"
 
 
 def nearest_key(wrong: str, keys: Mapping[str, Sequence[str]]) -> str:
-    """A hint on a wrong `section.key`.
+    """A hint on a wrong `section.key`; empty where no key is near.
 
     Args:
       wrong: what the user wrote, with or without a section.
@@ -39,8 +57,9 @@ def nearest_key(wrong: str, keys: Mapping[str, Sequence[str]]) -> str:
         return f"; '{wrong}' is a section, its keys are: {', '.join(keys[wrong])}"
     section, _, key = wrong.rpartition(".")
     # The key counts most: a right key in a wrong section is a likelier mistake than another key of the same section.
-    scores = {f"{s}.{k}": _likeness(key, k) + 0.4 * _likeness(section, s) ** 2 for s, names in keys.items() for k in names}
-    return f"; did you mean '{max(scores, key=lambda name: scores[name])}'?"
+    near = [(s, k, likeness) for s, names in keys.items() for k in names if (likeness := _likeness(key, k)) >= NEAR]
+    scores = {f"{s}.{k}": likeness + 0.4 * _likeness(section, s) ** 2 for s, k, likeness in near}
+    return f"; did you mean '{max(scores, key=lambda name: scores[name])}'?" if scores else ""
 
 
 def expected(kind: Any) -> str:

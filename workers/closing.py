@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from pydreaming.analysis.run_folder import RunFolder, program, short
+from pydreaming.analysis.run_folder import RunFolder, make_ui, program, short
 from pydreaming.config import Config
 from pydreaming.tracking.views import run_link, runs_link
 from pydreaming.training.checkpoint import latest_intact
@@ -40,5 +40,5 @@ def _mlflow_lines(run_dir: Path, config: Config) -> list[str]:
         return [f"MLflow       {runs_link(config.tracking.uri.rstrip('/'), experiment)}"]
     return [
         f"MLflow       {runs_link(UI, experiment)}",
-        f"             {run_link(UI, experiment, run)}   (this run; start the page with: make ui)",
+        f"             {run_link(UI, experiment, run)}   (this run; start the page with: {make_ui(run_dir.parent)})",
     ]

@@ -34,7 +34,8 @@ def check_port(port: int) -> None:
         try:
             probe.bind((HOST, port))
         except OSError as e:
-            raise TrackingError(f"port {port} is taken or not allowed ({e.strerror}); choose another with --port") from e
+            advice = "choose another with --port (make ui PORT=...)"
+            raise TrackingError(f"port {port} is taken or not allowed ({e.strerror}); {advice}") from e
 
 
 def server_command(run_dir: Path, port: int) -> list[str]:
@@ -104,7 +105,8 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 def serve(run_dir: Path, port: int, experiment: str) -> None:
     """Serve until Ctrl-C or SIGTERM. Raises TrackingError."""
     if not run_dir.is_dir():
-        raise TrackingError(f"{run_dir} does not exist; train something first, or name the folder of the runs with --run-dir")
+        advice = "train something first, or name the folder of the runs with --run-dir (make ui RUNS=...)"
+        raise TrackingError(f"{run_dir} does not exist; {advice}")
     check_port(port)
     # Opens the store first, so that a fresh one is made here and not in a race with a training that starts.
     store = Store(f"sqlite:///{run_dir.resolve() / 'mlflow.db'}")

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from pydreaming.analysis.run_folder import RunFolder
 from pydreaming.errors import CheckpointError
 from pydreaming.training.checkpoint import HUB_CONFIG, STATE, SUMS, WEIGHTS, latest_intact, state_name
 
@@ -36,6 +37,12 @@ def checkpoint_folder(source: str | Path, tracking_uri: str = "") -> Iterator[Pa
     folder = _local(Path(source))
     _verify(folder)
     yield folder
+
+
+def name_of_run(checkpoint: Path | None) -> str:
+    """Name of the folder of the run that a checkpoint folder lies in; empty for one that lies elsewhere."""
+    run = None if checkpoint is None else RunFolder.of_checkpoint(checkpoint)
+    return "" if run is None else run.path.name
 
 
 def newest_run(runs: str | Path = "runs") -> Path:

@@ -113,6 +113,11 @@ def program(name: str) -> str:
     return name if shutil.which(name) == str(here) else shlex.quote(short(here))
 
 
+def make_ui(runs: Path) -> str:
+    """The command that opens MLflow on a folder of runs."""
+    return "make ui" if short(runs) == "runs" else f"make ui RUNS={shlex.quote(short(runs))}"
+
+
 def short(path: Path) -> str:
     """Relative to the working folder where that is shorter."""
     try:

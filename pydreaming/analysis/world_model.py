@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from pydreaming.analysis.inputs import Recording, Source, name_of, open_source
-from pydreaming.analysis.locate import REMOTE, checkpoint_folder
+from pydreaming.analysis.locate import REMOTE, checkpoint_folder, name_of_run
 from pydreaming.audio.decode import Samples
 from pydreaming.audio.features import FrontEnd
 from pydreaming.audio.stages import run
@@ -140,7 +140,7 @@ class WorldModel:
     @property
     def label(self) -> str:
         """What to call the model in a sentence, such as `my-run, step 2000`; see `fingerprint` for what tells it from others."""
-        return f"{self.config.run.name or 'a model without a name'}, step {int(self.state.counters['step'])}"
+        return f"{self.config.run.name or name_of_run(self.origin) or 'a model without a name'}, step {int(self.state.counters['step'])}"
 
     @cached_property
     def fingerprint(self) -> str:

@@ -10,7 +10,8 @@ from pydreaming.cli.command import Command, say, show
 
 DETAILS = """\
   pydreaming keys init FOLDER           the coordinator's key pair, and one for the peers on its own host; set --coordinator.keys FOLDER
-  pydreaming keys add FOLDER NAME       one more peer: copy FOLDER/peers/NAME to that host and give it to its workers as --keys
+  pydreaming keys add FOLDER NAME       one more peer: copy FOLDER/peers/NAME to that host and give the copy to its workers:
+                                        launch.py --role worker --coordinator.keys COPY, workers.audio_worker --keys COPY
   pydreaming keys revoke FOLDER NAME    shut a peer out, also one that is connected
   pydreaming keys list FOLDER           who is let in, and who was shut out
 
@@ -41,7 +42,8 @@ def _run(options: argparse.Namespace) -> int:
         keys.init_keys(folder)
         say(f"keys made; set --coordinator.keys {folder}")
     elif options.action == "add":
-        say(f"copy {keys.add_peer(folder, options.name)} to that host and start its workers with --keys")
+        made = keys.add_peer(folder, options.name)
+        say(f"copy {made} to that host and give the copy to its workers: --coordinator.keys of launch.py, --keys of workers.audio_worker")
     elif options.action == "revoke":
         keys.revoke_peer(folder, options.name)
         say(f"{options.name} is shut out")

@@ -27,6 +27,7 @@ def test_taken_port_is_a_clear_error(tmp_path: Path) -> None:
         done = _ui("--run-dir", str(tmp_path), "--port", str(port))
     assert done.returncode == 1
     assert done.stderr.startswith(f"port {port} is taken")
+    assert done.stderr.endswith("choose another with --port (make ui PORT=...)\n")
     assert len(done.stderr.splitlines()) == 1
     assert not list(tmp_path.iterdir())  # no store is made for a page that cannot be shown
 
@@ -45,7 +46,7 @@ def test_missing_folder_is_a_clear_error(tmp_path: Path) -> None:
     done = _ui("--run-dir", str(tmp_path / "nowhere"))
     assert done.returncode == 1
     assert done.stderr.splitlines() == [
-        f"{tmp_path}/nowhere does not exist; train something first, or name the folder of the runs with --run-dir"
+        f"{tmp_path}/nowhere does not exist; train something first, or name the folder of the runs with --run-dir (make ui RUNS=...)"
     ]
 
 

@@ -76,6 +76,7 @@ def test_an_empty_preset_changes_nothing(tmp_path: Path) -> None:
         (["--action.columns", "[speed, turn]"], "action", "columns", ["speed", "turn"]),
         (["--run.name", "2026"], "run", "name", "2026"),
         (["--run.name=a=b"], "run", "name", "a=b"),
+        (["--training.device", "cuda:1"], "training", "device", "cuda:1"),
         (["--source.path", "--odd"], "source", "path", "--odd"),
         (["--training.steps", "1", "--training.steps", "2"], "training", "steps", 2),
     ],
@@ -158,6 +159,10 @@ def test_a_wrong_value_says_what_was_expected(words: list[str], text: str) -> No
         (["--action.kind", "controls"], "action.columns needs at least one column"),
         (["--training.steps", "0", "--training.seconds", "0"], "set training.steps or training.seconds"),
         (["--workers.beat_s", "16", "--workers.lease_ttl_s", "30"], "workers.lease_ttl_s must be at least twice workers.beat_s"),
+        *(
+            (["--training.device", name], "training.device must be auto, cpu, cuda or cuda:N")
+            for name in ("gpu", "tpu", "cuda:", "cuda:0\n", "")
+        ),
         (["--objective.horizon", "24"], "objective.horizon must be below training.batch_length"),
         (["--replay.episode_tokens", "23"], "replay.episode_tokens must be at least training.batch_length"),
         (["--replay.capacity_tokens", "100"], "replay.prefill_tokens must not exceed replay.capacity_tokens"),
@@ -198,8 +203,25 @@ def test_a_binary_preset_and_a_missing_one_are_answered_in_one_line(tmp_path: Pa
     assert all(name in text for name in PRESETS)
 
 
+@pytest.mark.parametrize("name", ["./nope.yaml", "nope.yml", "some/preset", "configs/"])
+def test_a_missing_file_of_ones_own_is_called_a_file(name: str) -> None:
+    assert message(names=("defaults", name)) == f"no file '{name}'"
+
+
+def test_nothing_is_suggested_where_nothing_is_near() -> None:
+    assert message("--AUDIO.x", "1") == "unknown key 'AUDIO.x'"
+    assert message(names=("defaults", "zzz")).startswith("no preset 'zzz'; there are: ")
+    with pytest.raises(ConfigError, match=r"unknown section 'zzz'$"):
+        config_from_dict({"zzz": {}})
+
+
 def test_a_preset_without_the_defaults_says_what_to_begin_with() -> None:
     assert message(names=("fsdd",)).endswith("is not set; begin with --configs defaults")
+
+
+def test_defaults_behind_another_preset_would_undo_it_and_are_refused() -> None:
+    text = "'defaults' sets every key, so it must come first: --configs defaults fsdd demo"
+    assert message(names=("fsdd", "defaults", "demo")) == message(names=("defaults", "fsdd", "defaults", "demo")) == text
 
 
 @pytest.mark.parametrize("content", [{"training": 3}, {"training": None}, {"training": {"steps": object()}}, {}])

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from pydreaming.analysis.dreams.bank import Bank, origin_of
 from pydreaming.analysis.dreams.concatenate import imagine_sound, provenance
 from pydreaming.analysis.files import numbered
-from pydreaming.analysis.inputs import Source, open_source
+from pydreaming.analysis.inputs import Source, name_of, open_source
 from pydreaming.analysis.reports.pictures import dream_picture, save
 from pydreaming.analysis.requirements import require_latents
 from pydreaming.analysis.world_model import WorldModel
@@ -31,6 +31,7 @@ from pydreaming.models.state import State
 Frames = npt.NDArray[np.float32]
 MARK_HZ, MARK_S, MARK_LEVEL = 1000.0, 0.06, 0.1  # the soft tick between what was heard and what was imagined
 MAX_SECONDS, MAX_SAMPLES = 600.0, 64  # of one dream: it is held in memory
+SHOWN_S = 0.0005  # ends of recordings are shown to the millisecond, and one that is taken from there is no mistake
 MARK_PAUSE_S = 0.12  # silence on either side of it
 
 
@@ -79,7 +80,8 @@ def dream(
       context_s: seconds kept of what was heard, for the picture and the sound (the model has heard everything before).
       at_s: where to stop listening (at the last whole window before it); None: at the end.
     Raises:
-      UsageError: lengths, samples or temperature that make no sense; a model that cannot imagine. DecodeError: see `inputs.open_source`.
+      UsageError: lengths, samples or temperature that make no sense, `at_s` beyond the end; a model that cannot imagine.
+      DecodeError: see `inputs.open_source`.
     """
     require_latents(model, "it has nothing to imagine with")
     _check(seconds, samples, temperature, context_s, at_s)
@@ -96,8 +98,10 @@ def dream(
         for tokens, observed in model.observe_stream(parts, action=model.told(source)):
             tail = _last(tail, tokens, keep)
             carry, heard = observed.carry, heard + len(tokens)
+    if at_s is not None and at_s > tee.seconds + SHOWN_S:
+        raise UsageError(f"{name_of(source)}: --at {at_s:g} is beyond the end, {tee.seconds:.3f} s")
     if carry is None:
-        raise UsageError(f"{source}: there is nothing to continue")
+        raise UsageError(f"{name_of(source)}: there is nothing to continue")
     begin = heard * f.token_stride_samples  # the first imagined window starts here; what follows of the recording filled no window
     states = model.imagine(carry, steps, samples, temperature, seed, model.told(source))
     return Dream(
@@ -169,14 +173,21 @@ class _Tee:
         self._end = None if hear is None else hear * features.token_stride_samples
         self._size = keep * features.token_stride_samples + features.token_span_samples
         self._kept = np.empty(0, dtype=np.float32)
-        self._count = 0
+        self._count = self._passed = 0
+        self._rate = features.sample_rate
 
     def __iter__(self) -> Iterator[Samples]:
         for chunk in self._chunks:
             wanted = chunk if self._end is None else chunk[: max(0, self._end - self._count)]
             self._kept = np.concatenate([self._kept, wanted])[-self._size :]
             self._count += len(wanted)
+            self._passed += len(chunk)
             yield chunk
+
+    @property
+    def seconds(self) -> float:
+        """Of what was passed on so far."""
+        return self._passed / self._rate
 
     def between(self, begin: int, end: int) -> Samples:
         """Samples [begin, end) as far as they are there and kept."""

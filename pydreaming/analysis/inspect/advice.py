@@ -53,11 +53,12 @@ def audio_warnings(report: AudioReport) -> list[str]:
 def _sound(report: AudioReport) -> list[str]:
     found = []
     if report.unreadable:
-        found.append(f"{_count(len(report.unreadable), 'recording')} cannot be read (see above): training leaves them out.")
+        them = "it" if len(report.unreadable) == 1 else "them"
+        found.append(f"{_count(len(report.unreadable), 'recording')} cannot be read (see above): training leaves {them} out.")
     if report.short:
         found.append(
             f"{_are(report.short, 'recording')} shorter than one window ({1000 * report.window_s:.0f} ms):"
-            " padded with silence, they teach nothing."
+            f" padded with silence, {'it teaches' if report.short == 1 else 'they teach'} nothing."
         )
     if 0 < report.seconds < LITTLE_S:
         found.append(f"There are only {report.seconds / 60:.1f} minutes of audio: expect the model to learn little beyond them.")
@@ -90,7 +91,8 @@ def _format(report: AudioReport) -> list[str]:
     if several:
         found.append(f"{_count(several, 'recording')} with several channels: mixed to one, unless --source.channels is first or each.")
     if report.estimated:
-        found.append(f"The length of {_count(report.estimated, 'recording')} is an estimate or unknown, as their headers do not say it.")
+        why = "its header does not" if report.estimated == 1 else "their headers do not"
+        found.append(f"The length of {_count(report.estimated, 'recording')} is an estimate or unknown, as {why} say it.")
     return found
 
 

@@ -58,7 +58,7 @@ class AudioReport:
       least_s, median_s, most_s: lengths of recordings. short: recordings shorter than one window of `window_s`.
       rates, channels, formats: how many recordings there are of each (Hz; channels; libsndfile's format and subtype).
       labels: count by value, by "label" and "speaker". unreadable: path and cause. duplicates: groups of files of the same bytes.
-      levels: None when nothing was readable. warnings: sentences. command: what trains on it.
+      levels: None when nothing was readable. warnings: sentences. command: what trains on it. Both are empty when nothing was readable.
     """
 
     path: str
@@ -114,7 +114,8 @@ def inspect_audio(
             report.unreadable.append((recording.name, e.cause))
     report.levels = levels.finish()
     report.duplicates = list(_duplicates(survey.sizes))
-    report.warnings, report.command = audio_warnings(report), training_command(report)
+    if len(report.unreadable) < report.recordings:
+        report.warnings, report.command = audio_warnings(report), training_command(report)
     return report, measured
 
 

@@ -15,6 +15,7 @@ from pydreaming.analysis.names import MEASURED_S
 LISTED = 10  # classes or files that are named; --json has all
 Row = tuple[str, str]
 _WIDTH = 12  # of the names of rows
+_SPLITS = {"official": " (the official split)", "speaker": " (whole speakers)", "recording": " (whole recordings)"}
 
 
 def inspection_lines(found: Inspection) -> list[str]:
@@ -45,6 +46,8 @@ def _audio(report: AudioReport) -> list[str]:
         rows += _levels(report.levels, report.recordings - len(report.unreadable), report.levels.partly)
     lines += _rows([row for row in rows if row[1]])
     lines += _broken(report.unreadable, "cannot be read")
+    if not report.command:
+        return [*lines, "", "nothing here can be read, so there is nothing to train on"]
     if report.warnings:
         lines += ["", "to know before training", *(f"  - {warning}" for warning in report.warnings)]
     return [*lines, "", "train on it", f"  {report.command}"]
@@ -101,9 +104,10 @@ def _run(report: RunReport) -> Iterator[str]:
     yield f"{report.path}: a run"
     catalogue = report.catalogue
     if catalogue:
-        split = f"{catalogue.get('held_out', 0)} of them held out by {catalogue.get('split', '?')}"
-        speakers = _count(int(catalogue.get("speakers", 0)), "speaker")
-        yield from _rows([("catalogue", f"{catalogue.get('items', 0)} recordings, {speakers}, {split}")])
+        items, speakers, held_out = (int(catalogue.get(key, 0)) for key in ("items", "speakers", "held_out"))
+        known = [_count(speakers, "speaker")] if speakers else []
+        split = f"{held_out} held out{_SPLITS.get(catalogue.get('split', ''), '')}" if held_out else "none held out"
+        yield from _rows([("catalogue", ", ".join([_count(items, "recording"), *known, split]))])
     if report.unreadable:
         yield from _rows([("unreadable", f"{_count(report.unreadable, 'recording')}, see quarantine.jsonl")])
     yield from _rows([("problem", problem) for problem in report.problems])

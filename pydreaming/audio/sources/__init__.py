@@ -6,6 +6,6 @@ streams its recordings.
 
 from pydreaming.audio.sources.catalogue import Catalogue, CatalogueInfo, Leases
 from pydreaming.audio.sources.item import AudioItem
-from pydreaming.audio.sources.layouts import LAYOUTS, Layout, iter_source, layout_of, source_root
+from pydreaming.audio.sources.layouts import LAYOUTS, Layout, iter_source, layout_of, misfit, source_root
 
-__all__ = ["LAYOUTS", "AudioItem", "Catalogue", "CatalogueInfo", "Layout", "Leases", "iter_source", "layout_of", "source_root"]
+__all__ = ["LAYOUTS", "AudioItem", "Catalogue", "CatalogueInfo", "Layout", "Leases", "iter_source", "layout_of", "misfit", "source_root"]

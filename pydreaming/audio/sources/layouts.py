@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -50,6 +51,14 @@ LAYOUTS: dict[str, Layout] = {
     "fairseq": fairseq,
     "folder": folder,
 }
+# What those layouts look for that take other audio as well, without labels, speakers and official split.
+PATTERNS = {
+    "esc50": "meta/esc50.csv or <class>/<fold>-<id>-<take>.ogg",
+    "fsdd": "<digit>_<speaker>_<index>.wav",
+    "librispeech": "<subset>/<speaker>/<chapter>/<speaker>-<chapter>-<utterance>.flac",
+    "speech_commands": "<word>/<speaker>_nohash_<n>.wav",
+    "common_voice": "train.tsv or validated.tsv",
+}
 
 
 def iter_source(config: SourceConfig, columns: Sequence[str] = ()) -> Iterator[AudioItem]:
@@ -79,6 +88,23 @@ def layout_of(config: SourceConfig) -> str:
     if kind is None:
         raise SourceError(f"{path} is neither audio nor a known manifest; set source.kind ({', '.join(LAYOUTS)})")
     return kind
+
+
+def misfit(config: SourceConfig) -> str:
+    """What to tell a user whose `source.kind` finds no file that it knows anything of; empty where it does. Raises SourceError."""
+    pattern = PATTERNS.get(config.kind)
+    if pattern is None or LAYOUTS[config.kind].matches(_existing(config)):
+        return ""
+    item = None
+    for item in LAYOUTS[config.kind].items(config, source_root(config), ()):
+        if item.group != f"recording:{item.path}":
+            return ""
+    if item is None:  # of a source that grows, nothing may be there yet
+        return ""
+    return (
+        f"source.kind is '{config.kind}', but nothing in {config.path} is named {pattern}: it is read as plain audio, without labels "
+        f"and official split; pydreaming inspect {shlex.quote(config.path)} says what it is"
+    )
 
 
 def source_root(config: SourceConfig) -> Path:

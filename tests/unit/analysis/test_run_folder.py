@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pydreaming.analysis.run_folder import program
+from pydreaming.analysis.run_folder import make_ui, program
 
 
 @pytest.fixture
@@ -43,3 +43,10 @@ def test_another_environments_program_on_the_path_is_not_meant(environment: Path
     (other / "sing").touch(mode=0o755)
     monkeypatch.setenv("PATH", str(other))
     assert program("sing") == "'my env/bin/sing'"
+
+
+def test_make_ui_is_told_where_other_runs_are(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert make_ui(Path("runs")) == make_ui(tmp_path / "runs") == "make ui"
+    assert make_ui(tmp_path / "my runs") == "make ui RUNS='my runs'"
+    assert make_ui(Path("/elsewhere/runs")) == "make ui RUNS=/elsewhere/runs"

@@ -40,6 +40,15 @@ class TestLoad:
         with pytest.raises(CheckpointError, match=r"model\.safetensors is damaged"):
             WorldModel.load(damaged, "cpu")
 
+    def test_a_model_without_a_name_is_called_after_the_folder_of_its_run(self, run_folder: Path, tmp_path: Path) -> None:
+        shutil.copytree(run_folder, tmp_path / "owls")
+        (tmp_path / "owls" / "config.yaml").touch()
+        model = WorldModel.load(tmp_path / "owls", "cpu")
+        assert model.config.run.name == ""
+        assert model.label == "owls, step 20"
+        exported = WorldModel.load(model.save(tmp_path / "handed-on"), "cpu")
+        assert exported.label == "a model without a name, step 20"
+
     @pytest.mark.parametrize("name", ["missing", "empty"])
     def test_nothing_there(self, tmp_path: Path, name: str) -> None:
         (tmp_path / "empty").mkdir()

@@ -103,6 +103,17 @@ def test_senseless_wishes(model: WorldModel, wrong: dict[str, float]) -> None:
         dream(model, (sweep(0.5), RATE), **wrong)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("rate", [RATE, 11_025])
+def test_nothing_is_dreamed_from_beyond_the_end(model: WorldModel, rate: int, tmp_path: Path) -> None:
+    clip = write_sweep(tmp_path / "clip.wav", 0.455, rate=rate)
+    assert dream(model, clip, 0.1, at_s=0.455).begins_s == dream(model, clip, 0.1).begins_s
+    with pytest.raises(UsageError, match=r"clip\.wav: --at 9 is beyond the end, 0\.455 s"):
+        dream(model, clip, 0.1, at_s=9.0)
+    with pytest.raises(UsageError, match=r"<array>: --at 0\.46 is beyond the end, 0\.455 s"):  # no whole window lies between
+        dream(model, (sweep(0.455, rate), rate), 0.1, at_s=0.46)
+    assert dream(model, (sweep(0.02, rate), rate), 0.1, at_s=0.01).begins_s > 0  # within the first window, which is filled up
+
+
 def test_a_model_without_latents_does_not_dream(tmp_path: Path) -> None:
     make_checkpoint(tmp_path, steps=1, objective__name="cpc")
     with pytest.raises(UsageError, match="trains no latents"):

@@ -65,7 +65,8 @@ def test_a_corpus_with_everything_in_it(corpus: Path) -> None:
     assert (report.levels.recordings, report.levels.silent, report.levels.clipped) == (10, 1, 1)
     assert len(measured) == 10
     for words in (
-        ("2 recordings cannot be read",), ("1 recording is shorter",), ("0.2 minutes",), ("copy.wav of 3.wav",), ("2 sample rates",),
+        ("2 recordings cannot be read", "leaves them out"), ("1 recording is shorter", "it teaches nothing"),
+        ("0.2 minutes",), ("copy.wav of 3.wav",), ("2 sample rates",),
         ("silent", "silence.wav"), ("clipped", "clipped.wav"), ("several channels",), ("'a' has 92%",), ("1 label with fewer than 5",),
     ):  # fmt: skip
         assert said(report, *words), words
@@ -88,6 +89,22 @@ def test_all_is_well(tmp_path: Path) -> None:
     others = inspect_audio(tmp_path / "fine", measure=3, seed=1)[1]
     assert {r.name for r in found.recordings} != {r.name for r in others}
     assert {r.name for r in inspect_audio(tmp_path / "fine", measure=3)[1]} == {r.name for r in found.recordings}
+
+
+def test_where_nothing_can_be_read_nothing_is_trained_on(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("not audio")
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/b.wav").write_text("not audio")
+    soundfile.write(tmp_path / "a/nan.wav", np.full(800, np.nan), RATE, subtype="FLOAT")
+    for path in (tmp_path / "notes.txt", tmp_path / "a"):
+        found = inspect_path(path)
+        lines = inspection_lines(found)
+        assert lines[-1] == "nothing here can be read, so there is nothing to train on"
+        assert "launch.py" not in "\n".join(lines)
+        assert (found.to_dict()["command"], found.to_dict()["warnings"]) == ("", [])
+    write_sweep(tmp_path / "a/c.wav", 1.0)
+    (tmp_path / "a/nan.wav").unlink()
+    assert said(inspect_audio(tmp_path / "a")[0], "1 recording cannot be read (see above): training leaves it out.")
 
 
 def test_the_command_fits_low_rates(tmp_path: Path) -> None:
@@ -189,6 +206,19 @@ def test_a_run(run_folder: Path, tmp_path: Path) -> None:
         assert words in text
     (run / "evals/step-00000020/summary.json").write_text("{")
     assert "summary.json" in inspect_run(run).problems[0]
+
+
+@pytest.mark.parametrize(("held_out", "speakers", "split", "words"), [
+    (0, 0, "none", "1 recording, none held out"),
+    (1, 1, "official", "1 recording, 1 speaker, 1 held out (the official split)"),
+    (1, 0, "recording", "1 recording, 1 held out (whole recordings)"),
+])  # fmt: skip
+def test_the_catalogue_of_a_run_in_words(held_out: int, speakers: int, split: str, words: str, tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "catalogue").mkdir()
+    content = {"items": 1, "held_out": held_out, "speakers": speakers, "split": split}
+    (tmp_path / "catalogue/catalogue.json").write_text(json.dumps(content))
+    assert f"  catalogue   {words}" in inspection_lines(inspect_path(tmp_path))
 
 
 def test_kinds(run_folder: Path, tmp_path: Path) -> None:

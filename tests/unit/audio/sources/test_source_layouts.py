@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import pytest
-from source_trees import audio, read, text
+from source_trees import audio, config_of, read, text
 
-from pydreaming.audio.sources import LAYOUTS
+from pydreaming.audio.sources import LAYOUTS, misfit
 from pydreaming.errors import SourceError
 
 
@@ -318,3 +318,32 @@ def test_no_layout_claims_a_plain_folder_or_an_empty_one(tmp_path, kind):
     for name in ["metadata.csv", "train.tsv", "list.json", "wavs.txt"]:
         (tmp_path / name).write_bytes(b"\xff\xfe\x00\x01,|\t\n\x80")
     assert not LAYOUTS[kind].matches(tmp_path)
+
+
+@pytest.mark.parametrize(("kind", "fitting"), [
+    ("fsdd", "7_theo_4.wav"),
+    ("fsdd", "recordings/7_theo_4.wav"),
+    ("esc50", "001 - Dog bark/1-100032-A.ogg"),
+    ("librispeech", UTTERANCES[0]),
+    ("speech_commands", "yes/a1_nohash_0.wav"),
+])  # fmt: skip
+def test_a_forced_layout_of_which_no_file_has_the_names_is_told(tmp_path, kind, fitting):
+    assert misfit(config_of(tmp_path, kind=kind)) == ""  # a source that grows
+    audio(tmp_path / "some" / "take.wav")
+    assert f"source.kind is '{kind}', but nothing in {tmp_path} is named " in misfit(config_of(tmp_path, kind=kind))
+    assert misfit(config_of(tmp_path, kind="auto")) == misfit(config_of(tmp_path, kind="folder")) == ""
+    audio(tmp_path / fitting)
+    assert misfit(config_of(tmp_path, kind=kind)) == ""
+
+
+def test_common_voice_without_any_table_is_told(tmp_path):
+    common_voice(tmp_path)
+    assert misfit(config_of(tmp_path, kind="common_voice")) == ""
+    for table in tmp_path.glob("*.tsv"):
+        table.unlink()
+    assert "is named train.tsv or validated.tsv" in misfit(config_of(tmp_path, kind="common_voice"))
+
+
+def test_data_sets_of_their_own_layout_fit_it(tmp_path):
+    text(tmp_path / "meta/esc50.csv", "filename,fold,category,src_file\na.wav,1,dog,1\n")
+    assert misfit(config_of(tmp_path, kind="esc50")) == ""
