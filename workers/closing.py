@@ -8,6 +8,7 @@ import msgspec
 
 from pydreaming.analysis.run_folder import RunFolder, program, short
 from pydreaming.config import Config
+from pydreaming.tracking.store import redact
 from pydreaming.tracking.views import run_link, runs_link
 from pydreaming.training.checkpoint import latest_intact
 
@@ -37,7 +38,7 @@ def _mlflow_lines(run_dir: Path, config: Config) -> list[str]:
     except (OSError, msgspec.MsgspecError, KeyError):
         return [f"MLflow       not written yet: {program('python')} -m workers.tracker --run {short(run_dir)} --drain"]
     if config.tracking.uri.startswith("http"):
-        return [f"MLflow       {runs_link(config.tracking.uri.rstrip('/'), experiment)}"]
+        return [f"MLflow       {runs_link(redact(config.tracking.uri), experiment)}"]
     return [
         f"MLflow       {runs_link(UI, experiment)}",
         f"             {run_link(UI, experiment, run)}   (this run; start the page with: make ui)",
