@@ -324,6 +324,8 @@ class AudioWorker:
             self._beaten = now
             self._dealer.send(Beat(self._lease, self._totals))
         answer = self._receive(0.0)
+        if isinstance(answer, Rehello):  # the connection was made anew, under a name that the coordinator does not know: the lease stays
+            self._dealer.send(self._hello)
         if isinstance(answer, Revoked) and answer.lease == self._lease:
             raise LeaseLost
 
