@@ -223,11 +223,12 @@ class Learner:
         """Wait, visibly, until there is enough to begin with."""
         said = 0.0
         while not self.stopping:
-            self.lookout.refresh()
             if self.link is None:
+                self.lookout.refresh()
                 if self.index.episodes == 0:
                     raise ReplayError(f"{self.index.location} holds no episodes to train from{self.lookout.damage()}")
                 return
+            self.lookout.look()
             status = self.link.exchange(self.saves.begun)
             if status is not None:
                 self._require_readable(status)
