@@ -79,7 +79,7 @@ class Coordinator:
         self._watch = watch
         self._dropped: Counter[str] = Counter()
         self._say = ThrottledLog(log)
-        self._regular, self._ticked = -REGULAR_S, -POLL_S
+        self._regular, self._ticked, self._began = -REGULAR_S, -POLL_S, time.time()
         self.stopping = self.comes_back = False
 
     @property
@@ -231,6 +231,7 @@ class Coordinator:
             capacity_tokens=self._collection.capacity_tokens,
             recordings_done=done,
             recordings=listed,
+            began=self._began,
         )
 
     def _drop(self, kind: str, detail: str) -> list[FromCoordinator]:

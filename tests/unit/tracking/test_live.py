@@ -88,7 +88,7 @@ def test_status_files_of_an_earlier_version_are_read(run: Path) -> None:
     publish(run, COLLECTION)
     for name, young in (
         ("learner", ("checkpoint_time", "trained_tokens", "tokens_per_s", "non_finite_steps")),
-        ("collection", ("capacity_tokens", "recordings_done", "recordings")),
+        ("collection", ("capacity_tokens", "recordings_done", "recordings", "began")),
     ):
         path = run / "status" / f"{name}.json"
         path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k not in young}))
@@ -102,6 +102,15 @@ def test_a_run_that_was_taken_up_again_has_not_ended(run: Path) -> None:
     publish(run, replaced(LEARNER, phase="stopped", time=NOW - 1000))
     publish(run, COLLECTION)
     assert read_run(run).alive(NOW)
+
+
+@pytest.mark.parametrize(("began", "alive"), [(NOW - 500, False), (NOW - 90, True)])
+def test_a_coordinator_that_outlives_its_learner_is_told_from_one_that_has_begun_again(run: Path, began: float, alive: bool) -> None:
+    publish(run, replaced(LEARNER, phase="finished", time=NOW - 100))
+    publish(run, msgspec.structs.replace(COLLECTION, began=began))  # MLflow took long to get the rest
+    found = read_run(run)
+    assert found.alive(NOW) is alive
+    assert describe(found, NOW + 3600)[0] == f"my-run: {'not running; last heard of 60' if alive else 'finished 62'} min ago"
 
 
 def test_what_cannot_be_read_is_one_line(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

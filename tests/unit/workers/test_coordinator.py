@@ -116,8 +116,9 @@ def test_beats_of_a_lease_that_is_not_theirs_are_revoked(site: Site) -> None:
     learner = site.join("learner", "l", 3)
     status = site.ask(learner, Progress(0, 0), Status)
     assert (status.crew.count, status.leases) == (2, 1)
-    workers = site.coordinator.now(time.monotonic()).workers
-    assert [(w.name, w.lease, w.clips) for w in workers] == [("a", lease.id, 3), ("b", -1, 0)]
+    now = site.coordinator.now(time.monotonic())
+    assert now.time - 600 < now.began < now.time
+    assert [(w.name, w.lease, w.clips) for w in now.workers] == [("a", lease.id, 3), ("b", -1, 0)]
 
 
 def test_a_worker_that_lies_about_its_work_does_not_blind_the_learner(site: Site) -> None:
