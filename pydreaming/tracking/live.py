@@ -179,7 +179,8 @@ def describe(run: RunNow, now: float | None = None) -> list[str]:
         fill = f" · {c.stored_tokens / c.capacity_tokens:.0%} of replay.capacity_tokens" if c.capacity_tokens else ""
         lines.append(f"replay      {_count(c.stored_tokens)} tokens in {_count(c.files)} files{fill}{ratio}")
         lines.append(f"refused     {c.unreadable} recordings unreadable (quarantine.jsonl) · {c.dropped_messages} messages dropped")
-        lines += _workers(c.workers)
+        # Rates and leases of a run that goes on no more are nobody's.
+        lines += _workers(c.workers) if run.alive(now) else [f"workers     {len(c.workers)} when last heard of"]
     return lines
 
 

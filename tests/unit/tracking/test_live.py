@@ -73,6 +73,15 @@ def test_states(run: Path, learner: LearnerNow | None, collection: CollectionNow
     assert found.alive(NOW + after_s) is alive
 
 
+@pytest.mark.parametrize("learner", [LEARNER, replaced(LEARNER, phase="finished")])
+def test_of_a_run_that_is_no_more_nobody_is_at_work(run: Path, learner: LearnerNow) -> None:
+    publish(run, learner)
+    publish(run, COLLECTION)
+    lines = describe(read_run(run), NOW + 3600)
+    assert lines[-1] == "workers     1 when last heard of"
+    assert "at work" not in "\n".join(lines)
+
+
 def test_of_many_workers_the_silent_ones_are_shown(run: Path) -> None:
     crew = [msgspec.structs.replace(WORKER, name=f"host-{i:03}", silent_s=float(i)) for i in range(100)]
     publish(run, msgspec.structs.replace(COLLECTION, workers=crew))
