@@ -29,6 +29,7 @@ from workers import logs
 from workers.layout import RunDir
 
 STOP_S = 5.0  # time to send what is left after SIGTERM
+SLICE_S = 1.0  # of sending after the end of the session, between two looks for SIGTERM
 END_S = 30.0  # time without progress, after the end of the session, until the rest is left in the spool
 MAX_BACKOFF_S = 10.0
 SYSTEM_S = 30.0  # between system metrics
@@ -71,14 +72,16 @@ class Tracker:
     def run(self) -> int:
         """Pump until the end; the exit code."""
         give_up: float | None = None
+        told = False
         while True:
-            leaving = self._ended or self._stop.is_set()
-            if not leaving:
+            if self._stop.is_set() and not told:  # be it in the middle of sending what is left
+                told, give_up = True, time.monotonic() + STOP_S
+            elif not self._ended and not told:
                 give_up = None
             elif give_up is None:
-                give_up = time.monotonic() + (STOP_S if self._stop.is_set() else END_S)
+                give_up = time.monotonic() + END_S
             sent = self._attempt(give_up)
-            if sent and give_up is not None and not self._stop.is_set():
+            if sent and give_up is not None and not told:
                 give_up = time.monotonic() + END_S
             if give_up is None and time.monotonic() >= self._next_system:
                 self._log_system()
@@ -92,7 +95,8 @@ class Tracker:
 
     def _attempt(self, give_up: float | None) -> int:
         try:
-            sent = self.writer.pump(time.monotonic() + STOP_S if give_up is None else give_up)
+            now = time.monotonic()
+            sent = self.writer.pump(now + STOP_S if give_up is None else min(give_up, now + SLICE_S))
         except RunDeletedError:
             raise
         except TrackingError as e:

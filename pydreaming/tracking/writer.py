@@ -263,6 +263,13 @@ class SpoolWriter:
         _save(self.run_dir / CURSOR, self._cursor)
 
 
+def unsent(run_dir: Path) -> int:
+    """Bytes of a run's spool that no store has yet."""
+    cursor = _load(run_dir / CURSOR, Cursor) or Cursor()
+    spool = run_dir / SPOOL
+    return spool.stat().st_size - cursor.offset if spool.is_file() else 0
+
+
 def _process_tags() -> dict[str, str]:
     me = psutil.Process()
     return {_HOST: socket.gethostname(), _PID: str(me.pid), _BORN: f"{me.create_time():.2f}"}

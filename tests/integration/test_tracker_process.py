@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+import workers.tracker
 from pydreaming.config import load_config
 from pydreaming.tracking.spool import Spool
 from pydreaming.tracking.store import Store, prepare_environment
@@ -175,6 +176,28 @@ def test_a_full_disk_does_not_end_the_tracker(tmp_path: Path, caplog: pytest.Log
     tracker._spool = Spool(Path("/dev/full"))
     tracker._log_system()
     assert "No space left" in caplog.text
+
+
+def test_sigterm_counts_while_the_rest_is_sent_too(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers.tracker, "STOP_S", 1.0)
+    run_dir, stop = _make_run(tmp_path, "run"), threading.Event()
+    spool = Spool(run_dir / SPOOL)
+    spool.end("FINISHED")
+    tracker = Tracker(run_dir, load_config([str(run_dir / "config.yaml")]), drain=False, stop=stop)
+
+    def pump(deadline: float) -> int:
+        """A server that takes one event after the other, and there are always more."""
+        time.sleep(max(0.0, deadline - time.monotonic()))
+        return 1
+
+    monkeypatch.setattr(tracker.writer, "pump", pump)
+    threading.Timer(2.0, stop.set).start()
+    began = time.monotonic()
+    assert tracker.run() == 1
+    assert time.monotonic() - began < 10
+    assert "--drain" in caplog.text
 
 
 @pytest.mark.parametrize(("content", "message"), [(None, "holds no config.yaml"), ("run: 3", "config.yaml")])
