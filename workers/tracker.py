@@ -2,7 +2,8 @@
 
 It ends when the spool says that the session ended, or on SIGTERM or SIGINT after up to five seconds in which it sends what it can;
 whatever is left stays in the spool and is sent by the next start, or by `--drain`, which sends what is there and exits.
-Exit codes: 0 all sent · 1 the session ended, but the store could not take everything (one line says what to do) · 2 wrong usage.
+Exit codes: 0 all sent, or the run was deleted in MLflow · 1 the session ended, but the store could not take everything (one line says
+what to do) · 2 wrong usage.
 """
 
 from __future__ import annotations
@@ -175,6 +176,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         except ConfigError as e:
             raise UsageError(f"{arguments.run / 'config.yaml'}: {e}") from e
         return Tracker(arguments.run, config, arguments.drain, stop).run()
+    except RunDeletedError as e:
+        _log.warning("%s", e)
+        return 0  # no error, after which it would be started again, and make the run again
     except PydreamingError as e:
         _log.error("error: %s", e)
         return e.exit_code

@@ -130,6 +130,20 @@ def test_sigterm_ends_the_run_as_killed_and_the_next_start_goes_on(runs: Path, s
     assert (again.info.status, history) == ("FINISHED", [(1, 1.0), (2, 2.0), (3, 3.0)])
 
 
+def test_a_run_that_is_deleted_in_mlflow_is_not_made_again(runs: Path, started: list[subprocess.Popen[bytes]]) -> None:
+    run_dir = _make_run(runs, "deleted")
+    spool = Spool(run_dir / SPOOL)
+    spool.metrics(1, {"learning/loss": 1.0})
+    started.append(_start(run_dir))
+    _wait(lambda: _drained(run_dir))
+    import mlflow
+
+    mlflow.MlflowClient(tracking_uri=_sqlite(runs)).delete_run(json.loads((run_dir / RUN_FILE).read_text())["run_id"])
+    spool.metrics(2, {"learning/loss": 2.0})
+    assert started[0].wait(30) == 0  # with anything else the supervisor would start it again
+    assert "was deleted in MLflow; the tracker stops" in (run_dir / "tracker.log").read_text()
+
+
 def test_tracker_that_was_killed_loses_and_doubles_nothing(runs: Path, started: list[subprocess.Popen[bytes]]) -> None:
     run_dir = _make_run(runs, "crashed")
     spool = Spool(run_dir / SPOOL)
