@@ -113,9 +113,6 @@ class Spool:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            size = os.fstat(self._fd).st_size
-            # A line torn by a power cut must not swallow the first event after it.
-            self._torn = size > 0 and os.pread(self._fd, 1, size - 1) != b"\n"
         except OSError as e:
             raise TrackingError(f"{path}: cannot open the spool: {e.strerror}") from e
 
@@ -169,16 +166,20 @@ class Spool:
         line = self._encoder.encode(event) + b"\n"
         if len(line) > MAX_LINE:
             raise TrackingError(f"{self.path}: an event of {len(line)} bytes does not fit; log it as an artifact file")
-        if self._torn:
-            line = b"\n" + line
         try:
+            if self._is_torn():
+                line = b"\n" + line
             written = os.write(self._fd, line)
         except OSError as e:
             raise TrackingError(f"{self.path}: cannot append to the spool: {e.strerror}") from e
-        # A full disk can take half a line; the next event then starts a line of its own.
-        self._torn = written < len(line)
-        if self._torn:
+        if written < len(line):
             raise TrackingError(f"{self.path}: the disk took only {written} of {len(line)} bytes of an event")
+
+    def _is_torn(self) -> bool:
+        """Whether the last line has no end: a power cut or a full disk has stopped this process in it, or another. The next event must not
+        be swallowed by it."""
+        size = os.fstat(self._fd).st_size
+        return size > 0 and os.pread(self._fd, 1, size - 1) != b"\n"
 
 
 def read_events(path: Path, offset: int = 0) -> Iterator[Record]:

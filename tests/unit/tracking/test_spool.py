@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import multiprocessing
+import os
 import subprocess
 import sys
 import time
@@ -89,6 +90,16 @@ def test_torn_line_is_sealed_and_reported_when_the_spool_is_opened_again(tmp_pat
     again = Spool(spool.path)
     again.metrics(2, {"a": 2.0})
     first, damaged, last = _all(spool.path)
+    assert damaged is None
+    assert [event.step for event in (first, last) if isinstance(event, events.Metrics)] == [1, 2]
+
+
+def test_a_line_that_another_process_has_torn_swallows_nothing(tmp_path: Path) -> None:
+    learner, evaluator = Spool(tmp_path / "s"), Spool(tmp_path / "s")
+    learner.metrics(1, {"a": 1.0})
+    os.write(evaluator._fd, b'{"event":"metr')  # the disk is full
+    learner.metrics(2, {"a": 2.0})
+    first, damaged, last = _all(learner.path)
     assert damaged is None
     assert [event.step for event in (first, last) if isinstance(event, events.Metrics)] == [1, 2]
 
