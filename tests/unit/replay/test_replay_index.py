@@ -21,7 +21,7 @@ from pydreaming.replay.evict import evict
 from pydreaming.replay.index import ReplayIndex
 from pydreaming.replay.names import CHECK_KEY, META_KEY, TABLE_KEY
 from pydreaming.replay.sampler import ReplaySampler
-from pydreaming.replay.schema import encode_metadata
+from pydreaming.replay.schema import decode_metadata, encode_metadata
 from pydreaming.replay.writer import episode_table
 
 
@@ -341,6 +341,14 @@ def test_forged_table_cannot_make_the_sampler_read_elsewhere(place, change):
     index = ReplayIndex(place.open())
     index.refresh()
     assert report.name in index.damaged
+
+
+def test_more_steps_than_the_index_can_count_are_damage():
+    """The footer's own count of rows may be forged likewise, so that nothing contradicts it."""
+    meta = store_meta()
+    table = msgspec.structs.replace(episode_table(build_group("a", [(0, 16)], meta)), lengths=[2**31])
+    with pytest.raises(ReplayError, match="contradicts itself"):
+        decode_metadata(encode_metadata(meta, table))
 
 
 def test_another_schema_version_is_named(place):
