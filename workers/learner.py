@@ -232,7 +232,7 @@ class Learner:
             status = self.link.exchange(self.saves.begun)
             if status is not None:
                 self._require_readable(status)
-                if self.index.episodes and self.gate.may_start(self.index.tokens, status.passes_done):
+                if self.index.episodes and self.gate.may_start(status.written_tokens, status.passes_done):
                     return
             if time.monotonic() - said > WAIT_LINE_S / 2:
                 said = time.monotonic()

@@ -145,6 +145,23 @@ def test_a_store_that_does_not_answer_for_a_while_is_no_end_of_waiting_for_data(
     assert looks[-1] - looks[0] > 1.5  # each look asks a distant store for the names of all its files
 
 
+def test_training_begins_by_what_was_written_and_not_by_what_eviction_has_left(offline_run: Callable[..., RunDir]) -> None:
+    run = offline_run("--replay.prefill_tokens", "5000", "--replay.capacity_tokens", "5000")
+    answers = iter([4999, 5000])
+
+    class Link:
+        status: Status | None = None
+
+        def exchange(self, progress: Progress) -> Status:
+            return Status("episodes", next(answers), 4500, 1, 0, 0, 0.5, False, False, 0, 1, Crew())
+
+    waiting = Learner(run, resume=False)
+    waiting.link = Link()  # type: ignore[assignment]
+    waiting._await_data()
+    assert waiting.index.tokens < 5000
+    assert not list(answers)
+
+
 def test_a_learner_that_waits_for_workers_shows_that_it_does(offline_run: Callable[..., RunDir]) -> None:
     run = offline_run("--replay.replay_ratio", "1", "--replay.slack_tokens", "1", "--training.steps", "50")
     asked: list[Progress] = []
