@@ -173,12 +173,6 @@ class SpoolWriter:
                 case events.Start():
                     store.set_status(run_id, "RUNNING")
                     self._cursor.status, self._cursor.redo = "RUNNING", dict(self._cursor.peaks)
-                case events.Params(values=values):
-                    store.params(run_id, values)
-                case events.Tags(values=values):
-                    store.tags(run_id, values)
-                case events.Text(name=name, text=text):
-                    store.text(run_id, name, text)
                 case events.Artifact(path=path, folder=folder):
                     store.artifact(run_id, Path(path), folder)
                 case events.Image(path=path, key=key, step=step):

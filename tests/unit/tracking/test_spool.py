@@ -27,18 +27,12 @@ def test_every_kind_of_event_comes_back(tmp_path: Path) -> None:
     spool = Spool(tmp_path / "tracking" / "spool.jsonl")
     spool.start(7)
     spool.metrics(8, {"learning/loss": 0.1}, timestamp_ms=123)
-    spool.params({"a": 1})
-    spool.tags({"b": True})
-    spool.text("notes.md", "line\nline")
     spool.artifact(tmp_path / "x.wav", "audio")
     spool.image(tmp_path / "x.png", "dream", 3)
     spool.end("FINISHED")
     kinds = [type(event) for event in _all(spool.path)]
-    assert kinds == [
-        events.Start, events.Metrics, events.Params, events.Tags, events.Text, events.Artifact, events.Image, events.End,
-    ]  # fmt: skip
+    assert kinds == [events.Start, events.Metrics, events.Artifact, events.Image, events.End]
     assert _all(spool.path)[1] == events.Metrics(123, 8, {"learning/loss": 0.1})
-    assert _all(spool.path)[4].text == "line\nline"  # type: ignore[union-attr]
 
 
 @given(st.dictionaries(st.text(min_size=1), st.floats(), max_size=8), st.integers(0, 2**40))
@@ -132,7 +126,7 @@ def test_full_disk_is_a_clear_error() -> None:
 def test_oversized_event_is_refused_before_it_is_written(tmp_path: Path) -> None:
     spool = Spool(tmp_path / "s")
     with pytest.raises(TrackingError, match="log it as an artifact file"):
-        spool.text("big.txt", "x" * (17 * 2**20))
+        spool.metrics(1, {"x" * (17 * 2**20): 1.0})
     assert spool.path.stat().st_size == 0
 
 
