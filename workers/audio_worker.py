@@ -262,17 +262,23 @@ class AudioWorker:
         root = self._options.root or Path(welcome.root)
         if not root.is_dir():
             raise UsageError(f"{root} is not a folder on this host; say with --root where it is here")
-        patience = Patience(config.replay.patience_s, self._on_block)  # signs of life go on, and so the lease stays
-        self._store = open_store(self._options.replay or welcome.replay, patience=patience)
-        self._store.check_writable()
+        store = self._open_store(self._options.replay or welcome.replay, config.replay.patience_s)
         logs.identify(run=one_line(welcome.run))
         self._beat_s = config.workers.beat_s
         if self._watchdog is None:
             self._watchdog = Watchdog(HUNG_TTLS * config.workers.lease_ttl_s)
         controls = ControlScale(welcome.control_mean, welcome.control_std)
-        self._producer = Producer(config, root, self._store, controls, self._on_block, self._totals)
+        self._producer = Producer(config, root, store, controls, self._on_block, self._totals)
         self._producer.warm_up()
         log.info("%s: %d recordings in %s", self._options.name, welcome.recordings, root)
+
+    def _open_store(self, where: str, patience_s: float) -> Store:
+        """The replay store, once it can be written: it may be away just when the coordinator has come back. Kept over reconnections."""
+        if self._store is None or self._store.location != where:
+            store = open_store(where, patience=Patience(patience_s, self._on_block))  # signs of life go on, and so the lease stays
+            store.patiently(store.check_writable)
+            self._store = store
+        return self._store
 
     @staticmethod
     def _config(welcome: Welcome) -> Config:
@@ -324,6 +330,8 @@ class AudioWorker:
             self._beaten = now
             self._dealer.send(Beat(self._lease, self._totals))
         answer = self._receive(0.0)
+        if isinstance(answer, Rehello):  # the connection was made anew, under a name that the coordinator does not know: the lease stays
+            self._dealer.send(self._hello)
         if isinstance(answer, Revoked) and answer.lease == self._lease:
             raise LeaseLost
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import msgspec
 
 from pydreaming.analysis.run_folder import RunFolder, make_ui, program, short
 from pydreaming.config import Config
+from pydreaming.tracking.store import redact
 from pydreaming.tracking.views import run_link, runs_link
+from pydreaming.tracking.writer import unsent
 from pydreaming.training.checkpoint import latest_intact
 
 UI = "http://127.0.0.1:5000"
@@ -31,14 +34,17 @@ def lines(run_dir: Path, config: Config) -> list[str]:
 
 
 def _mlflow_lines(run_dir: Path, config: Config) -> list[str]:
+    drain = f"{program('python')} -m workers.tracker --run {shlex.quote(short(run_dir))} --drain"
     try:
         ids = msgspec.json.decode((run_dir / "mlflow_run.json").read_bytes(), type=dict[str, str])
         experiment, run = ids["experiment_id"], ids["run_id"]
     except (OSError, msgspec.MsgspecError, KeyError):
-        return [f"MLflow       not written yet: {program('python')} -m workers.tracker --run {short(run_dir)} --drain"]
+        return [f"MLflow       not written yet: {drain}"]
+    rest = [f"             not all of it yet; the rest: {drain}"] if unsent(run_dir) else []
     if config.tracking.uri.startswith("http"):
-        return [f"MLflow       {runs_link(config.tracking.uri.rstrip('/'), experiment)}"]
+        return [f"MLflow       {runs_link(redact(config.tracking.uri), experiment)}", *rest]
     return [
         f"MLflow       {runs_link(UI, experiment)}",
         f"             {run_link(UI, experiment, run)}   (this run; start the page with: {make_ui(run_dir.parent)})",
+        *rest,
     ]

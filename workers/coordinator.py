@@ -20,7 +20,7 @@ from types import FrameType
 import msgspec
 
 from pydreaming.audio.sources import source_root
-from pydreaming.config import Config
+from pydreaming.config import Config, WorkersConfig
 from pydreaming.errors import PydreamingError, TransportError
 from pydreaming.keys import LOCAL_PEER, load_server_keys
 from pydreaming.tracking.live import CollectionNow, publish
@@ -66,19 +66,20 @@ class Coordinator:
     Args:
       run: the run's folder, for `pydreaming status`.
       router: the bound socket; collection: what there is to do; welcome: what peers are told first.
-      beat_s: s between a worker's signs of life. watch: on a source that grows.
+      workers: how work is handed to them. watch: on a source that grows.
     """
 
     def __init__(
-        self, run: Path, router: Router, collection: Collection, welcome: Welcome, beat_s: float, watch: SourceWatch | None = None
+        self, run: Path, router: Router, collection: Collection, welcome: Welcome, workers: WorkersConfig, watch: SourceWatch | None = None
     ) -> None:
         self._run = run
-        self._router, self._collection, self._welcome, self._beat_s = router, collection, welcome, beat_s
-        self._roster = Roster(forget_s=max(60.0, 20 * beat_s))
+        self._router, self._collection, self._welcome, self._beat_s = router, collection, welcome, workers.beat_s
+        # Not before its lease is lost and given to another: until then it may come back to it.
+        self._roster = Roster(forget_s=max(60.0, 20 * workers.beat_s, 2 * workers.lease_ttl_s))
         self._watch = watch
         self._dropped: Counter[str] = Counter()
         self._say = ThrottledLog(log)
-        self._regular, self._ticked = -REGULAR_S, -POLL_S
+        self._regular, self._ticked, self._began = -REGULAR_S, -POLL_S, time.time()
         self.stopping = self.comes_back = False
 
     @property
@@ -230,6 +231,7 @@ class Coordinator:
             capacity_tokens=self._collection.capacity_tokens,
             recordings_done=done,
             recordings=listed,
+            began=self._began,
         )
 
     def _drop(self, kind: str, detail: str) -> list[FromCoordinator]:
@@ -270,7 +272,7 @@ def run_coordinator(run: RunDir, stop: Stopper) -> None:
             control_std=catalogue.info.control_std,
             run=run.path.resolve().name,
         )
-        coordinator = Coordinator(run.path, router, collection, welcome, config.workers.beat_s, watch)
+        coordinator = Coordinator(run.path, router, collection, welcome, config.workers, watch)
         stop.attach(coordinator)
         replace_json(run.coordinator, CoordinatorFile(router.address, os.getpid()))
         log.info("listening on %s, %d recordings", router.address, len(catalogue))

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+import psutil
 
 from pydreaming.analysis.run_folder import QUARANTINE
 from pydreaming.audio.controls import ControlScale
@@ -68,7 +69,9 @@ def _make(run: RunDir, config: Config, stats: FeatureStats, folder: Path) -> Non
     labelled = any(name in catalogue.info.label_columns for name in ("label", "speaker"))
     heard_count = min(most - len(held_out), most if labelled else UNLABELLED)
     temporary = folder.with_name(f".eval_set.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
+    for left in folder.parent.glob(".eval_set.*.tmp"):  # of evaluations that were ended in the middle of this
+        if left == temporary or not psutil.pid_exists(int(left.name.split(".")[2])):
+            shutil.rmtree(left, ignore_errors=True)
     quarantine = Quarantine(temporary / QUARANTINE)
     for name, rows in (("heard", catalogue.sample(heard_count, config.run.seed)), ("held_out", held_out)):
         (temporary / name).mkdir(parents=True)

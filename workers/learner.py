@@ -161,12 +161,12 @@ class Learner:
     def _learn(self, batch: TensorBatch, progress: float) -> StepResult:
         """One gradient step, and what is learnt from it for the next ones."""
         with self._meter.spend("step"):
-            begin = time.monotonic()
+            begin, trained = time.monotonic(), self.trainer.trained_tokens
             result = self._step(batch, progress)
             self.threads.stepped(time.monotonic() - begin)
         if self.config.replay.priority != "uniform":
             self.batches.learn(self.team.spread(sequence_losses(result.losses, len(batch.mask))) if result.finite else None)
-        self._meter.stepped()
+        self._meter.stepped(self.trainer.trained_tokens - trained)
         self._averages.add(result)
         if self._first:
             self._say_first_step()
@@ -223,15 +223,16 @@ class Learner:
         """Wait, visibly, until there is enough to begin with."""
         said = 0.0
         while not self.stopping:
-            self.lookout.refresh()
             if self.link is None:
+                self.lookout.refresh()
                 if self.index.episodes == 0:
                     raise ReplayError(f"{self.index.location} holds no episodes to train from{self.lookout.damage()}")
                 return
+            self.lookout.look()
             status = self.link.exchange(self.saves.begun)
             if status is not None:
                 self._require_readable(status)
-                if self.index.episodes and self.gate.may_start(self.index.tokens, status.passes_done):
+                if self.index.episodes and self.gate.may_start(status.written_tokens, status.passes_done):
                     return
             if time.monotonic() - said > WAIT_LINE_S / 2:
                 said = time.monotonic()
@@ -270,7 +271,7 @@ class Learner:
 
     def _log(self, result: StepResult, batch: TensorBatch) -> None:
         metrics = step_metrics(self.trainer, result, batch.mask) | world_model_metrics(self.trainer, result, batch)
-        metrics |= self._averages.take() | self._meter.take(int(batch.mask.sum())) | self._store_metrics()
+        metrics |= self._averages.take() | self._meter.take() | self._store_metrics()
         metrics["machine/threads"] = self.threads.now
         try:
             begin = time.monotonic()

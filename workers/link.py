@@ -45,10 +45,6 @@ class CoordinatorLink:
             self._reconnect()
         return self.status
 
-    def close(self) -> None:
-        """Let the last message leave."""
-        self._dealer.close()
-
     def _take_in(self) -> None:
         while True:
             try:

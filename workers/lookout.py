@@ -42,7 +42,7 @@ class Lookout:
             self.refresh()
         except UnreachableError as e:
             if self._answers:
-                log.warning("%s; training goes on with what is on this host", e)
+                log.warning("%s; the learner goes on with what is on this host", e)
             self._answers = False
         else:
             self._answers = True

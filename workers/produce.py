@@ -146,6 +146,7 @@ class Producer:
 
     def _read_short(self, item: AudioItem, epoch: int) -> tuple[Samples, int, float] | None:
         """Samples at the features' rate, how many of them lie before the first in the recording, seconds read; None: not such a one."""
+        self.on_block()  # TOGETHER of them on a slow disk take longer than a lease may be without a beat
         try:
             path = resolve_inside(self.root, item.path)
             with open_audio(path, item, self.config.source.channels) as stream:

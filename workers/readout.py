@@ -18,7 +18,7 @@ class Meter:
     """Rates since the last log line, and what the training thread has spent its time on."""
 
     def __init__(self) -> None:
-        self._begin, self._steps, self._spent = time.monotonic(), 0, dict.fromkeys(_SPENT, 0.0)
+        self._begin_anew()
         self.said_waiting = 0.0
         self.append_s = 0.0  # that writing the last metrics has taken
 
@@ -36,22 +36,25 @@ class Meter:
         finally:
             self._spent[what] += time.monotonic() - begin
 
-    def stepped(self) -> None:
-        """One gradient step."""
+    def stepped(self, tokens: int) -> None:
+        """One gradient step, on so many tokens, of all processes of this learner together."""
         self._steps += 1
+        self._tokens += tokens
 
-    def take(self, tokens_per_step: int) -> dict[str, float]:
+    def take(self) -> dict[str, float]:
         """Rates by metric name; then begin anew."""
         elapsed = max(1e-9, time.monotonic() - self._begin)
-        rate = self._steps / elapsed
         metrics = {
-            "machine/steps_per_s": rate,
-            "machine/tokens_per_s": rate * tokens_per_step,
+            "machine/steps_per_s": self._steps / elapsed,
+            "machine/tokens_per_s": self._tokens / elapsed,
             **{f"busy/{what}": seconds / elapsed for what, seconds in self._spent.items()},
             "busy/append_us": 1e6 * self.append_s,
         }
-        self._begin, self._steps, self._spent = time.monotonic(), 0, dict.fromkeys(_SPENT, 0.0)
+        self._begin_anew()
         return metrics
+
+    def _begin_anew(self) -> None:
+        self._begin, self._steps, self._tokens, self._spent = time.monotonic(), 0, 0, dict.fromkeys(_SPENT, 0.0)
 
 
 def store_metrics(index: ReplayIndex, capacity: int, trained: int, status: Status | None) -> dict[str, float]:

@@ -17,6 +17,7 @@ class Peer:
     """One connection. `address` is ZeroMQ's name for it; `owner` names the process, over reconnections too.
 
     key: by which it was let in (empty: without keys); part of `owner`, so that nobody can take over another host's leases.
+    replaced: another process has come under its name, and it was not heard of since: most likely it is dead.
     """
 
     address: bytes
@@ -28,6 +29,7 @@ class Peer:
     lease: int = -1
     totals: Totals = field(default_factory=Totals)
     history: deque[tuple[float, Totals]] = field(default_factory=deque)
+    replaced: bool = False
 
     def beat(self, totals: Totals, now: float) -> None:
         """Take in the totals of a beat."""
@@ -63,7 +65,7 @@ class Roster:
         """The peer, noting that it was heard from."""
         peer = self._peers.get(address)
         if peer is not None:
-            peer.last_seen = now
+            peer.last_seen, peer.replaced = now, False
         return peer
 
     def greet(self, address: bytes, key: str, key_name: str, hello: Hello, now: float) -> list[Peer]:
@@ -76,6 +78,8 @@ class Roster:
             if twin.owner == owner:  # the same process after a reconnection
                 peer.totals, peer.history, peer.lease, peer.joined = twin.totals, twin.history, twin.lease, twin.joined
                 del self._peers[twin.address]
+            else:
+                twin.replaced = True
         self._peers[address] = peer
         return [twin for twin in twins if twin.owner != owner]
 
@@ -97,8 +101,9 @@ class Roster:
         return list(self._peers)
 
     def workers(self, now: float) -> list[WorkerNow]:
-        """All workers, by name."""
-        return sorted((p.now(now) for p in self._peers.values() if p.hello.role == "worker"), key=lambda w: (w.host, w.name))
+        """All workers, by name, without those that were replaced."""
+        workers = (p.now(now) for p in self._peers.values() if p.hello.role == "worker" and not p.replaced)
+        return sorted(workers, key=lambda w: (w.host, w.name))
 
 
 def crew_of(workers: Sequence[WorkerNow]) -> Crew:

@@ -37,7 +37,7 @@ LEARNER_END_S = 30.0  # s for its last checkpoint: of a large model, on a slow d
 OTHERS_END_S = 5.0
 HUNG_TTLS = 2.0  # times of a lease without a sign of life after which a worker is replaced: its lease is lost by then
 HUNG_COORDINATOR_S = 20.0  # s at least for the coordinator, whose sign of life is its status file
-TRACKER_END_S = 40.0  # s for the rest of the spool to reach the tracking server; the tracker itself gives up before
+TRACKER_END_S = 40.0  # s for the rest of the spool to reach the tracking server; where nothing does, the tracker itself gives up before
 
 
 class RunError(PydreamingError):
@@ -108,7 +108,7 @@ class Supervisor:
                     child.start()
             code = self._watch()
             if self._learner_done and code == 0 and self._tracker is not None:  # told by the spool, it ends when all is sent
-                self._reap([self._tracker], TRACKER_END_S)
+                self._wait_for([self._tracker], TRACKER_END_S)  # asked to end below, it says what is left
             return code
         finally:
             self._end()
@@ -244,21 +244,25 @@ class Supervisor:
 
     def _reap(self, children: Sequence[Child], seconds: float) -> None:
         """Wait until they have ended; kill them after `seconds`, or at a second signal."""
+        for child in self._wait_for(children, seconds):
+            self._say(f"{child.name} does not end and is killed")
+            child.signal(signal.SIGKILL)
+            if child.process is not None:
+                child.process.wait()
+
+    def _wait_for(self, children: Sequence[Child], seconds: float) -> list[Child]:
+        """Wait until they have ended; returns those that have not after `seconds`, or at a second signal."""
         begun = announced = time.monotonic()
         signals = self._signals
         while running := [c for c in children if c.process is not None and c.process.poll() is None]:
             now = time.monotonic()
             if now - begun > seconds or self._signals > max(1, signals):
-                for child in running:
-                    self._say(f"{child.name} does not end and is killed")
-                    child.signal(signal.SIGKILL)
-                    if child.process is not None:
-                        child.process.wait()
-                return
+                return running
             if now - announced > 3.0:
                 announced = now
                 self._say(f"waiting for {', '.join(c.name for c in running)} to end ...")
             time.sleep(POLL_S / 2)
+        return []
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._signals += 1

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from torch import distributed as dist
 
 from pydreaming.config import Config
-from pydreaming.errors import PydreamingError
+from pydreaming.errors import ConfigError, PydreamingError
 from pydreaming.models.ranks import ALONE, Ranks
 from pydreaming.replay.sampler import Batch
 from pydreaming.replay.schema import ACTION_DTYPE, TOKEN_DTYPE
@@ -68,11 +68,17 @@ class Team:
     Args:
       config: of the run. ranks: as torchrun's environment has them (`ranks_of_environment`).
     Raises:
-      LostRankError: (all methods) another rank is gone.
+      ConfigError: the ranks cannot share a batch evenly. LostRankError: (all methods) another rank is gone.
     """
 
     def __init__(self, config: Config, ranks: Ranks = ALONE) -> None:
         self.ranks = ranks
+        if (
+            config.training.batch_size % ranks.size
+        ):  # torchrun has the last word on their number, so it is not among the configuration's checks
+            raise ConfigError(
+                f"training.batch_size {config.training.batch_size} must be a multiple of the {ranks.size} processes that share it"
+            )
         self._shape = (config.training.batch_size // ranks.size, config.training.batch_length)
         self._widths = (0, 0)
         self._said = time.monotonic()

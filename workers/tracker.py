@@ -2,7 +2,8 @@
 
 It ends when the spool says that the session ended, or on SIGTERM or SIGINT after up to five seconds in which it sends what it can;
 whatever is left stays in the spool and is sent by the next start, or by `--drain`, which sends what is there and exits.
-Exit codes: 0 all sent · 1 the session ended, but the store could not take everything (one line says what to do) · 2 wrong usage.
+Exit codes: 0 all sent, or the run was deleted in MLflow · 1 the session ended, but the store could not take everything (one line says
+what to do) · 2 wrong usage.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from workers import logs
 from workers.layout import RunDir
 
 STOP_S = 5.0  # time to send what is left after SIGTERM
+SLICE_S = 1.0  # of sending after the end of the session, between two looks for SIGTERM
 END_S = 30.0  # time without progress, after the end of the session, until the rest is left in the spool
 MAX_BACKOFF_S = 10.0
 SYSTEM_S = 30.0  # between system metrics
@@ -71,14 +73,16 @@ class Tracker:
     def run(self) -> int:
         """Pump until the end; the exit code."""
         give_up: float | None = None
+        told = False
         while True:
-            leaving = self._ended or self._stop.is_set()
-            if not leaving:
+            if self._stop.is_set() and not told:  # be it in the middle of sending what is left
+                told, give_up = True, time.monotonic() + STOP_S
+            elif not self._ended and not told:
                 give_up = None
             elif give_up is None:
-                give_up = time.monotonic() + (STOP_S if self._stop.is_set() else END_S)
+                give_up = time.monotonic() + END_S
             sent = self._attempt(give_up)
-            if sent and give_up is not None and not self._stop.is_set():
+            if sent and give_up is not None and not told:
                 give_up = time.monotonic() + END_S
             if give_up is None and time.monotonic() >= self._next_system:
                 self._log_system()
@@ -92,7 +96,8 @@ class Tracker:
 
     def _attempt(self, give_up: float | None) -> int:
         try:
-            sent = self.writer.pump(time.monotonic() + STOP_S if give_up is None else give_up)
+            now = time.monotonic()
+            sent = self.writer.pump(now + STOP_S if give_up is None else min(give_up, now + SLICE_S))
         except RunDeletedError:
             raise
         except TrackingError as e:
@@ -171,6 +176,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         except ConfigError as e:
             raise UsageError(f"{arguments.run / 'config.yaml'}: {e}") from e
         return Tracker(arguments.run, config, arguments.drain, stop).run()
+    except RunDeletedError as e:
+        _log.warning("%s", e)
+        return 0  # no error, after which it would be started again, and make the run again
     except PydreamingError as e:
         _log.error("error: %s", e)
         return e.exit_code

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import queue
+import sqlite3
 import threading
 import time
 from collections.abc import Iterable, Sequence
@@ -64,7 +65,8 @@ class SourceWatch:
         return found
 
     def look(self) -> None:
-        """One look. A source that cannot be read as a whole (a manifest that is being replaced, a disk that is away) is left as it was."""
+        """One look. A source that cannot be read as a whole (a manifest that is being replaced, a disk that is away or full) is left as it
+        was."""
         new: list[AudioItem] = []
         present: set[int] = set()
         try:
@@ -75,7 +77,7 @@ class SourceWatch:
                     present.add(row)
                 elif self._completeness.is_complete(item.path):
                     new.append(item)
-        except SourceError as e:
+        except (SourceError, OSError, sqlite3.Error) as e:  # layouts keep their lookups in a database on disk, which may be full
             if str(e) != self._complaint:
                 log.warning("the source cannot be looked at: %s", e)
             self._complaint = str(e)

@@ -105,11 +105,12 @@ def parquet() -> Kind:
     from pydreaming.audio.stats import FeatureStats
     from pydreaming.config import load_config
     from pydreaming.replay.builder import ClipInfo, EpisodeBuilder
-    from pydreaming.replay.evict import evict
+    from pydreaming.replay.evict import oldest_files
     from pydreaming.replay.index import ReplayIndex
     from pydreaming.replay.names import shard_name, shard_prefix
     from pydreaming.replay.sampler import ReplaySampler
     from pydreaming.replay.schema import StoreMeta
+    from pydreaming.replay.store import LocalStore
     from pydreaming.replay.writer import ShardWriter
 
     config = load_config(["defaults"], ["--features.n_mels", "4", "--features.token_frames", "2"])
@@ -142,7 +143,7 @@ def parquet() -> Kind:
                 index.episode(episode)
         if index.episodes:
             ReplaySampler(index, 4, 4, 0.75, 0.3, 0).sample()
-        evict(path.parent, 10)
+        oldest_files(LocalStore(path.parent), 10)
         if index.damaged:
             raise PydreamingError(next(iter(index.damaged.values())))
 

@@ -36,7 +36,7 @@ COMMAND = Command(
     "  collection   the pass, recordings done of it, leases in workers' hands, log-mel windows (tokens) written since the run began\n"
     "  replay       what the store holds after eviction, its share of the capacity, and how often each token was trained on\n"
     "  workers      recordings and seconds of audio a second, over the last half minute; when it was heard of, and when it joined\n\n"
-    "exit code: 0 while the run is alive, 1 when nothing was heard of it for 15 s; so it serves as a health check.\n\n"
+    "exit code: 0 while the run is alive, 1 when it has ended or nothing was heard of it for 15 s; so it serves as a health check.\n\n"
     "example:\n  pydreaming status runs/my-run --watch 5\n  pydreaming status runs/my-run --json",
     _arguments,
     _run,

@@ -8,23 +8,10 @@ from functools import lru_cache
 import pyarrow as pa
 
 from pydreaming.errors import ReplayError, UnreachableError
-from pydreaming.replay.address import Location
 from pydreaming.replay.names import META_KEY, shard_age
-from pydreaming.replay.store import Identity, Store, open_store
+from pydreaming.replay.store import Identity, Store
 
 _Aged = tuple[tuple[int, int, int], int, str, int]  # age by name, modification time in ns, name, tokens
-
-
-def evict(where: Location | Store, capacity_tokens: int, known: Mapping[str, int] | None = None) -> list[str]:
-    """Remove `oldest_files`, whose arguments and errors these are; returns their names. A learner that has one mapped keeps reading it.
-
-    Raises:
-      ReplayError: a file cannot be removed.
-    """
-    store = open_store(where)
-    names = oldest_files(store, capacity_tokens, known)
-    store.remove(names)
-    return names
 
 
 def oldest_files(store: Store, capacity_tokens: int, known: Mapping[str, int] | None = None) -> list[str]:

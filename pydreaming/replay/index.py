@@ -30,8 +30,7 @@ class ReplayIndex:
     checked when one is first read from it; who meets damage there decides whether to `leave_out` the file.
 
     Args:
-      where: the store. It may be empty or missing at first.
-      expected: settings that every file must have; without it the first file, by name, decides.
+      where: the store. It may be empty or missing at first. All files must have the settings of the first one, by name.
 
     Attributes:
       location: of the store, for messages.
@@ -43,12 +42,11 @@ class ReplayIndex:
       clip_offsets[e]:clip_offsets[e+1] of clip_start (C,) int32 (step in the episode) and clip_item (C,) int32 (catalogue row).
     """
 
-    def __init__(self, where: Location | Store, expected: StoreMeta | None = None) -> None:
+    def __init__(self, where: Location | Store) -> None:
         self._store = open_store(where)
         self.location = self._store.location
         self.version = 0
         self.damaged: dict[str, str] = {}
-        self._expected = expected
         self._shards: dict[str, tuple[Identity, Shard]] = {}
         self._seen_damaged: dict[str, Identity] = {}
         self._build()
@@ -66,7 +64,7 @@ class ReplayIndex:
     @property
     def meta(self) -> StoreMeta | None:
         """Settings of the store; None while nothing is known."""
-        return self._expected or (self._order[0].meta if self._order else None)
+        return self._order[0].meta if self._order else None
 
     def refresh(self, patient: bool = False) -> tuple[list[str], list[str]]:
         """Look at the store again: one listing, and one footer for each new file.
@@ -196,10 +194,9 @@ class ReplayIndex:
         if not added:
             return
         first = min(shards)
-        side, meta = ("this run", self._expected) if self._expected else (first, shards[first][1].meta)
         for name in added:
-            if found := difference(meta, shards[name][1].meta):
-                raise ReplayError(f"{name} in {self.location} does not belong with {side}: {found}")
+            if found := difference(shards[first][1].meta, shards[name][1].meta):
+                raise ReplayError(f"{name} in {self.location} does not belong with {first}: {found}")
 
     def _open(self, files: dict[str, Identity]) -> list[Shard | str]:
         """Each file's shard, or why it cannot be used; '' for one that was evicted since the listing."""

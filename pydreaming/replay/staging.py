@@ -54,7 +54,7 @@ def _sweep() -> None:
     """Remove the folders of processes that have ended."""
     for lock in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*{_LOCK}"):
         try:
-            handle = os.open(lock, os.O_RDONLY | os.O_NOFOLLOW)
+            handle = os.open(lock, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)  # anybody may put a pipe there, which waits for its writer
         except OSError:  # gone, or another user's
             continue
         try:

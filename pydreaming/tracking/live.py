@@ -50,7 +50,7 @@ class CollectionNow(msgspec.Struct, frozen=True):
 
     `time` is s since the epoch; it writes again within `due_s`. `leases` are in hands now; `capacity_tokens` is what the store may hold,
     `recordings` what the present pass covers, `recordings_done` those of them that are done, unreadable ones included (0 where a run of an
-    earlier version did not say); the rest as in `workers.protocol.Status`.
+    earlier version did not say), `began` when this coordinator did (0 likewise); the rest as in `workers.protocol.Status`.
     """
 
     time: float
@@ -71,6 +71,7 @@ class CollectionNow(msgspec.Struct, frozen=True):
     capacity_tokens: int = 0
     recordings_done: int = 0
     recordings: int = 0
+    began: float = 0.0
 
 
 class LearnerNow(msgspec.Struct, frozen=True):
@@ -124,7 +125,12 @@ class RunNow:
         """Whether the learner has said so, and no coordinator has begun again since."""
         if self.learner is None or self.learner.phase not in ENDS:
             return False
-        return self.collection is None or self.collection.time < self.learner.time + LATE_S
+        if self.collection is None:
+            return True
+        if not self.collection.began:
+            return self.collection.time < self.learner.time + LATE_S
+        # It goes on showing itself for as long as MLflow takes to get the rest, so its last sign of life says nothing.
+        return self.collection.began < self.learner.time
 
 
 def heard_in_time(view: CollectionNow | LearnerNow | None, now: float) -> bool:
@@ -173,7 +179,8 @@ def describe(run: RunNow, now: float | None = None) -> list[str]:
         fill = f" · {c.stored_tokens / c.capacity_tokens:.0%} of replay.capacity_tokens" if c.capacity_tokens else ""
         lines.append(f"replay      {_count(c.stored_tokens)} tokens in {_count(c.files)} files{fill}{ratio}")
         lines.append(f"refused     {c.unreadable} recordings unreadable (quarantine.jsonl) · {c.dropped_messages} messages dropped")
-        lines += _workers(c.workers)
+        # Rates and leases of a run that goes on no more are nobody's.
+        lines += _workers(c.workers) if run.alive(now) else [f"workers     {len(c.workers)} when last heard of"]
     return lines
 
 

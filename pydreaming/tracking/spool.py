@@ -4,7 +4,7 @@ Writing one event is one `write` to a file opened with O_APPEND, some ten micros
 append to one spool. The tracker process (`workers.tracker`) reads it from a byte cursor and sends it on; nothing is ever removed, so a
 store that was away, or wiped, can be filled again. This file knows nothing of MLflow.
 
-Lifetime of a run, as events:  start · (params | tags | metrics | text | image | artifact)* · end [ · start(step) ... when resumed ]
+Lifetime of a run, as events:  start · (metrics | image | artifact)* · end [ · start(step) ... when resumed ]
 """
 
 from __future__ import annotations
@@ -46,25 +46,6 @@ class Metrics(Event, frozen=True):
     values: dict[str, float]
 
 
-class Params(Event, frozen=True):
-    """Settings shown beside the run."""
-
-    values: dict[str, str]
-
-
-class Tags(Event, frozen=True):
-    """Tags of the run."""
-
-    values: dict[str, str]
-
-
-class Text(Event, frozen=True):
-    """A small text artifact, carried by the spool itself; `name` is its path among the artifacts."""
-
-    name: str
-    text: str
-
-
 class Artifact(Event, frozen=True):
     """A file or folder to show among the artifacts, below `folder`."""
 
@@ -86,7 +67,7 @@ class End(Event, frozen=True):
     status: Status
 
 
-AnyEvent = Start | Metrics | Params | Tags | Text | Artifact | Image | End
+AnyEvent = Start | Metrics | Artifact | Image | End
 _DECODER = msgspec.json.Decoder(AnyEvent)
 
 
@@ -113,9 +94,6 @@ class Spool:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            size = os.fstat(self._fd).st_size
-            # A line torn by a power cut must not swallow the first event after it.
-            self._torn = size > 0 and os.pread(self._fd, 1, size - 1) != b"\n"
         except OSError as e:
             raise TrackingError(f"{path}: cannot open the spool: {e.strerror}") from e
 
@@ -134,18 +112,6 @@ class Spool:
             finite[NON_FINITE] = float(self._non_finite)
         if finite:
             self._append(Metrics(_now_ms() if timestamp_ms is None else timestamp_ms, step, finite))
-
-    def params(self, values: Mapping[str, object]) -> None:
-        """Record settings; keep to about 15, MLflow prints them all above every image grid."""
-        self._append(Params(_now_ms(), {name: str(value) for name, value in values.items()}))
-
-    def tags(self, values: Mapping[str, object]) -> None:
-        """Record tags of the run."""
-        self._append(Tags(_now_ms(), {name: str(value) for name, value in values.items()}))
-
-    def text(self, name: str, text: str) -> None:
-        """Record a small text artifact such as `notes.md`; its content travels in the spool."""
-        self._append(Text(_now_ms(), name, text))
 
     def artifact(self, path: Path, folder: str = "") -> None:
         """Record a file or folder to be shown among the artifacts, below `folder`."""
@@ -169,16 +135,20 @@ class Spool:
         line = self._encoder.encode(event) + b"\n"
         if len(line) > MAX_LINE:
             raise TrackingError(f"{self.path}: an event of {len(line)} bytes does not fit; log it as an artifact file")
-        if self._torn:
-            line = b"\n" + line
         try:
+            if self._is_torn():
+                line = b"\n" + line
             written = os.write(self._fd, line)
         except OSError as e:
             raise TrackingError(f"{self.path}: cannot append to the spool: {e.strerror}") from e
-        # A full disk can take half a line; the next event then starts a line of its own.
-        self._torn = written < len(line)
-        if self._torn:
+        if written < len(line):
             raise TrackingError(f"{self.path}: the disk took only {written} of {len(line)} bytes of an event")
+
+    def _is_torn(self) -> bool:
+        """Whether the last line has no end: a power cut or a full disk has stopped this process in it, or another. The next event must not
+        be swallowed by it."""
+        size = os.fstat(self._fd).st_size
+        return size > 0 and os.pread(self._fd, 1, size - 1) != b"\n"
 
 
 def read_events(path: Path, offset: int = 0) -> Iterator[Record]:

@@ -173,12 +173,6 @@ class SpoolWriter:
                 case events.Start():
                     store.set_status(run_id, "RUNNING")
                     self._cursor.status, self._cursor.redo = "RUNNING", dict(self._cursor.peaks)
-                case events.Params(values=values):
-                    store.params(run_id, values)
-                case events.Tags(values=values):
-                    store.tags(run_id, values)
-                case events.Text(name=name, text=text):
-                    store.text(run_id, name, text)
                 case events.Artifact(path=path, folder=folder):
                     store.artifact(run_id, Path(path), folder)
                 case events.Image(path=path, key=key, step=step):
@@ -261,6 +255,13 @@ class SpoolWriter:
     def _advance(self, offset: int) -> None:
         self._cursor.offset, self._attempts = offset, 0
         _save(self.run_dir / CURSOR, self._cursor)
+
+
+def unsent(run_dir: Path) -> int:
+    """Bytes of a run's spool that no store has yet."""
+    cursor = _load(run_dir / CURSOR, Cursor) or Cursor()
+    spool = run_dir / SPOOL
+    return spool.stat().st_size - cursor.offset if spool.is_file() else 0
 
 
 def _process_tags() -> dict[str, str]:

@@ -34,6 +34,7 @@ from pydreaming.audio.controls import NO_CONTROLS, ControlScale
 from pydreaming.audio.features import FeatureStats
 from pydreaming.config import Config, Natural, NonNegative, Positive, config_from_dict
 from pydreaming.config_changes import SHAPES, first_change
+from pydreaming.config_public import without_host
 from pydreaming.errors import CheckpointError, ConfigError
 from pydreaming.models.world_model import WorldModelNet
 from pydreaming.objectives import Objective, make_objective
@@ -237,7 +238,7 @@ def export_networks(folder: Path, model: WorldModelNet, objective: Objective, st
         "token_dim": state.token_dim,
         "action_dim": state.action_dim,
         "counters": state.counters,
-        "config": _without_host(state.config),
+        "config": without_host(state.config),
         "stats": msgspec.to_builtins(state.stats),
         "controls": msgspec.to_builtins(state.controls),
     }
@@ -253,15 +254,6 @@ def export_networks(folder: Path, model: WorldModelNet, objective: Objective, st
             temporary.replace(folder / name)
     except OSError as e:
         raise CheckpointError(f"cannot write a model to {folder}: {e.strerror or e}") from e
-
-
-def _without_host(config: Config) -> dict[str, Any]:
-    """The settings without addresses, and with names in the place of paths: the model goes to strangers."""
-    values = config.to_dict()
-    for section, key in (("source", "path"), ("run", "dir"), ("replay", "dir")):
-        values[section][key] = Path(values[section][key].partition("?")[0]).name
-    values["tracking"]["uri"] = values["coordinator"]["address"] = values["coordinator"]["keys"] = ""
-    return values
 
 
 def load_networks(path: Path, device: torch.device) -> tuple[WorldModelNet, Objective, CheckpointState]:

@@ -55,6 +55,7 @@ def report_of(run: RunDir) -> str:
 def test_a_labelled_corpus_with_a_held_out_part(make_run: MakeRun, tmp_path: Path) -> None:
     run = make_run(folders_as_classes(tmp_path / "audio"), *OFFLINE, "--source.held_out", "0.25")
     checkpoint = train(run)
+    (run.path / ".eval_set.999999999.tmp" / "heard").mkdir(parents=True)  # of a process that was killed
     command = [sys.executable, "-m", "workers.evaluator", "--run", str(run.path), "--checkpoint", str(checkpoint), "--final"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr

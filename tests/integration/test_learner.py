@@ -16,6 +16,7 @@ import safetensors.torch
 import torch
 from quick_training import train
 
+from pydreaming.errors import UnreachableError
 from pydreaming.tracking.live import Phase, RunNow, describe, read_run
 from pydreaming.training.checkpoint import list_checkpoints
 from pydreaming.training.trainer import Trainer
@@ -116,6 +117,49 @@ def test_a_resumed_learner_never_tells_the_coordinator_that_it_begins_anew(offli
     assert resumed.run() == "KILLED"
     config = run.read_config().training
     assert sent == [Progress(3 * config.batch_size * config.batch_length, 3, str(checkpoint))] * 3
+
+
+def test_a_store_that_does_not_answer_for_a_while_is_no_end_of_waiting_for_data(offline_run: Callable[..., RunDir]) -> None:
+    run = offline_run("--training.steps", "2")
+
+    class Link:
+        status: Status | None = None
+
+        def exchange(self, progress: Progress) -> Status:
+            time.sleep(0.1)
+            return Status("episodes", 1, 1, 1, 0, 1, 0.5, False, False, 0, 1, Crew())
+
+    waiting, looks = Learner(run, resume=False), list[float]()
+    waiting.link = Link()  # type: ignore[assignment]
+    refresh = waiting.index.refresh
+
+    def away_at_first() -> None:
+        looks.append(time.monotonic())
+        if len(looks) < 3:
+            raise UnreachableError("the replay store s3://b/p cannot be reached")
+        refresh()
+
+    waiting.index.refresh = away_at_first  # type: ignore[method-assign]
+    waiting._await_data()
+    assert len(looks) == 3
+    assert looks[-1] - looks[0] > 1.5  # each look asks a distant store for the names of all its files
+
+
+def test_training_begins_by_what_was_written_and_not_by_what_eviction_has_left(offline_run: Callable[..., RunDir]) -> None:
+    run = offline_run("--replay.prefill_tokens", "5000", "--replay.capacity_tokens", "5000")
+    answers = iter([4999, 5000])
+
+    class Link:
+        status: Status | None = None
+
+        def exchange(self, progress: Progress) -> Status:
+            return Status("episodes", next(answers), 4500, 1, 0, 0, 0.5, False, False, 0, 1, Crew())
+
+    waiting = Learner(run, resume=False)
+    waiting.link = Link()  # type: ignore[assignment]
+    waiting._await_data()
+    assert waiting.index.tokens < 5000
+    assert not list(answers)
 
 
 def test_a_learner_that_waits_for_workers_shows_that_it_does(offline_run: Callable[..., RunDir]) -> None:

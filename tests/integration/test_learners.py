@@ -101,6 +101,9 @@ def test_two_processes_train_what_one_would_and_end_with_a_signal(two: Callable[
     assert apart < 0.02 * moved, (apart, moved)
     state = json.loads((checkpoint / "state.json").read_text())
     assert state["sampler"] == sampler  # so that one process, or any number, could go on from here
+    rates = [event["values"] for event in spool(run) if "machine/tokens_per_s" in event.get("values", ())]  # type: ignore[operator]
+    each = max(values["machine/tokens_per_s"] / values["machine/steps_per_s"] for values in rates)  # type: ignore[index]
+    assert each > 0.9 * state["counters"]["trained_tokens"] / steps  # tokens of both
 
 
 @pytest.mark.slow

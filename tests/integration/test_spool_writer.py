@@ -97,20 +97,17 @@ def test_everything_is_sent_again_without_a_trace_when_the_cursor_is_lost(runs: 
     assert len(images) == 2  # the picture and its thumbnail
 
 
-def test_artifacts_texts_tags_and_end(runs: Path) -> None:
+def test_artifacts_and_end(runs: Path) -> None:
     spool, writer = _make(runs, "artifacts")
     (runs / "artifacts-in").mkdir()
     (runs / "artifacts-in" / "report.html").write_text("<p>report</p>")
-    spool.text("notes.md", "# notes")
     spool.artifact(runs / "artifacts-in" / "report.html")
     spool.artifact(runs / "artifacts-in", "folder")
-    spool.tags({"colour": "blue"})
     spool.end("FAILED")
     writer.pump()
     run = _run(runs, "artifacts")
     names = {file.path for file in _client(runs).list_artifacts(run.info.run_id)}
-    assert names == {"notes.md", "report.html", "folder"}
-    assert run.data.tags["colour"] == "blue"
+    assert names == {"report.html", "folder"}
     assert run.info.status == "FAILED"
     assert run.info.end_time is not None
 

@@ -16,6 +16,7 @@ import pytest
 
 from pydreaming.errors import UsageError
 from workers import children
+from workers import supervisor as supervisor_module
 from workers.layout import RunDir
 from workers.supervisor import LEARNER_HOST, WORKER_HOST, RunError, Supervisor
 
@@ -125,6 +126,21 @@ def test_a_learner_that_gets_further_each_time_is_never_given_up_nor_what_it_sta
     assert len(list(run.checkpoints.iterdir())) == 8
     assert said[-2].endswith("will go on from step-00000006")
     assert not family(run)
+
+
+def test_a_tracker_that_takes_too_long_is_asked_to_end_and_says_what_is_left(
+    make_run: MakeRun, recordings: Recordings, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor_module, "TRACKER_END_S", 1.0)
+    run = make_run(recordings(2), "--workers.count", "0")
+    supervisor = supervise(run, said, "worker", "coordinator")
+    supervisor._learner = children.Child("learner", ["-c", "pass"], None)
+    slow = "import signal, sys, time; signal.signal(15, lambda *_: sys.exit('3 bytes wait')); time.sleep(60)"
+    run.logs.mkdir()
+    supervisor._tracker = children.Child("tracker", ["-c", slow], run.logs / "tracker.log")
+    assert supervisor.run() == 0
+    assert (run.logs / "tracker.log").read_text() == "3 bytes wait\n"
+    assert not [line for line in said if "killed" in line]
 
 
 def test_the_coordinator_runs_for_workers_of_other_hosts(make_run: MakeRun, recordings: Recordings, said: list[str]) -> None:

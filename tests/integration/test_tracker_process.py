@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+import workers.tracker
 from pydreaming.config import load_config
 from pydreaming.tracking.spool import Spool
 from pydreaming.tracking.store import Store, prepare_environment
@@ -129,6 +130,20 @@ def test_sigterm_ends_the_run_as_killed_and_the_next_start_goes_on(runs: Path, s
     assert (again.info.status, history) == ("FINISHED", [(1, 1.0), (2, 2.0), (3, 3.0)])
 
 
+def test_a_run_that_is_deleted_in_mlflow_is_not_made_again(runs: Path, started: list[subprocess.Popen[bytes]]) -> None:
+    run_dir = _make_run(runs, "deleted")
+    spool = Spool(run_dir / SPOOL)
+    spool.metrics(1, {"learning/loss": 1.0})
+    started.append(_start(run_dir))
+    _wait(lambda: _drained(run_dir))
+    import mlflow
+
+    mlflow.MlflowClient(tracking_uri=_sqlite(runs)).delete_run(json.loads((run_dir / RUN_FILE).read_text())["run_id"])
+    spool.metrics(2, {"learning/loss": 2.0})
+    assert started[0].wait(30) == 0  # with anything else the supervisor would start it again
+    assert "was deleted in MLflow; the tracker stops" in (run_dir / "tracker.log").read_text()
+
+
 def test_tracker_that_was_killed_loses_and_doubles_nothing(runs: Path, started: list[subprocess.Popen[bytes]]) -> None:
     run_dir = _make_run(runs, "crashed")
     spool = Spool(run_dir / SPOOL)
@@ -175,6 +190,28 @@ def test_a_full_disk_does_not_end_the_tracker(tmp_path: Path, caplog: pytest.Log
     tracker._spool = Spool(Path("/dev/full"))
     tracker._log_system()
     assert "No space left" in caplog.text
+
+
+def test_sigterm_counts_while_the_rest_is_sent_too(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers.tracker, "STOP_S", 1.0)
+    run_dir, stop = _make_run(tmp_path, "run"), threading.Event()
+    spool = Spool(run_dir / SPOOL)
+    spool.end("FINISHED")
+    tracker = Tracker(run_dir, load_config([str(run_dir / "config.yaml")]), drain=False, stop=stop)
+
+    def pump(deadline: float) -> int:
+        """A server that takes one event after the other, and there are always more."""
+        time.sleep(max(0.0, deadline - time.monotonic()))
+        return 1
+
+    monkeypatch.setattr(tracker.writer, "pump", pump)
+    threading.Timer(2.0, stop.set).start()
+    began = time.monotonic()
+    assert tracker.run() == 1
+    assert time.monotonic() - began < 10
+    assert "--drain" in caplog.text
 
 
 @pytest.mark.parametrize(("content", "message"), [(None, "holds no config.yaml"), ("run: 3", "config.yaml")])

@@ -10,10 +10,11 @@ from pydreaming.config import load_config
 from pydreaming.replay import shard
 from pydreaming.replay.address import Location
 from pydreaming.replay.builder import ClipInfo, EpisodeBuilder
+from pydreaming.replay.evict import oldest_files
 from pydreaming.replay.index import ReplayIndex
 from pydreaming.replay.names import shard_prefix
 from pydreaming.replay.schema import Episode, StoreMeta, decode_metadata
-from pydreaming.replay.store import Store, read_footer
+from pydreaming.replay.store import Store, open_store, read_footer
 from pydreaming.replay.writer import FileReport, ShardWriter
 
 STRIDE = 320  # samples between the starts of adjacent tokens
@@ -65,6 +66,14 @@ def small_store(where: Location | Store, groups: int = 3, clips: int = 20, shard
     index = ReplayIndex(where)
     index.refresh()
     return index
+
+
+def evict(where: Location | Store, capacity_tokens: int) -> list[str]:
+    """Remove the oldest files, as the coordinator does, and return their names."""
+    store = open_store(where)
+    names = oldest_files(store, capacity_tokens)
+    store.remove(names)
+    return names
 
 
 def assert_equal_episodes(a: Episode, b: Episode) -> None:

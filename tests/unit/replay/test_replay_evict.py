@@ -9,9 +9,7 @@ import time
 
 import pandas as pd
 from places import Folder, Place
-from replay_store import build_group, store_meta, write_lease
-
-from pydreaming.replay.evict import evict
+from replay_store import build_group, evict, store_meta, write_lease
 
 
 def fill(place: Place, leases: list[tuple[int, int]]) -> list[str]:

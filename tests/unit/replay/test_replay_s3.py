@@ -260,3 +260,9 @@ def test_a_staging_folder_that_is_just_being_made_is_not_swept(tmp_path, monkeyp
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(use, range(8)))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_pipe_in_the_place_of_a_lock_holds_nobody_up(tmp_path):
+    os.mkfifo(tmp_path / "pydreaming-staging-x.lock")
+    code = "from pydreaming.replay.staging import Staging; Staging().close()"
+    subprocess.run([sys.executable, "-c", code], env=os.environ | {"TMPDIR": str(tmp_path)}, check=True, timeout=30)

@@ -73,6 +73,15 @@ def test_states(run: Path, learner: LearnerNow | None, collection: CollectionNow
     assert found.alive(NOW + after_s) is alive
 
 
+@pytest.mark.parametrize("learner", [LEARNER, replaced(LEARNER, phase="finished")])
+def test_of_a_run_that_is_no_more_nobody_is_at_work(run: Path, learner: LearnerNow) -> None:
+    publish(run, learner)
+    publish(run, COLLECTION)
+    lines = describe(read_run(run), NOW + 3600)
+    assert lines[-1] == "workers     1 when last heard of"
+    assert "at work" not in "\n".join(lines)
+
+
 def test_of_many_workers_the_silent_ones_are_shown(run: Path) -> None:
     crew = [msgspec.structs.replace(WORKER, name=f"host-{i:03}", silent_s=float(i)) for i in range(100)]
     publish(run, msgspec.structs.replace(COLLECTION, workers=crew))
@@ -88,7 +97,7 @@ def test_status_files_of_an_earlier_version_are_read(run: Path) -> None:
     publish(run, COLLECTION)
     for name, young in (
         ("learner", ("checkpoint_time", "trained_tokens", "tokens_per_s", "non_finite_steps")),
-        ("collection", ("capacity_tokens", "recordings_done", "recordings")),
+        ("collection", ("capacity_tokens", "recordings_done", "recordings", "began")),
     ):
         path = run / "status" / f"{name}.json"
         path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k not in young}))
@@ -102,6 +111,15 @@ def test_a_run_that_was_taken_up_again_has_not_ended(run: Path) -> None:
     publish(run, replaced(LEARNER, phase="stopped", time=NOW - 1000))
     publish(run, COLLECTION)
     assert read_run(run).alive(NOW)
+
+
+@pytest.mark.parametrize(("began", "alive"), [(NOW - 500, False), (NOW - 90, True)])
+def test_a_coordinator_that_outlives_its_learner_is_told_from_one_that_has_begun_again(run: Path, began: float, alive: bool) -> None:
+    publish(run, replaced(LEARNER, phase="finished", time=NOW - 100))
+    publish(run, msgspec.structs.replace(COLLECTION, began=began))  # MLflow took long to get the rest
+    found = read_run(run)
+    assert found.alive(NOW) is alive
+    assert describe(found, NOW + 3600)[0] == f"my-run: {'not running; last heard of 60' if alive else 'finished 62'} min ago"
 
 
 def test_what_cannot_be_read_is_one_line(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

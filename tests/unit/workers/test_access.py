@@ -54,7 +54,7 @@ class Site:
         self.folder, self.run = folder, run
         self.router = Router("tcp://127.0.0.1:0", keys.load_server_keys(folder))
         self.collection = Collection(run, config, catalogue, time.monotonic())
-        self.coordinator = Coordinator(run.path, self.router, self.collection, WELCOME, config.workers.beat_s)
+        self.coordinator = Coordinator(run.path, self.router, self.collection, WELCOME, config.workers)
         self.producer = Producer(config, Path(config.source.path), run.replay(config))
         self.dealers: list[Dealer] = []
 

@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+import json
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from s3_server import Cable, S3Server
 
 from pydreaming.errors import ReplayError
 from workers.audio_worker import LIFE_S, AudioWorker, Interrupted, Options, Stopped
-from workers.protocol import Bye, FromPeer
+from workers.layout import RunDir
+from workers.protocol import Beat, Bye, FromPeer, Welcome
 
 
 class Listener:
@@ -20,6 +25,9 @@ class Listener:
     def send(self, message: FromPeer) -> bool:
         self.heard.append(message)
         return True
+
+    def receive(self, timeout_s: float) -> None:
+        pass
 
     def close(self) -> None:
         self.closed = True
@@ -70,3 +78,23 @@ def test_a_folder_that_takes_no_sign_of_life_is_a_warning_and_no_end(tmp_path: P
     sign.parent.mkdir()
     worker._show_life()
     assert sign.exists()
+
+
+def test_a_worker_that_connects_again_while_the_store_is_away_waits_for_it(
+    make_run: Callable[..., RunDir], tmp_path: Path, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cable = Cable(s3_server.port)
+    config = json.dumps(make_run(tmp_path).read_config().to_dict())
+    worker, listener = AudioWorker(Options(None, "tcp://127.0.0.1:9", None, None, None, "w", 1.0)), Listener()
+    monkeypatch.setattr(worker, "_dealer", listener)
+    welcome = Welcome(config, str(tmp_path), s3_server.new_address(cable.port), 0, [], [])
+    cable.cut()
+    threading.Timer(2.0, cable.mend).start()
+    worker._settle(welcome)
+    assert any(isinstance(message, Beat) for message in listener.heard)  # it is alive meanwhile
+    store = worker._store
+    cable.cut()
+    worker._settle(welcome)
+    assert worker._store is store
+    assert worker._watchdog is not None
+    worker._watchdog.close()

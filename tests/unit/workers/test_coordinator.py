@@ -11,6 +11,7 @@ from typing import TypeVar
 import pytest
 
 from pydreaming.audio.sources import Catalogue
+from workers.audio_worker import AudioWorker, Options
 from workers.collection import Collection
 from workers.coordinator import Coordinator, bind
 from workers.layout import RunDir
@@ -49,7 +50,7 @@ class Site:
         catalogue = Catalogue.build(config.source, config.action, config.run.seed, run.catalogue)
         self.router = Router("tcp://127.0.0.1:0", None)
         self.collection = Collection(run, config, catalogue, time.monotonic())
-        self.coordinator = Coordinator(run.path, self.router, self.collection, WELCOME, config.workers.beat_s)
+        self.coordinator = Coordinator(run.path, self.router, self.collection, WELCOME, config.workers)
         self.producer = Producer(config, Path(config.source.path), run.replay(config))
         self.dealers: list[Dealer] = []
 
@@ -115,8 +116,9 @@ def test_beats_of_a_lease_that_is_not_theirs_are_revoked(site: Site) -> None:
     learner = site.join("learner", "l", 3)
     status = site.ask(learner, Progress(0, 0), Status)
     assert (status.crew.count, status.leases) == (2, 1)
-    workers = site.coordinator.now(time.monotonic()).workers
-    assert [(w.name, w.lease, w.clips) for w in workers] == [("a", lease.id, 3), ("b", -1, 0)]
+    now = site.coordinator.now(time.monotonic())
+    assert now.time - 600 < now.began < now.time
+    assert [(w.name, w.lease, w.clips) for w in now.workers] == [("a", lease.id, 3), ("b", -1, 0)]
 
 
 def test_a_worker_that_lies_about_its_work_does_not_blind_the_learner(site: Site) -> None:
@@ -171,6 +173,33 @@ def test_a_reconnected_worker_keeps_its_lease(site: Site) -> None:
     site.tell(again, work(site.producer, lease))
     assert again.receive(0.05) is None
     assert site.collection.state.written_tokens > before
+
+
+def test_a_worker_whose_connection_was_made_anew_keeps_the_lease_it_works_on(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = AudioWorker(Options(None, site.router.address, None, None, None, "w", 1.0))
+    dealer = Dealer(site.router.address)
+    site.dealers.append(dealer)
+    monkeypatch.setattr(worker, "_dealer", dealer)
+    site.ask(dealer, worker._hello, Welcome)
+    lease = site.ask(dealer, Pull(), Lease)
+    monkeypatch.setattr(worker, "_lease", lease.id)
+    (grant,) = site.collection._measure.granted
+    deadline = grant.deadline
+    site.coordinator._roster.remove(site.coordinator._roster.everyone()[0])  # ZeroMQ's new name for the connection is nobody's yet
+    for _ in range(20):
+        monkeypatch.setattr(worker, "_beaten", 0.0)
+        worker._on_block()
+        site.coordinator.step(0.01)
+    assert [w.name for w in site.coordinator.now(time.monotonic()).workers] == ["w"]
+    assert grant.deadline > deadline
+
+
+def test_who_is_silent_is_not_forgotten_while_its_lease_may_still_be_its_own(make_run: MakeRun, recordings: Recordings) -> None:
+    site = Site(make_run(recordings(2), "--workers.lease_ttl_s", "300"))
+    site.join("worker", "w", 1)
+    site.coordinator._roster.forget_silent(time.monotonic() + 590)
+    assert site.coordinator._roster.everyone()
+    site.close()
 
 
 def test_a_restarted_coordinator_takes_its_port_again(make_run: MakeRun, recordings: Recordings) -> None:

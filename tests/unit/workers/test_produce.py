@@ -8,6 +8,7 @@ import pytest
 import soundfile
 
 from pydreaming.audio.controls import ControlScale
+from pydreaming.audio.decode import open_audio
 from pydreaming.audio.features import FrontEnd
 from pydreaming.audio.sources import AudioItem
 from pydreaming.audio.stats import merge_stats
@@ -164,6 +165,24 @@ def test_a_full_disk_is_a_replay_error_and_leaves_nothing(make_run: MakeRun, aud
         make(config_of(make_run, audio), audio, tmp_path / "r", [item(0, "good-000.wav")])
 
 
+def test_each_recording_that_is_read_ahead_is_preceded_by_a_sign_of_life(
+    make_run: MakeRun, recordings: Recordings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    audio, done = recordings(6, seconds=0.3), list[str]()
+    config = config_of(make_run, audio)
+    items = [item(i, f"good-{i:03d}.wav") for i in range(6)]
+    stats = merge_stats([Producer(config, audio, tmp_path).measure(items)[0]], config.features.n_mels)
+    assert config.augment.probability == 0
+
+    def open_and_note(*arguments: object) -> object:
+        done.append("open")
+        return open_audio(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("workers.produce.open_audio", open_and_note)
+    Producer(config, audio, tmp_path / "r", on_block=lambda: done.append("sign")).produce(0, 0, items, stats)
+    assert done[:12] == ["sign", "open"] * 6
+
+
 def test_on_block_can_end_a_lease_and_nothing_stays(make_run: MakeRun, audio: Path, tmp_path: Path) -> None:
     config = config_of(make_run, audio, "--replay.shard_episodes", "1", "--replay.episode_tokens", "12")
 
@@ -192,7 +211,8 @@ def test_recordings_that_cannot_be_read_are_no_silence(make_run: MakeRun, audio:
     assert len(producer.measure(broken)[1]) == len(signs) == 9
     stats = merge_stats([producer.measure([item(0, "good-000.wav")])[0]], producer.config.features.n_mels)
     signs.clear()
-    assert len(producer.produce(0, 0, broken, stats)[1]) == len(signs) == 9
+    assert len(producer.produce(0, 0, broken, stats)[1]) == 9
+    assert len(signs) == 18  # each is opened twice: it might have been a short one
 
 
 def test_recordings_shorter_than_a_window_are_measured_as_they_are_used(make_run: MakeRun, audio: Path, tmp_path: Path) -> None:

@@ -9,9 +9,12 @@ import time
 from datetime import timedelta
 from pathlib import Path
 
+import pytest
 from torch import distributed as dist
 
 from pydreaming.config import load_config
+from pydreaming.errors import ConfigError
+from pydreaming.models.ranks import Ranks
 from workers.team import Team, ranks_of_environment
 
 SIZE, WAIT_S = 2, 60
@@ -47,6 +50,11 @@ def test_nobody_takes_the_address_of_a_rank_of_an_earlier_start_for_a_living_one
             for process in members:
                 process.kill()
                 process.communicate()
+
+
+def test_a_batch_that_the_processes_of_torchrun_cannot_share_is_refused_before_they_meet() -> None:
+    with pytest.raises(ConfigError, match="batch_size 32 must be a multiple of the 3 processes"):
+        Team(load_config(["defaults"], ["--training.batch_size", "32"]), Ranks(0, 3, 0))
 
 
 if __name__ == "__main__":

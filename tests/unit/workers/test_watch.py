@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
 import threading
 import time
 from collections.abc import Callable
@@ -257,3 +258,22 @@ def test_a_look_at_many_files_does_not_hold_up_the_coordinator(make_run: MakeRun
         assert [item.path for item in changes[0].new] == ["new.wav"]
     finally:
         source_watch.close()
+
+
+@pytest.mark.parametrize("error", [sqlite3.OperationalError("database or disk is full"), OSError(28, "No space left on device")])
+def test_a_full_disk_does_not_end_the_watch(
+    grown: tuple[RunDir, Collection, SourceWatch], error: Exception, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    run, collection, source_watch = grown
+    begun(run, collection)
+
+    def full(*_: object) -> None:
+        raise error
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(watch, "iter_source", full)
+        assert looked(collection, source_watch) == []
+    assert len([record for record in caplog.records if "the source cannot be looked at" in record.message]) == 1
+    write_tone(Path(run.read_config().source.path) / "new.wav", 0.6, seed=7)
+    looked(collection, source_watch)
+    assert paths(do(run, collection)) == {"new.wav"}

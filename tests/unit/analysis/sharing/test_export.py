@@ -35,12 +35,17 @@ def test_an_exported_model_is_the_same_model(each: WorldModel, tmp_path: Path) -
 def test_nothing_of_this_host_goes_with_it(tmp_path: Path) -> None:
     secrets = {
         "source.path": "/home/ann/sounds",
+        "source.root": "/home/ann/corpora",
+        "source.held_out_speakers": '["ann", "bob-of-ann"]',
         "run.dir": "/home/ann/runs",
         "replay.dir": "/home/ann/store",
+        "replay.cache": "/home/ann/copies",
         "coordinator.keys": "/home/ann/keys",
+        "coordinator.address": "tcp://home.ann:5555",
+        "tracking.uri": "http://ann:word@home.ann:5000",
+        "tracking.prometheus": "home.ann:9464",
     }
-    changes = {key.replace(".", "__"): value for key, value in secrets.items()} | {"tracking__uri": "http://ann:word@home.ann:5000"}
-    make_checkpoint(tmp_path / "run", steps=1, **changes)
+    make_checkpoint(tmp_path / "run", steps=1, **{key.replace(".", "__"): value for key, value in secrets.items()})
     folder = WorldModel.load(tmp_path / "run", "cpu").save(tmp_path / "out")
     text = (folder / "config.json").read_text() + (folder / "README.md").read_text()
     assert "ann" not in text.replace("channels", "")
