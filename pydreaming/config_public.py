@@ -1,4 +1,4 @@
-"""Which settings go with a model to strangers."""
+"""Which settings others see: workers, whoever looks at a run in MLflow, and strangers who are given a model."""
 
 from __future__ import annotations
 
@@ -6,10 +6,18 @@ from pathlib import Path
 from typing import Any
 
 from pydreaming.config import Config
+from pydreaming.errors import redact
 
 # What names this host, and what else is its owner's alone.
 _PATHS = (("run", "dir"), ("source", "path"), ("source", "root"), ("replay", "dir"), ("replay", "cache"))
 _ADDRESSES = (("coordinator", "address"), ("coordinator", "keys"), ("tracking", "uri"), ("tracking", "prometheus"))
+
+
+def without_password(config: Config) -> dict[str, Any]:
+    """The settings without the password that the address of a server may hold."""
+    values = config.to_dict()
+    values["tracking"]["uri"] = redact(config.tracking.uri)
+    return values
 
 
 def without_host(config: Config) -> dict[str, Any]:

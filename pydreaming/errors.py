@@ -7,6 +7,8 @@ that escapes is a bug and shows its traceback.
 
 from __future__ import annotations
 
+import re
+
 
 class PydreamingError(Exception):
     """Base of all errors with a message meant for the user. `exit_code` is what the process returns."""
@@ -68,3 +70,8 @@ class TransportError(PydreamingError):
 
 class TrackingError(PydreamingError):
     """The MLflow store or server cannot be used."""
+
+
+def redact(uri: str) -> str:
+    """`uri`, or a text with addresses in it, without user names and passwords, for messages and files."""
+    return re.sub(r"(?<=://)[^/@\s]*@", "", uri)

@@ -9,7 +9,7 @@ import msgspec
 
 from pydreaming.analysis.run_folder import RunFolder, make_ui, program, short
 from pydreaming.config import Config
-from pydreaming.tracking.store import redact
+from pydreaming.errors import redact
 from pydreaming.tracking.views import run_link, runs_link
 from pydreaming.tracking.writer import unsent
 from pydreaming.training.checkpoint import latest_intact

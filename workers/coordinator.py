@@ -21,6 +21,7 @@ import msgspec
 
 from pydreaming.audio.sources import source_root
 from pydreaming.config import Config, WorkersConfig
+from pydreaming.config_public import without_password
 from pydreaming.errors import PydreamingError, TransportError
 from pydreaming.keys import LOCAL_PEER, load_server_keys
 from pydreaming.tracking.live import CollectionNow, publish
@@ -264,7 +265,7 @@ def run_coordinator(run: RunDir, stop: Stopper) -> None:
         collection.state.address = router.address
         collection.save(time.monotonic())
         welcome = Welcome(
-            config=msgspec.json.encode(config.to_dict()).decode(),
+            config=msgspec.json.encode(without_password(config)).decode(),
             root=str(source_root(config.source).absolute()),
             replay=str(run.replay(config)),
             recordings=len(catalogue),

@@ -60,7 +60,8 @@ class ShardFolder:
 
     def restore(self, files: Mapping[str, int]) -> None:
         """Go on with `files` (name -> tokens) of an earlier coordinator, as far as they are still there."""
-        self._tokens = {name: tokens for name, tokens in files.items() if name in self._there_at_first}
+        there = self._there_at_first | self._store.find(files.keys() - self._there_at_first).keys()
+        self._tokens = {name: tokens for name, tokens in files.items() if name in there}
         self._total = sum(self._tokens.values())
         self._doubtful.update(_prefix(name) for name in self._there_at_first - self._tokens.keys())
 
@@ -127,7 +128,8 @@ class ShardFolder:
 
         def remove_strays() -> None:
             found = self._store.scan()
-            for name in self._tokens.keys() - found.keys():
+            missing = self._tokens.keys() - found.keys()
+            for name in missing - self._store.find(missing).keys():  # a network file system may list what was there a minute ago
                 self._forget(name)
             hands = {*granted()}
             strays = [n for n in found if shard_age(n) >= (0, 0, 0) and n not in self._tokens and _prefix(n) not in hands]

@@ -22,9 +22,9 @@ from types import FrameType
 import psutil
 
 from pydreaming.config import Config, load_config
-from pydreaming.errors import ConfigError, PydreamingError, TrackingError, UsageError
+from pydreaming.errors import ConfigError, PydreamingError, TrackingError, UsageError, redact
 from pydreaming.tracking.spool import SPOOL, End, Spool, Start, read_events
-from pydreaming.tracking.store import redact, resolve_uri
+from pydreaming.tracking.store import resolve_uri
 from pydreaming.tracking.writer import RunDeletedError, SpoolWriter
 from workers import logs
 from workers.layout import RunDir

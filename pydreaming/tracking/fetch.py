@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydreaming.errors import TrackingError
-from pydreaming.tracking.store import default_store, redact
+from pydreaming.errors import TrackingError, redact
+from pydreaming.tracking.store import default_store
 
 DEFAULT_URI = "sqlite:///runs/mlflow.db"  # where launch.py puts the store unless it is told otherwise
 MODEL_FOLDER = "model"  # the exported model among the artifacts of a registered one

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from pydreaming.errors import PydreamingError, TrackingError
+from pydreaming.errors import PydreamingError, TrackingError, redact
 from pydreaming.tracking.names import MAX_NAME, image_key
 
 MAX_BATCH = 1000  # metrics in one request, MLflow's limit
@@ -62,11 +62,6 @@ def resolve_uri(uri: str, run_dir: Path) -> str:
     if uri and not (uri.startswith(_SQLITE) and uri != _SQLITE):
         raise TrackingError(f"tracking.uri '{redact(uri)}' is neither http(s)://host:port nor sqlite:///path/mlflow.db")
     return f"{_SQLITE}{Path(uri.removeprefix(_SQLITE)).resolve() if uri else run_dir.resolve().parent / 'mlflow.db'}"
-
-
-def redact(uri: str) -> str:
-    """`uri`, or a text with addresses in it, without user names and passwords, for messages and files."""
-    return re.sub(r"(?<=://)[^/@\s]*@", "", uri)
 
 
 def prepare_environment() -> None:

@@ -19,11 +19,11 @@ from typing import TypeVar
 import msgspec
 import psutil
 
-from pydreaming.errors import TrackingError
+from pydreaming.errors import TrackingError, redact
 from pydreaming.tracking import spool as events
 from pydreaming.tracking.names import display_name, image_key
 from pydreaming.tracking.spool import SPOOL, read_events
-from pydreaming.tracking.store import MAX_BATCH, Point, RefusedError, Store, redact
+from pydreaming.tracking.store import MAX_BATCH, Point, RefusedError, Store
 from pydreaming.tracking.views import MAX_TAG, VIEW_TAG, dashboard, dashboard_content
 
 CURSOR = "tracking/cursor.json"

@@ -34,7 +34,7 @@ from pydreaming.audio.controls import NO_CONTROLS, ControlScale
 from pydreaming.audio.features import FeatureStats
 from pydreaming.config import Config, Natural, NonNegative, Positive, config_from_dict
 from pydreaming.config_changes import SHAPES, first_change
-from pydreaming.config_public import without_host
+from pydreaming.config_public import without_host, without_password
 from pydreaming.errors import CheckpointError, ConfigError
 from pydreaming.models.world_model import WorldModelNet
 from pydreaming.objectives import Objective, make_objective
@@ -139,7 +139,7 @@ def _write(temporary: Path, trainer: Trainer, stats: FeatureStats, sampler: dict
     safetensors.torch.save_file(_optimizer_tensors(trainer), temporary / "optimizer.safetensors")
     state = {
         "format": FORMAT,
-        "config": trainer.config.to_dict(),
+        "config": without_password(trainer.config),
         "stats": msgspec.to_builtins(stats),
         "token_dim": trainer.model.token_dim,
         "action_dim": trainer.model.action_dim,

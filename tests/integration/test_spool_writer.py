@@ -17,9 +17,9 @@ from typing import Any
 
 import pytest
 
-from pydreaming.errors import TrackingError
+from pydreaming.errors import TrackingError, redact
 from pydreaming.tracking.spool import Spool
-from pydreaming.tracking.store import Store, prepare_environment, redact, resolve_uri
+from pydreaming.tracking.store import Store, prepare_environment, resolve_uri
 from pydreaming.tracking.views import VIEW_TAG, dashboard_content
 from pydreaming.tracking.writer import CURSOR, SPOOL, RunDeletedError, SpoolWriter
 

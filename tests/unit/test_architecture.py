@@ -20,7 +20,7 @@ ALLOWED = {
     "config_checks": {"errors", "config"},  # the latter for its type alone
     "config": {"errors", "config_checks", "config_hints", "config_files"},
     "config_changes": {"config"},
-    "config_public": {"config"},
+    "config_public": {"errors", "config"},
     "keys": {"errors"},
     "tracking": {"errors", "config"},
     "audio": {"errors", "config"},
@@ -30,7 +30,7 @@ ALLOWED = {
     "objectives": {"errors", "config", "models"},
     "training": {"errors", "config", "config_changes", "config_public", "audio", "models", "replay", "objectives"},
     "evaluation": {"errors", "config", "audio", "models", "replay", "objectives", "training"},
-    "analysis": {"errors", "config", "audio", "models", "replay", "objectives", "training", "evaluation", "tracking"},
+    "analysis": {"errors", "config", "config_public", "audio", "models", "replay", "objectives", "training", "evaluation", "tracking"},
     "cli": {"errors", "config", "audio", "models", "replay", "objectives", "training", "evaluation", "analysis", "tracking", "keys"},
     "hear": {"errors", "audio", "analysis"},
 }

@@ -14,6 +14,7 @@ from pydreaming.analysis.reports.verdicts import verdicts
 from pydreaming.analysis.reports.world_tables import world_tables
 from pydreaming.analysis.run_folder import RunFolder
 from pydreaming.analysis.world_model import WorldModel
+from pydreaming.config_public import without_password
 from pydreaming.errors import CheckpointError, UsageError
 from pydreaming.evaluation.evaluate import Evaluation
 from pydreaming.evaluation.open_loop import OpenLoop
@@ -65,7 +66,7 @@ def write_run_report(out: Path, run: RunFolder, state: CheckpointState, result: 
             audio=exhibits.audio,
             notes=result.notes,
             quarantined=run.unreadable(),
-            settings=config.to_dict(),
+            settings=without_password(config),
             next_commands=run.next_commands(config),
         ),
     )

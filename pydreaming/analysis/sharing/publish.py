@@ -13,10 +13,10 @@ import numpy as np
 from pydreaming.analysis.run_folder import RunFolder
 from pydreaming.analysis.world_model import WorldModel
 from pydreaming.audio.encode import write_wav
-from pydreaming.errors import TrackingError, UsageError
+from pydreaming.errors import TrackingError, UsageError, redact
 from pydreaming.tracking.fetch import DEFAULT_URI
 from pydreaming.tracking.registry import Published, check_names, register
-from pydreaming.tracking.store import Store, redact, resolve_uri
+from pydreaming.tracking.store import Store, resolve_uri
 from pydreaming.tracking.writer import RUN_FILE, RunFile
 
 EXPERIMENT = "pydreaming"  # of models that come without the settings of a run

@@ -116,6 +116,12 @@ def test_the_scale_of_controls_travels_and_older_checkpoints_do_without(tmp_path
     assert read_state(path).controls == ControlScale()
 
 
+def test_the_password_of_a_server_is_in_no_file_of_a_checkpoint(tmp_path: Path) -> None:
+    path = save(Trainer(tiny_config(tracking__uri="https://alice:s3cret@mlflow.example"), TOKEN_DIM, STRIDES), tmp_path)
+    assert b"https://mlflow.example" in (path / "state.json").read_bytes()
+    assert not any(b"s3cret" in file.read_bytes() for file in path.iterdir())
+
+
 def test_only_the_newest_are_kept_and_nothing_half_written_remains(tmp_path: Path) -> None:
     t = trainer()
     for i in range(5):

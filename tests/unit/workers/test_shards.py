@@ -61,3 +61,21 @@ def test_a_done_lease_does_not_search_the_whole_store(shards: ShardFolder, tmp_p
     assert shards.accept("e00000-000003", [write(tmp_path, "e00000-000003", 0)]) == 100
     with pytest.raises(AssertionError):
         shards.remove_lease("e00000-000003")
+
+
+def test_a_file_that_no_listing_shows_yet_stays_counted(shards: ShardFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network file system may serve a folder's listing from before a file came."""
+    done = write(tmp_path, "e00000-000001", 0)
+    shards.accept("e00000-000001", [done])
+    with monkeypatch.context() as stale:
+        stale.setattr(LocalStore, "scan", lambda store: {})
+        shards.sweep(set)
+        again = ShardFolder(tmp_path, 1)
+        again.restore({done.name: 100, "e00000-000002-000.parquet": 5})
+    assert shards.tokens == again.tokens == 100
+    for folder in (shards, again):
+        folder.sweep(set)
+        assert (tmp_path / done.name).exists()
+    (tmp_path / done.name).unlink()
+    shards.sweep(set)
+    assert shards.tokens == 0
