@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from pydreaming.replay.schema import ID_STEPS
 from pydreaming.objectives.contrast import Contrast, info_nce, reaches, redundancy
 
 B, T, P = 3, 6, 5
 MASK = torch.ones(B, T, dtype=torch.bool)
-IDS = torch.arange(B * T).reshape(B, T)
+IDS = ID_STEPS * torch.arange(B * T).reshape(B, T)
 
 
 def randn(seed: int, *shape: int) -> Tensor:
