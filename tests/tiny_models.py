@@ -7,8 +7,8 @@ from torch import Tensor
 
 from pydreaming.config import Config, load_config
 from pydreaming.models.world_model import WorldModelNet
-from pydreaming.replay.schema import ID_STEPS
 from pydreaming.objectives import TensorBatch
+from pydreaming.replay.schema import ID_STEPS
 
 TOKEN_DIM = 12
 STRIDES = 3

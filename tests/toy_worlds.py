@@ -7,8 +7,8 @@ from tiny_models import STRIDES, TOKEN_DIM, one_hot_actions
 from torch import Tensor
 
 from pydreaming.config import Config
-from pydreaming.replay.schema import ID_STEPS
 from pydreaming.objectives import TensorBatch
+from pydreaming.replay.schema import ID_STEPS
 from pydreaming.training.trainer import StepResult, Trainer
 
 B, T = 8, 16

@@ -13,7 +13,6 @@ from torch.nn import functional
 
 from pydreaming.models.ranks import ALONE, Ranks
 
-
 SAME = 8  # in units of `token_id`: half a stride of tokens, up to which two windows share more than half of their audio
 
 
