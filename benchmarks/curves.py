@@ -36,6 +36,7 @@ from benchmarks.frontend import speech_like
 from pydreaming.analysis.reports.pictures import BLUE, GREY, LABEL, SMALL, VERMILION, WIDTH, save
 from pydreaming.config import Config, load_config
 from pydreaming.replay.sampler import Batch
+from pydreaming.replay.schema import ID_STEPS
 from pydreaming.tracking.live import read_run
 from pydreaming.training.trainer import Trainer
 from workers.layout import RunDir
@@ -131,7 +132,7 @@ def make_batch(config: Config, seed: int) -> Batch:
         tokens=rng.standard_normal((B, T, config.features.token_dim), np.float32).astype(np.float16),
         is_first=is_first,
         action=np.zeros((B, T, config.action.dim), np.float32),
-        token_id=np.arange(B * T, dtype=np.int64).reshape(B, T),
+        token_id=ID_STEPS * np.arange(B * T, dtype=np.int64).reshape(B, T),
         group=np.zeros(B, np.int32),
         mask=np.ones((B, T), np.bool_),
         mixed=np.ones(B, np.bool_),

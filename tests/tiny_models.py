@@ -8,6 +8,7 @@ from torch import Tensor
 from pydreaming.config import Config, load_config
 from pydreaming.models.world_model import WorldModelNet
 from pydreaming.objectives import TensorBatch
+from pydreaming.replay.schema import ID_STEPS
 
 TOKEN_DIM = 12
 STRIDES = 3
@@ -67,5 +68,5 @@ def tiny_batch(batch: int = 4, steps: int = 10, seed: int = 0, resets: float = 0
     tokens = torch.randn(batch, steps, TOKEN_DIM, generator=generator)
     is_first = torch.rand(batch, steps, generator=generator) < resets
     is_first[:, 0] = True
-    ids = torch.arange(batch * steps).reshape(batch, steps)
+    ids = ID_STEPS * torch.arange(batch * steps).reshape(batch, steps)
     return TensorBatch(tokens, is_first, one_hot_actions(batch, steps, seed + 1), ids, torch.ones(batch, steps, dtype=torch.bool))

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from pydreaming.config import Config
 from pydreaming.objectives import TensorBatch
+from pydreaming.replay.schema import ID_STEPS
 from pydreaming.training.trainer import StepResult, Trainer
 
 B, T = 8, 16
@@ -19,7 +20,7 @@ def _batch(codes: Tensor, action: Tensor, seed: int, count: int) -> TensorBatch:
     noise = 0.1 * torch.randn(*codes.shape, TOKEN_DIM, generator=torch.Generator().manual_seed(seed))
     is_first = torch.zeros(codes.shape, dtype=torch.bool)
     is_first[:, 0] = True
-    ids = torch.arange(codes.numel()).reshape(codes.shape)
+    ids = ID_STEPS * torch.arange(codes.numel()).reshape(codes.shape)
     return TensorBatch(codebook[codes] + noise, is_first, action, ids, torch.ones_like(is_first))
 
 

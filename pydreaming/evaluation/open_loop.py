@@ -19,6 +19,7 @@ from pydreaming.evaluation.ngram import CodeNgrams
 from pydreaming.models.state import Observed
 from pydreaming.models.world_model import WorldModelNet
 from pydreaming.objectives import Objective, TensorBatch
+from pydreaming.objectives.contrast import same_audio
 from pydreaming.training.open_loop import Rollouts, rollouts
 
 CANDIDATES = 256
@@ -239,7 +240,7 @@ def _candidates(batch: TensorBatch, at: int) -> tuple[Tensor, Tensor]:
     order = (torch.arange(B * T, device=device).unsqueeze(0) + rows) % (B * T)
     ids, real = batch.token_id.flatten(), batch.mask.flatten()
     positive = rows.squeeze(1) + at
-    rival = real[order] & (ids[order] != ids[positive].unsqueeze(1))
+    rival = real[order] & ~same_audio(ids[positive], ids).gather(1, order)
     kept = rival & (rival.long().cumsum(1) <= CANDIDATES - 1)
     choice = torch.zeros_like(kept).scatter_(1, order, kept)
     return choice.scatter_(1, positive.unsqueeze(1), True), positive

@@ -30,7 +30,7 @@ class TensorBatch:
 
     Attributes:
       tokens: (B, T, token_dim) float32. is_first: (B, T) bool. action: (B, T, A) float32.
-      token_id: (B, T) int64, equal exactly where the audio is the same. mask: (B, T) bool, False on padding.
+      token_id: (B, T) int64, at most `contrast.SAME` apart where the audio is the same. mask: (B, T) bool, False on padding.
       mixed: True where the sequences are of all sources, False where they are of one.
       ranks: the processes that share a batch of which this is one part; all batches of a step must then be shared.
       recorded: like tokens, before a view changed some of them (`training.views`); None where none has.

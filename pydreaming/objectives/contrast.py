@@ -13,6 +13,8 @@ from torch.nn import functional
 
 from pydreaming.models.ranks import ALONE, Ranks
 
+SAME = 8  # in units of `token_id`: half a stride of tokens, up to which two windows share more than half of their audio
+
 
 @dataclass(frozen=True)
 class Contrast:
@@ -42,12 +44,18 @@ class Rivals:
     chance: Tensor
 
 
+def same_audio(token_id: Tensor, others: Tensor) -> Tensor:
+    """Which tokens are of the same audio as others, by their `token_id` (N,) and (M,): (N, M) bool."""
+    least = token_id.unsqueeze(1) - SAME
+    return (others >= least) & (others <= least + 2 * SAME)
+
+
 def find_rivals(token_id: Tensor, mask: Tensor, *, within_sequence: bool, ranks: Ranks = ALONE) -> Rivals:
     """Rivals of each token, arguments as in `info_nce`; right for queries that lie in the sequence of their positive."""
     B, T = mask.shape
     ranks = ALONE if within_sequence else ranks
     ids = token_id.flatten()
-    banned = (ids.unsqueeze(1) == ranks.gather(ids)) | ~ranks.gather(mask.flatten())
+    banned = same_audio(ids, ranks.gather(ids)) | ~ranks.gather(mask.flatten())
     if within_sequence:
         sequence = torch.arange(B * T, device=mask.device) // T
         banned |= sequence.unsqueeze(1) != sequence
@@ -83,7 +91,7 @@ def info_nce(
 
     Args:
       query: (B, T, P) predictions made at t. key: (B, T, P) tokens. Both are brought to unit length here.
-      token_id: (B, T) int64; keys that are the same audio as the positive are no negatives.
+      token_id: (B, T) int64; keys that are the same audio as the positive (see `same_audio`) are no negatives.
       valid: (B, T) bool, where a prediction at t counts (see `reaches`).
       mask: (B, T) bool; padding is no negative.
       steps: how far ahead the positive lies; 0 is the same step.
@@ -98,7 +106,7 @@ def info_nce(
     position = torch.arange(B * T, device=query.device)
     positive = (position + steps).clamp_max(B * T - 1)  # also among the tokens of all ranks (M): the own ones come first
     ids = token_id.flatten()
-    banned = ~ranks.gather(mask.flatten()).unsqueeze(0) | (ids[positive].unsqueeze(1) == ranks.gather(ids).unsqueeze(0))
+    banned = ~ranks.gather(mask.flatten()).unsqueeze(0) | same_audio(ids[positive], ranks.gather(ids))
     if within_sequence:
         banned = banned | (position.unsqueeze(1) // T != position.unsqueeze(0) // T)
     banned.scatter_(1, positive.unsqueeze(1), False)

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from pydreaming.errors import DamagedError, ReplayError
 from pydreaming.replay.index import ReplayIndex
 from pydreaming.replay.priority import Curiosity, Layout, Priorities
-from pydreaming.replay.schema import ACTION_DTYPE, MAX_START_SAMPLE, START_DTYPE, TOKEN_DTYPE
+from pydreaming.replay.schema import ACTION_DTYPE, ID_STEPS, MAX_START_SAMPLE, START_DTYPE, TOKEN_DTYPE
 from pydreaming.replay.shard import Raw
 
 _ROUNDS = 8  # of random drawing before sequences are laid side by side
@@ -35,11 +35,11 @@ _REDRAWS = 10  # when files are evicted faster than they can be fetched, somethi
 class Batch:
     """B sequences of consecutive steps, each of one episode.
 
-    tokens (B, T, D) float16; is_first (B, T) bool, always True at step 0; action (B, T, A) float32; token_id (B, T) int64, equal
-    exactly where the item is the same and the windows begin nearest to the same place of the grid of tokens (the same audio, though perhaps
-    shifted by half a window or augmented otherwise), -1 on padding; group (B,) int32, equal where the groups are, valid within this batch
-    only; mask (B, T) bool, False on padding, where tokens and actions are 0 and is_first is False; mixed (B,) bool, all
-    True where the sequences are drawn from all groups together, all False where from one.
+    tokens (B, T, D) float16; is_first (B, T) bool, always True at step 0; action (B, T, A) float32; token_id (B, T) int64, where
+    a window begins: its item times MAX_START_SAMPLE, and ID_STEPS for each stride of tokens from the item's beginning (windows of one item
+    less than half of ID_STEPS apart are the same audio, though perhaps augmented otherwise), -1 on padding; group (B,) int32, equal where
+    the groups are, valid within this batch only; mask (B, T) bool, False on padding, where tokens and actions are 0 and is_first is False;
+    mixed (B,) bool, all True where the sequences are drawn from all groups together, all False where from one.
     """
 
     tokens: NDArray[np.float16]
@@ -343,7 +343,7 @@ class ReplaySampler:
             is_first &= mask
         item = line.item[first_clip[:, None] + is_first.cumsum(1)].astype(np.int64)
         stride = meta.token_stride
-        token_id = item * MAX_START_SAMPLE + (begin + stride // 2) // stride * stride
+        token_id = item * MAX_START_SAMPLE + begin * ID_STEPS // stride
         if not whole:
             token_id[~mask] = -1
         # Not on padding: every reset is a row of its own to a fused recurrent kernel, and padding would make thousands.

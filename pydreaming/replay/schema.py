@@ -29,6 +29,7 @@ from pydreaming.replay.names import CHECK_KEY, META_KEY, TABLE_KEY
 SCHEMA_VERSION = 1
 MAX_ITEM = 2**27  # items of a catalogue; with the 36 bits below a token's identity fits one int64
 MAX_START_SAMPLE = 2**36  # samples: 49 days at 16 kHz
+ID_STEPS = 16  # by which the identities of successive tokens differ
 
 TOKEN_DTYPE = np.dtype("<f2")
 ACTION_DTYPE = np.dtype("<f4")

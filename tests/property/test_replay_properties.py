@@ -19,7 +19,7 @@ from pydreaming.config import load_config
 from pydreaming.replay.builder import ClipInfo, EpisodeBuilder
 from pydreaming.replay.index import ReplayIndex
 from pydreaming.replay.sampler import ReplaySampler
-from pydreaming.replay.schema import MAX_START_SAMPLE, Episode, StoreMeta
+from pydreaming.replay.schema import ID_STEPS, MAX_START_SAMPLE, Episode, StoreMeta
 from pydreaming.replay.writer import ShardWriter
 
 CONFIG = load_config(["defaults"], ["--features.n_mels", "1", "--features.token_frames", "2"])
@@ -189,7 +189,7 @@ def check_round_trip(server, groups, size, batch, shares, seed):
             first = episode.is_first[start : start + valid].copy()
             first[0] = True
             assert drawn.is_first[row].tolist() == first.tolist() + [False] * (batch[1] - valid)
-            ids = [item * MAX_START_SAMPLE + step * STRIDE for item, step in drawn.tokens[row, :valid].astype(int).tolist()]
+            ids = [item * MAX_START_SAMPLE + step * ID_STEPS for item, step in drawn.tokens[row, :valid].astype(int).tolist()]
             assert drawn.token_id[row].tolist() == ids + [-1] * (batch[1] - valid)
             assert index.groups[drawn.group[row]] == episode.group
             assert np.array_equal(drawn.action[row, :valid], episode.action[start : start + valid])

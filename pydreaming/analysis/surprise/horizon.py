@@ -32,6 +32,7 @@ from pydreaming.errors import UsageError
 from pydreaming.evaluation.bootstrap import TAILS, resampled_sums
 from pydreaming.evaluation.open_loop import Tallies, tally
 from pydreaming.objectives import TensorBatch
+from pydreaming.replay.schema import ID_STEPS
 from pydreaming.replay.tables import write_table
 
 SEQUENCE_S = 2.0  # s of a recording that are heard in one go, or what the largest step needs where that is more
@@ -194,7 +195,7 @@ class Measuring:
             t = len(tokens)
             batch.tokens[row, :t] = torch.from_numpy(tokens)
             batch.action[row, 1:t] = torch.from_numpy(action)
-            batch.token_id[row, :t] = (number << _ID_BITS) + start + torch.arange(t)
+            batch.token_id[row, :t] = (number << _ID_BITS) + ID_STEPS * (start + torch.arange(t))
             batch.mask[row, :t] = True
         device = self.model.device
         known = (batch.is_first.to(device), batch.action.to(device), batch.token_id.to(device), batch.mask.to(device))

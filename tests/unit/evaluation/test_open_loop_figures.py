@@ -19,6 +19,7 @@ from pydreaming.models.distributions import marginal
 from pydreaming.models.state import Observed, State
 from pydreaming.models.world_model import WorldModelNet
 from pydreaming.objectives import TensorBatch, make_objective
+from pydreaming.replay.schema import ID_STEPS
 
 K = 64  # classes of the stub's single latent
 Imagine = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -32,7 +33,7 @@ def batch_of(streams: int, steps: int, lengths: list[int] | None = None) -> Tens
         mask[row, length:] = False
     is_first = ~mask
     is_first[:, 0] = True
-    return TensorBatch(index.float().unsqueeze(-1), is_first, torch.zeros(B, T, 1), index.clone(), mask)
+    return TensorBatch(index.float().unsqueeze(-1), is_first, torch.zeros(B, T, 1), ID_STEPS * index, mask)
 
 
 class Stub:
@@ -161,14 +162,14 @@ def test_candidates_are_at_most_256_real_tokens_with_the_right_one_among_them() 
 def test_the_same_audio_is_never_a_rival() -> None:
     B, T = 4, 10
     batch = batch_of(B, T)
-    batch = replace(batch, token_id=batch.token_id % T)  # four copies of one sequence
+    batch = replace(batch, token_id=batch.token_id % (ID_STEPS * T))  # four copies of one sequence
     choice, positive = _candidates(batch, 3)
     result = open_loop(Stub(batch, oracle), StubObjective(torch.eye(B * T)), [batch], 2, 4, torch.Generator())  # type: ignore[arg-type]
     assert result is not None
     assert result.candidates == 1 + 4 * (T - 1)  # the report's chance must count the rivals that there were
     ids = batch.token_id.flatten()
     for row in range(B):
-        same = (ids == 3).nonzero().flatten()
+        same = (ids == 3 * ID_STEPS).nonzero().flatten()
         assert choice[row, same].sum() == 1
         assert choice[row, positive[row]]
 

@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from pydreaming.objectives.contrast import Contrast, info_nce, reaches, redundancy
+from pydreaming.objectives.contrast import SAME, Contrast, info_nce, reaches, redundancy, same_audio
+from pydreaming.replay.schema import ID_STEPS
 
 B, T, P = 3, 6, 5
 MASK = torch.ones(B, T, dtype=torch.bool)
-IDS = torch.arange(B * T).reshape(B, T)
+IDS = ID_STEPS * torch.arange(B * T).reshape(B, T)
 
 
 def randn(seed: int, *shape: int) -> Tensor:
@@ -50,6 +51,17 @@ def test_the_candidates_are_counted_right_with_each_kind_of_exclusion() -> None:
     loss = contrast(same, same, token_id=ids).loss
     torch.testing.assert_close(loss[1], torch.full((T,), math.log(B * T)))
     torch.testing.assert_close(loss[[0, 2]], torch.full((2, T), math.log(B * T - 1)))
+
+
+def test_audio_that_is_shared_for_more_than_half_is_no_negative() -> None:
+    for apart, shared in ((0, True), (SAME, True), (-SAME, True), (SAME + 1, False), (ID_STEPS, False), (-ID_STEPS, False)):
+        ids = torch.tensor([5 * ID_STEPS])
+        assert bool(same_audio(ids, ids + apart)) is shared
+    assert 2 * SAME == ID_STEPS  # half a stride, as the store counts
+    same, ids = torch.ones(B, T, P), IDS.clone()
+    ids[2] = ids[0] + SAME - 1  # the first sequence again, cut on another grid
+    loss = contrast(same, same, token_id=ids).loss
+    torch.testing.assert_close(loss[0], torch.full((T,), math.log(B * T - 1)))
 
 
 def test_values_equal_a_softmax_by_hand() -> None:

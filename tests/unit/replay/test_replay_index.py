@@ -20,7 +20,7 @@ from pydreaming.replay import shard
 from pydreaming.replay.index import ReplayIndex
 from pydreaming.replay.names import CHECK_KEY, META_KEY, TABLE_KEY
 from pydreaming.replay.sampler import ReplaySampler
-from pydreaming.replay.schema import decode_metadata, encode_metadata
+from pydreaming.replay.schema import ID_STEPS, decode_metadata, encode_metadata
 from pydreaming.replay.writer import episode_table
 
 
@@ -282,7 +282,7 @@ def test_a_rewritten_file_is_decoded_with_the_same_result(place, by_pandas, opti
     batch = sampler.sample()
     assert {index.groups[g] for g in batch.group} <= plain
     for row in range(6):
-        where = batch.token_id[row, 0] // 320 % 100
+        where = batch.token_id[row, 0] // ID_STEPS % 100
         assert np.array_equal(batch.tokens[row], episodes[0].tokens[where : where + 8])
 
 

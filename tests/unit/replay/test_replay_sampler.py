@@ -7,13 +7,15 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import torch
 from replay_store import STRIDE, build_group, clip_arrays, small_store, store_meta, write_lease
 
 from pydreaming.errors import ReplayError
+from pydreaming.objectives.contrast import same_audio
 from pydreaming.replay.builder import ClipInfo, EpisodeBuilder
 from pydreaming.replay.index import ReplayIndex
 from pydreaming.replay.sampler import Batch, ReplaySampler
-from pydreaming.replay.schema import MAX_START_SAMPLE
+from pydreaming.replay.schema import ID_STEPS, MAX_START_SAMPLE
 
 
 def same(a: Batch, b: Batch) -> bool:
@@ -23,7 +25,7 @@ def same(a: Batch, b: Batch) -> bool:
 def places(batch: Batch) -> list[tuple[int, int]]:
     """(item, step in the item) of every valid token."""
     ids = batch.token_id[batch.mask]
-    return list(zip((ids // MAX_START_SAMPLE).tolist(), (ids % MAX_START_SAMPLE // STRIDE).tolist(), strict=True))
+    return list(zip((ids // MAX_START_SAMPLE).tolist(), (ids % MAX_START_SAMPLE // ID_STEPS).tolist(), strict=True))
 
 
 def test_shapes_and_types(tmp_path):
@@ -47,7 +49,7 @@ def test_every_value_belongs_to_its_identity(place):
     for _ in range(20):
         batch = sampler.sample()
         for row in range(6):
-            item, step = batch.token_id[row] // MAX_START_SAMPLE, batch.token_id[row] % MAX_START_SAMPLE // STRIDE
+            item, step = batch.token_id[row] // MAX_START_SAMPLE, batch.token_id[row] % MAX_START_SAMPLE // ID_STEPS
             expected = (item + step / 1000)[:, None] + np.arange(6) / 8
             assert np.array_equal(batch.tokens[row], expected.astype(np.float16))
             assert np.array_equal(batch.action[row], np.tile((step % 7 + 100 * (item % 50))[:, None], 2))
@@ -216,7 +218,7 @@ def test_short_episodes_are_padded(place):
         assert (batch.tokens[row, 5:] == 0).all()
         assert (batch.action[row, 5:] == 0).all()
         assert (batch.token_id[row, 5:] == -1).all()
-        assert batch.token_id[row, :5].tolist() == [0, 320, 640, MAX_START_SAMPLE, MAX_START_SAMPLE + 320]
+        assert batch.token_id[row, :5].tolist() == [0, 16, 32, MAX_START_SAMPLE, MAX_START_SAMPLE + 16]
 
 
 def test_the_same_audio_of_two_passes_has_the_same_identity(tmp_path):
@@ -230,19 +232,26 @@ def test_the_same_audio_of_two_passes_has_the_same_identity(tmp_path):
     assert len(set(batch.token_id[0].tolist())) == 8
 
 
-def test_windows_that_nearly_coincide_have_the_same_identity(place):
-    """Passes cut a recording on shifted grids: a window is the same audio as that which it shares most with."""
+def test_windows_of_shifted_passes_are_the_same_audio_where_they_share_more_than_half(place):
+    """Passes cut a recording on shifted grids; each window is the same audio as the one of another pass that it shares most with."""
     meta = store_meta()
     tokens, action, start = clip_arrays(3, 8, meta)
-    for epoch, shift in enumerate((0, STRIDE // 2 - 1, STRIDE // 2)):
+    shifts = (0, STRIDE // 4, STRIDE // 2 - 1, STRIDE // 2 + 1, STRIDE - STRIDE // 4)
+    for epoch, shift in enumerate(shifts):
         builder = EpisodeBuilder("g", 16)
         builder.add_tokens(tokens, action, start + shift, True, ClipInfo(3, "g/3.wav"))
         write_lease(place.open(), 0, builder.finish(), meta, epoch=epoch)
     index = ReplayIndex(place.open())
     index.refresh()
-    batch = ReplaySampler(index, 3, 8, 1.0, 0.0, 0).sample()
-    grid = [3 * MAX_START_SAMPLE + STRIDE * i for i in range(9)]
-    assert sorted(batch.token_id.tolist()) == [grid[:8], grid[:8], grid[1:]]
+    batch = ReplaySampler(index, len(shifts), 8, 1.0, 0.0, 0).sample()
+    assert sorted(batch.token_id[:, 0] % ID_STEPS) == [shift * ID_STEPS // STRIDE for shift in shifts]
+    assert (np.diff(batch.token_id) == ID_STEPS).all()
+    begin = np.sort(batch.token_id[:, 0] % MAX_START_SAMPLE) * STRIDE / ID_STEPS
+    same = same_audio(*(torch.from_numpy(np.sort(batch.token_id, axis=0).ravel()),) * 2).numpy()
+    begins = (begin[:, None] + STRIDE * np.arange(8)).ravel()
+    apart = np.abs(begins[:, None] - begins)
+    assert same[apart < 0.49 * STRIDE].all()
+    assert not same[apart > 0.57 * STRIDE].any()
 
 
 def test_a_batch_says_whether_it_is_of_all_sources(place):
