@@ -166,10 +166,10 @@ def test_scripts_are_bash_and_say_what_is_missing(script: Path) -> None:
 
 @pytest.mark.slow
 def test_the_scripts_train_a_run(tmp_path: Path) -> None:
-    """The real scripts and processes; `srun` alone is played, by starting its command here."""
+    """The real scripts and processes. Where they use `srun` it is played here: at SIGTERM it kills its command, as SLURM's does."""
     srun = tmp_path / "bin" / "srun"
     srun.parent.mkdir()
-    srun.write_text('#!/bin/sh\nexec "$@"\n')
+    srun.write_text("#!/bin/sh\n\"$@\" & child=$!\ntrap 'kill -KILL $child' TERM\nwait $child\n")
     srun.chmod(srun.stat().st_mode | stat.S_IXUSR)
     environment = {
         **os.environ, "PATH": f"{srun.parent}:{os.environ['PATH']}", "AUDIO": str(bundled_digits()), "RUNS": str(tmp_path / "runs"),
