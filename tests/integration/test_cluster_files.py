@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import stat
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from workers import audio_worker
 
 ROOT = Path(__file__).resolve().parents[2]
 MANIFESTS = ROOT / "docker" / "kubernetes"
+ON_GPU = ROOT / "docker" / "kubernetes-gpu"
 SCRIPTS = sorted((ROOT / "docker" / "slurm").glob("*.sbatch"))
 VERSION = "1.31"
 
@@ -73,7 +75,7 @@ def test_every_manifest_keeps_the_schema(document: dict[str, Any]) -> None:
 def test_kustomize_lists_every_file_and_patches_what_is_there() -> None:
     listed = yaml.safe_load((MANIFESTS / "kustomization.yaml").read_text(encoding="utf-8"))["resources"]
     assert sorted(listed) == sorted(path.name for path in MANIFESTS.glob("*.yaml") if path.name != "kustomization.yaml")
-    (patch,) = yaml.safe_load((MANIFESTS / "gpu" / "kustomization.yaml").read_text(encoding="utf-8"))["patches"]
+    (patch,) = yaml.safe_load((ON_GPU / "kustomization.yaml").read_text(encoding="utf-8"))["patches"]
     pod = named(**patch["target"])["spec"]["template"]["spec"]
     assert container(pod)["name"] == "learner"
     for change in yaml.safe_load(patch["patch"]):
@@ -81,6 +83,41 @@ def test_kustomize_lists_every_file_and_patches_what_is_there() -> None:
         *parents, _ = [part.replace("~1", "/") for part in change["path"].split("/")[1:]]
         for part in parents:
             at = at[int(part)] if isinstance(at, list) else at[part]
+
+
+@pytest.mark.parametrize("folder", [MANIFESTS, ON_GPU], ids=lambda path: path.name)
+def test_no_kustomization_is_based_on_a_folder_around_it(folder: Path) -> None:
+    listed = yaml.safe_load((folder / "kustomization.yaml").read_text(encoding="utf-8"))["resources"]
+    assert listed
+    for entry in listed:
+        path = (folder / entry).resolve()
+        assert path.exists()
+        assert path not in (folder, *folder.parents), f"kustomize refuses {entry}: a cycle"
+
+
+@pytest.mark.parametrize("registry", ["", "registry.example/"], ids=["local", "pushed"])
+def test_kustomize_trains_on_the_gpu_image_and_leaves_the_others(registry: str, tmp_path: Path) -> None:
+    if shutil.which("kubectl") is None:
+        pytest.skip("no kubectl on this host")
+    shutil.copytree(MANIFESTS, tmp_path / MANIFESTS.name)
+    shutil.copytree(ON_GPU, tmp_path / ON_GPU.name)
+    if registry:  # as docs/cluster.md asks for
+        for folder in (MANIFESTS.name, ON_GPU.name):
+            file = tmp_path / folder / "kustomization.yaml"
+            text = re.sub(r"^# (images:|  - )", r"\1", file.read_text(encoding="utf-8"), flags=re.MULTILINE)
+            file.write_text(text.replace("newName: pydreaming", f"newName: {registry}pydreaming"), encoding="utf-8")
+    built = subprocess.run(["kubectl", "kustomize", ON_GPU.name], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
+    assert built.returncode == 0, built.stderr
+    images = {}
+    for document in yaml.safe_load_all(built.stdout):
+        if document["kind"] in ("Deployment", "Job"):
+            pod = document["spec"]["template"]["spec"]
+            images[document["metadata"]["name"]] = {c["image"] for c in [*pod.get("initContainers", []), *pod["containers"]]}
+    tag = ":1" if registry else ""
+    assert images == {
+        "learner": {f"{registry}pydreaming-learner:gpu"}, "mlflow": {f"{registry}pydreaming-learner{tag}"},
+        "worker": {f"{registry}pydreaming-worker{tag}"},
+    }  # fmt: skip
 
 
 def test_the_learner_is_the_one_of_compose() -> None:
