@@ -22,6 +22,7 @@ import launch
 from pydreaming import cli
 from pydreaming.audio.sources.fsdd_download import bundled_digits
 from pydreaming.config import Config
+from pydreaming.keys import KeyRing, add_peer, init_keys, load_client_keys, load_server_keys
 from pydreaming.tracking.live import read_run
 from workers import audio_worker
 
@@ -172,10 +173,55 @@ def test_pods_are_confined_and_their_volumes_exist(name: str, pod: dict[str, Any
 
 
 def test_the_coordinators_secret_stays_with_the_learner() -> None:
-    keys = {name: {item["key"] for v in pod["volumes"] if "secret" in v for item in v["secret"]["items"]} for name, pod in pods()}
+    secrets = {name: [v["secret"] for v in pod["volumes"] if "secret" in v] for name, pod in pods()}
+    keys = {name: {item["key"] for secret in found for item in secret.get("items", [])} for name, found in secrets.items()}
     assert "server.key_secret" in keys["learner"]
+    # Whole, so that keys may come and go: these are public.
+    assert [(name, s["secretName"]) for name, found in secrets.items() for s in found if "items" not in s] == [
+        ("learner", "authorized-keys")
+    ]
     assert keys["worker"] == {"client.key_secret", "server.key"}
     assert not keys["mlflow"]
+
+
+@pytest.mark.parametrize("name", ["learner", "worker"])
+def test_keys_come_from_secrets_each_time_a_pod_prepares_itself(name: str, tmp_path: Path) -> None:
+    """The init container's command over folders that look as a Secret's do: links into a hidden folder, for the group to read."""
+    made = tmp_path / "made"
+    init_keys(made)
+    add_peer(made, "workers")
+    sources = {"learner": [made, made / "peers" / "local"], "worker": [made / "peers" / "workers"]}[name]
+    pod = dict(pods())[name]
+    (items,) = [v["secret"]["items"] for v in pod["volumes"] if v["name"] == "secret"]
+    secret, authorized, keys = (tmp_path / folder for folder in ("secret", "authorized", "keys"))
+    mounts = {secret: {i["path"]: next(p for s in sources if (p := s / i["key"]).exists()) for i in items}}
+    mounts[authorized] = {path.name: path for path in (made / "authorized").iterdir()}
+    keys.mkdir()
+    for folder, files in mounts.items():
+        (folder / "..2026").mkdir(parents=True)
+        (folder / "..data").symlink_to("..2026")
+        for path, source in files.items():
+            shutil.copyfile(source, folder / "..2026" / path)
+            (folder / "..2026" / path).chmod(0o440)
+            (folder / path).symlink_to(f"..data/{path}")
+    (prepare,) = pod["initContainers"]
+    command = [
+        re.sub(r"(?<![\w/])/(secret|authorized)\b", rf"{tmp_path}/\1", word).replace(" /keys", f" {keys}") for word in prepare["command"]
+    ]
+    for _ in range(2):  # a kubelet may do it again, over what is there
+        subprocess.run(command, check=True, timeout=20)
+    files = [path for path in keys.rglob("*") if path.is_file() and not path.is_symlink() and path.parent == keys]
+    assert {path.name for path in files} == {item["path"] for item in items}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o400}
+    assert not [path for path in keys.iterdir() if path.is_dir() and not path.is_symlink()]
+    load_client_keys(keys)
+    if name == "learner":
+        ring = KeyRing(load_server_keys(keys).folder)
+        ring.refresh()
+        assert [(peer.name, peer.state) for peer in ring.peers()] == [("local", "authorized"), ("workers", "authorized")]
+        (authorized / "workers.key").unlink()  # as a changed Secret does it
+        assert ring.refresh()
+        assert [peer.name for peer in ring.peers()] == ["local"]
 
 
 def test_probes_ask_the_run_itself(capsys: pytest.CaptureFixture[str]) -> None:
