@@ -81,6 +81,14 @@ def test_recordings_are_mounted_read_only_and_never_created() -> None:
             assert audio["bind"]["create_host_path"] is False
 
 
+def test_folders_in_examples_are_absolute() -> None:
+    """Compose takes a relative one from docker/, wherever it is called, and a bare word for the name of a volume."""
+    for path in (ROOT / "docs" / "cluster.md", DOCKER / "compose.yaml", DOCKER / "compose.worker.yaml"):
+        given = re.findall(r"\b(?:AUDIO|REPLAY|KEYS)=(\S+)", path.read_text(encoding="utf-8"))
+        assert given
+        assert all(value.startswith(("/", "$PWD/")) for value in given), given
+
+
 def test_workers_never_see_the_coordinators_secret() -> None:
     stack = services("compose.yaml")
     assert "keys:/keys:ro" in stack["learner"]["volumes"]
