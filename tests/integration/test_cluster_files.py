@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
 import shutil
+import signal
 import stat
 import subprocess
 import sys
@@ -247,6 +249,33 @@ def test_scripts_are_bash_and_say_what_is_missing(script: Path) -> None:
     assert {"job-name", "ntasks", "cpus-per-task", "mem", "time", "output", "requeue"} <= set(options)
 
 
+PLAYED = """#!/bin/sh
+echo "$4" >> "$RUNS/calls"
+case "$4" in
+  tcp://old:1) echo tcp://new:1 > "$RUNS/main.address"; sleep 1.2; exit 1 ;;
+  tcp://strange:1) exit 3 ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(
+    ("found", "calls", "code"),
+    [("tcp://old:1", ["tcp://old:1", "tcp://new:1"], 0), ("tcp://strange:1", ["tcp://strange:1"], 3), ("ended", [], 0)],
+    ids=["elsewhere", "refused", "over"],
+)
+def test_workers_look_for_a_learner_that_begins_anew_elsewhere(found: str, calls: list[str], code: int, tmp_path: Path) -> None:
+    worker = tmp_path / "python"
+    worker.write_text(PLAYED, encoding="utf-8")
+    worker.chmod(0o755)
+    (tmp_path / "main.address").write_text(f"{found}\n", encoding="utf-8")
+    (tmp_path / "calls").touch()
+    environment = {**os.environ, "AUDIO": "/audio", "RUNS": str(tmp_path), "RUN_NAME": "main", "PYTHON": str(worker), "PATIENCE": "1"}
+    script = ROOT / "docker" / "slurm" / "workers.sbatch"
+    done = subprocess.run(["bash", str(script)], env=environment, cwd=ROOT, check=False, timeout=30)
+    assert (tmp_path / "calls").read_text(encoding="utf-8").split() == calls
+    assert done.returncode == code
+
+
 @pytest.mark.slow
 def test_the_scripts_train_a_run(tmp_path: Path) -> None:
     """The real scripts and processes. Where they use `srun` it is played here: at SIGTERM it kills its command, as SLURM's does."""
@@ -256,11 +285,12 @@ def test_the_scripts_train_a_run(tmp_path: Path) -> None:
     srun.chmod(srun.stat().st_mode | stat.S_IXUSR)
     environment = {
         **os.environ, "PATH": f"{srun.parent}:{os.environ['PATH']}", "AUDIO": str(bundled_digits()), "RUNS": str(tmp_path / "runs"),
-        "RUN_NAME": "digits", "PRESETS": "defaults fsdd debug", "PYTHON": sys.executable, "SETTINGS": "--training.steps 1000000",
+        "RUN_NAME": "digits", "PRESETS": "defaults fsdd debug", "PYTHON": sys.executable,
+        "SETTINGS": "--training.steps 1000000 --workers.passes 0",
     }  # fmt: skip
     with_port = dict(environment, PORT=str(20000 + os.getpid() % 20000))
     learner, workers = (
-        subprocess.Popen(["bash", str(ROOT / "docker" / "slurm" / name)], cwd=ROOT, env=with_port)
+        subprocess.Popen(["bash", str(ROOT / "docker" / "slurm" / name)], cwd=ROOT, env=with_port, start_new_session=True)
         for name in ("learner.sbatch", "workers.sbatch")
     )
     try:
@@ -277,6 +307,8 @@ def test_the_scripts_train_a_run(tmp_path: Path) -> None:
         assert workers.wait(120) == 0
     finally:
         for process in (learner, workers):
-            process.kill()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
     assert list((run / "checkpoints").glob("step-*"))
+    assert not run.with_suffix(".address").exists(), "workers that begin now would go to a learner that is not there"
     assert stat.S_IMODE((tmp_path / "runs" / "keys" / "server.key_secret").stat().st_mode) == 0o600
