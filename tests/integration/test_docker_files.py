@@ -72,6 +72,18 @@ def test_nothing_is_published_beyond_this_host_by_itself() -> None:
         assert re.match(r"(127\.0\.0\.1|\$\{COORDINATOR_BIND:-127\.0\.0\.1\}):", port)
 
 
+def test_nobody_but_the_learner_reaches_mlflow() -> None:
+    """It has no passwords. The networks are plain ones: ports of an internal one could not be published."""
+    stack = yaml.safe_load((DOCKER / "compose.yaml").read_text(encoding="utf-8"))
+    joined = {
+        name: set(service.get("networks", ["default"])) for name, service in stack["services"].items() if "network_mode" not in service
+    }
+    (with_mlflow,) = joined["mlflow"]
+    assert [name for name, networks in joined.items() if with_mlflow in networks] == ["mlflow", "learner"]
+    assert joined["worker"] < joined["learner"]
+    assert stack["networks"] == dict.fromkeys(set().union(*joined.values()))
+
+
 def test_recordings_are_mounted_read_only_and_never_created() -> None:
     stacks = {"compose.yaml": ("learner", "worker"), "compose.worker.yaml": ("worker",)}
     for name, users in stacks.items():
