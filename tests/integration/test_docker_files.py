@@ -65,6 +65,13 @@ def test_workers_can_be_scaled(name: str) -> None:
     assert worker["restart"] == "on-failure"
 
 
+def test_restarts_are_not_counted() -> None:
+    """Docker would count them over a container's whole life, and leave a run of weeks lying at its fifth mishap."""
+    for name in ("compose.yaml", "compose.worker.yaml"):
+        assert {service.get("restart") for service in services(name).values()} <= {None, "on-failure", "unless-stopped"}
+    assert services("compose.yaml")["learner"]["restart"] == "on-failure"
+
+
 def test_nothing_is_published_beyond_this_host_by_itself() -> None:
     published = [port for service in services("compose.yaml").values() for port in service.get("ports", [])]
     assert len(published) == 2
