@@ -65,6 +65,18 @@ def test_workers_can_be_scaled(name: str) -> None:
     assert worker["restart"] == "on-failure"
 
 
+@pytest.mark.parametrize("name", ["compose.yaml", "compose.worker.yaml"])
+def test_unfinished_files_of_workers_are_on_disk_and_not_in_their_memory(name: str) -> None:
+    """With a store on s3:// a whole lease lies there. Workers share it, so that one removes what a killed one has left."""
+    stack = yaml.safe_load((DOCKER / name).read_text(encoding="utf-8"))
+    worker = stack["services"]["worker"]
+    (folder,) = [str(entry).removeprefix("TMPDIR=") for entry in worker["environment"] if str(entry).startswith("TMPDIR=")]
+    assert f"scratch:{folder}" in worker["volumes"]
+    assert "scratch" in stack["volumes"]
+    assert folder not in worker["tmpfs"]
+    assert folder == "/var/tmp"  # the images' own is anybody's to write into, and a new volume takes that over
+
+
 def test_restarts_are_not_counted() -> None:
     """Docker would count them over a container's whole life, and leave a run of weeks lying at its fifth mishap."""
     for name in ("compose.yaml", "compose.worker.yaml"):
