@@ -184,7 +184,7 @@ def test_with_foreign_keys_nobody_joins(stacks: tuple[Stack, Stack, int], tmp_pa
     main, _, _ = stacks
     main.environment["SETTINGS"] += f" {LASTING}"
     main("up", "--detach", timeout=RUN_S)
-    network = next(iter(inspect(main.containers("learner")[0])["NetworkSettings"]["Networks"]))
+    (network,) = inspect(main.containers("worker")[0])["NetworkSettings"]["Networks"]
     main.wait_for("a worker with the right keys has joined", lambda: main.workers(0), time.monotonic() + RUN_S)
 
     keys.init_keys(tmp_path / "stranger")

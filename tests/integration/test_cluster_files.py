@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
+import shutil
+import signal
 import stat
 import subprocess
 import sys
@@ -21,11 +24,13 @@ import launch
 from pydreaming import cli
 from pydreaming.audio.sources.fsdd_download import bundled_digits
 from pydreaming.config import Config
+from pydreaming.keys import KeyRing, add_peer, init_keys, load_client_keys, load_server_keys
 from pydreaming.tracking.live import read_run
 from workers import audio_worker
 
 ROOT = Path(__file__).resolve().parents[2]
 MANIFESTS = ROOT / "docker" / "kubernetes"
+ON_GPU = ROOT / "docker" / "kubernetes-gpu"
 SCRIPTS = sorted((ROOT / "docker" / "slurm").glob("*.sbatch"))
 VERSION = "1.31"
 
@@ -73,7 +78,7 @@ def test_every_manifest_keeps_the_schema(document: dict[str, Any]) -> None:
 def test_kustomize_lists_every_file_and_patches_what_is_there() -> None:
     listed = yaml.safe_load((MANIFESTS / "kustomization.yaml").read_text(encoding="utf-8"))["resources"]
     assert sorted(listed) == sorted(path.name for path in MANIFESTS.glob("*.yaml") if path.name != "kustomization.yaml")
-    (patch,) = yaml.safe_load((MANIFESTS / "gpu" / "kustomization.yaml").read_text(encoding="utf-8"))["patches"]
+    (patch,) = yaml.safe_load((ON_GPU / "kustomization.yaml").read_text(encoding="utf-8"))["patches"]
     pod = named(**patch["target"])["spec"]["template"]["spec"]
     assert container(pod)["name"] == "learner"
     for change in yaml.safe_load(patch["patch"]):
@@ -81,6 +86,41 @@ def test_kustomize_lists_every_file_and_patches_what_is_there() -> None:
         *parents, _ = [part.replace("~1", "/") for part in change["path"].split("/")[1:]]
         for part in parents:
             at = at[int(part)] if isinstance(at, list) else at[part]
+
+
+@pytest.mark.parametrize("folder", [MANIFESTS, ON_GPU], ids=lambda path: path.name)
+def test_no_kustomization_is_based_on_a_folder_around_it(folder: Path) -> None:
+    listed = yaml.safe_load((folder / "kustomization.yaml").read_text(encoding="utf-8"))["resources"]
+    assert listed
+    for entry in listed:
+        path = (folder / entry).resolve()
+        assert path.exists()
+        assert path not in (folder, *folder.parents), f"kustomize refuses {entry}: a cycle"
+
+
+@pytest.mark.parametrize("registry", ["", "registry.example/"], ids=["local", "pushed"])
+def test_kustomize_trains_on_the_gpu_image_and_leaves_the_others(registry: str, tmp_path: Path) -> None:
+    if shutil.which("kubectl") is None:
+        pytest.skip("no kubectl on this host")
+    shutil.copytree(MANIFESTS, tmp_path / MANIFESTS.name)
+    shutil.copytree(ON_GPU, tmp_path / ON_GPU.name)
+    if registry:  # as docs/cluster.md asks for
+        for folder in (MANIFESTS.name, ON_GPU.name):
+            file = tmp_path / folder / "kustomization.yaml"
+            text = re.sub(r"^# (images:|  - )", r"\1", file.read_text(encoding="utf-8"), flags=re.MULTILINE)
+            file.write_text(text.replace("newName: pydreaming", f"newName: {registry}pydreaming"), encoding="utf-8")
+    built = subprocess.run(["kubectl", "kustomize", ON_GPU.name], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
+    assert built.returncode == 0, built.stderr
+    images = {}
+    for document in yaml.safe_load_all(built.stdout):
+        if document["kind"] in ("Deployment", "Job"):
+            pod = document["spec"]["template"]["spec"]
+            images[document["metadata"]["name"]] = {c["image"] for c in [*pod.get("initContainers", []), *pod["containers"]]}
+    tag = ":1" if registry else ""
+    assert images == {
+        "learner": {f"{registry}pydreaming-learner:gpu"}, "mlflow": {f"{registry}pydreaming-learner{tag}"},
+        "worker": {f"{registry}pydreaming-worker{tag}"},
+    }  # fmt: skip
 
 
 def test_the_learner_is_the_one_of_compose() -> None:
@@ -135,10 +175,55 @@ def test_pods_are_confined_and_their_volumes_exist(name: str, pod: dict[str, Any
 
 
 def test_the_coordinators_secret_stays_with_the_learner() -> None:
-    keys = {name: {item["key"] for v in pod["volumes"] if "secret" in v for item in v["secret"]["items"]} for name, pod in pods()}
+    secrets = {name: [v["secret"] for v in pod["volumes"] if "secret" in v] for name, pod in pods()}
+    keys = {name: {item["key"] for secret in found for item in secret.get("items", [])} for name, found in secrets.items()}
     assert "server.key_secret" in keys["learner"]
+    # Whole, so that keys may come and go: these are public.
+    assert [(name, s["secretName"]) for name, found in secrets.items() for s in found if "items" not in s] == [
+        ("learner", "authorized-keys")
+    ]
     assert keys["worker"] == {"client.key_secret", "server.key"}
     assert not keys["mlflow"]
+
+
+@pytest.mark.parametrize("name", ["learner", "worker"])
+def test_keys_come_from_secrets_each_time_a_pod_prepares_itself(name: str, tmp_path: Path) -> None:
+    """The init container's command over folders that look as a Secret's do: links into a hidden folder, for the group to read."""
+    made = tmp_path / "made"
+    init_keys(made)
+    add_peer(made, "workers")
+    sources = {"learner": [made, made / "peers" / "local"], "worker": [made / "peers" / "workers"]}[name]
+    pod = dict(pods())[name]
+    (items,) = [v["secret"]["items"] for v in pod["volumes"] if v["name"] == "secret"]
+    secret, authorized, keys = (tmp_path / folder for folder in ("secret", "authorized", "keys"))
+    mounts = {secret: {i["path"]: next(p for s in sources if (p := s / i["key"]).exists()) for i in items}}
+    mounts[authorized] = {path.name: path for path in (made / "authorized").iterdir()}
+    keys.mkdir()
+    for folder, files in mounts.items():
+        (folder / "..2026").mkdir(parents=True)
+        (folder / "..data").symlink_to("..2026")
+        for path, source in files.items():
+            shutil.copyfile(source, folder / "..2026" / path)
+            (folder / "..2026" / path).chmod(0o440)
+            (folder / path).symlink_to(f"..data/{path}")
+    (prepare,) = pod["initContainers"]
+    command = [
+        re.sub(r"(?<![\w/])/(secret|authorized)\b", rf"{tmp_path}/\1", word).replace(" /keys", f" {keys}") for word in prepare["command"]
+    ]
+    for _ in range(2):  # a kubelet may do it again, over what is there
+        subprocess.run(command, check=True, timeout=20)
+    files = [path for path in keys.rglob("*") if path.is_file() and not path.is_symlink() and path.parent == keys]
+    assert {path.name for path in files} == {item["path"] for item in items}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o400}
+    assert not [path for path in keys.iterdir() if path.is_dir() and not path.is_symlink()]
+    load_client_keys(keys)
+    if name == "learner":
+        ring = KeyRing(load_server_keys(keys).folder)
+        ring.refresh()
+        assert [(peer.name, peer.state) for peer in ring.peers()] == [("local", "authorized"), ("workers", "authorized")]
+        (authorized / "workers.key").unlink()  # as a changed Secret does it
+        assert ring.refresh()
+        assert [peer.name for peer in ring.peers()] == ["local"]
 
 
 def test_probes_ask_the_run_itself(capsys: pytest.CaptureFixture[str]) -> None:
@@ -164,20 +249,48 @@ def test_scripts_are_bash_and_say_what_is_missing(script: Path) -> None:
     assert {"job-name", "ntasks", "cpus-per-task", "mem", "time", "output", "requeue"} <= set(options)
 
 
+PLAYED = """#!/bin/sh
+echo "$4" >> "$RUNS/calls"
+case "$4" in
+  tcp://old:1) echo tcp://new:1 > "$RUNS/main.address"; sleep 1.2; exit 1 ;;
+  tcp://strange:1) exit 3 ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(
+    ("found", "calls", "code"),
+    [("tcp://old:1", ["tcp://old:1", "tcp://new:1"], 0), ("tcp://strange:1", ["tcp://strange:1"], 3), ("ended", [], 0)],
+    ids=["elsewhere", "refused", "over"],
+)
+def test_workers_look_for_a_learner_that_begins_anew_elsewhere(found: str, calls: list[str], code: int, tmp_path: Path) -> None:
+    worker = tmp_path / "python"
+    worker.write_text(PLAYED, encoding="utf-8")
+    worker.chmod(0o755)
+    (tmp_path / "main.address").write_text(f"{found}\n", encoding="utf-8")
+    (tmp_path / "calls").touch()
+    environment = {**os.environ, "AUDIO": "/audio", "RUNS": str(tmp_path), "RUN_NAME": "main", "PYTHON": str(worker), "PATIENCE": "1"}
+    script = ROOT / "docker" / "slurm" / "workers.sbatch"
+    done = subprocess.run(["bash", str(script)], env=environment, cwd=ROOT, check=False, timeout=30)
+    assert (tmp_path / "calls").read_text(encoding="utf-8").split() == calls
+    assert done.returncode == code
+
+
 @pytest.mark.slow
 def test_the_scripts_train_a_run(tmp_path: Path) -> None:
-    """The real scripts and processes; `srun` alone is played, by starting its command here."""
+    """The real scripts and processes. Where they use `srun` it is played here: at SIGTERM it kills its command, as SLURM's does."""
     srun = tmp_path / "bin" / "srun"
     srun.parent.mkdir()
-    srun.write_text('#!/bin/sh\nexec "$@"\n')
+    srun.write_text("#!/bin/sh\n\"$@\" & child=$!\ntrap 'kill -KILL $child' TERM\nwait $child\n")
     srun.chmod(srun.stat().st_mode | stat.S_IXUSR)
     environment = {
         **os.environ, "PATH": f"{srun.parent}:{os.environ['PATH']}", "AUDIO": str(bundled_digits()), "RUNS": str(tmp_path / "runs"),
-        "RUN_NAME": "digits", "PRESETS": "defaults fsdd debug", "PYTHON": sys.executable, "SETTINGS": "--training.steps 1000000",
+        "RUN_NAME": "digits", "PRESETS": "defaults fsdd debug", "PYTHON": sys.executable,
+        "SETTINGS": "--training.steps 1000000 --workers.passes 0",
     }  # fmt: skip
     with_port = dict(environment, PORT=str(20000 + os.getpid() % 20000))
     learner, workers = (
-        subprocess.Popen(["bash", str(ROOT / "docker" / "slurm" / name)], cwd=ROOT, env=with_port)
+        subprocess.Popen(["bash", str(ROOT / "docker" / "slurm" / name)], cwd=ROOT, env=with_port, start_new_session=True)
         for name in ("learner.sbatch", "workers.sbatch")
     )
     try:
@@ -194,6 +307,8 @@ def test_the_scripts_train_a_run(tmp_path: Path) -> None:
         assert workers.wait(120) == 0
     finally:
         for process in (learner, workers):
-            process.kill()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
     assert list((run / "checkpoints").glob("step-*"))
+    assert not run.with_suffix(".address").exists(), "workers that begin now would go to a learner that is not there"
     assert stat.S_IMODE((tmp_path / "runs" / "keys" / "server.key_secret").stat().st_mode) == 0o600

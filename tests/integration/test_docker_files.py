@@ -65,11 +65,42 @@ def test_workers_can_be_scaled(name: str) -> None:
     assert worker["restart"] == "on-failure"
 
 
+@pytest.mark.parametrize("name", ["compose.yaml", "compose.worker.yaml"])
+def test_unfinished_files_of_workers_are_on_disk_and_not_in_their_memory(name: str) -> None:
+    """With a store on s3:// a whole lease lies there. Workers share it, so that one removes what a killed one has left."""
+    stack = yaml.safe_load((DOCKER / name).read_text(encoding="utf-8"))
+    worker = stack["services"]["worker"]
+    (folder,) = [str(entry).removeprefix("TMPDIR=") for entry in worker["environment"] if str(entry).startswith("TMPDIR=")]
+    assert f"scratch:{folder}" in worker["volumes"]
+    assert "scratch" in stack["volumes"]
+    assert folder not in worker["tmpfs"]
+    assert folder == "/var/tmp"  # the images' own is anybody's to write into, and a new volume takes that over
+
+
+def test_restarts_are_not_counted() -> None:
+    """Docker would count them over a container's whole life, and leave a run of weeks lying at its fifth mishap."""
+    for name in ("compose.yaml", "compose.worker.yaml"):
+        assert {service.get("restart") for service in services(name).values()} <= {None, "on-failure", "unless-stopped"}
+    assert services("compose.yaml")["learner"]["restart"] == "on-failure"
+
+
 def test_nothing_is_published_beyond_this_host_by_itself() -> None:
     published = [port for service in services("compose.yaml").values() for port in service.get("ports", [])]
     assert len(published) == 2
     for port in published:
         assert re.match(r"(127\.0\.0\.1|\$\{COORDINATOR_BIND:-127\.0\.0\.1\}):", port)
+
+
+def test_nobody_but_the_learner_reaches_mlflow() -> None:
+    """It has no passwords. The networks are plain ones: ports of an internal one could not be published."""
+    stack = yaml.safe_load((DOCKER / "compose.yaml").read_text(encoding="utf-8"))
+    joined = {
+        name: set(service.get("networks", ["default"])) for name, service in stack["services"].items() if "network_mode" not in service
+    }
+    (with_mlflow,) = joined["mlflow"]
+    assert [name for name, networks in joined.items() if with_mlflow in networks] == ["mlflow", "learner"]
+    assert joined["worker"] < joined["learner"]
+    assert stack["networks"] == dict.fromkeys(set().union(*joined.values()))
 
 
 def test_recordings_are_mounted_read_only_and_never_created() -> None:
@@ -79,6 +110,14 @@ def test_recordings_are_mounted_read_only_and_never_created() -> None:
             (audio,) = [v for v in services(name)[user]["volumes"] if isinstance(v, dict) and v["target"] == "/audio"]
             assert audio["read_only"]
             assert audio["bind"]["create_host_path"] is False
+
+
+def test_folders_in_examples_are_absolute() -> None:
+    """Compose takes a relative one from docker/, wherever it is called, and a bare word for the name of a volume."""
+    for path in (ROOT / "docs" / "cluster.md", DOCKER / "compose.yaml", DOCKER / "compose.worker.yaml"):
+        given = re.findall(r"\b(?:AUDIO|REPLAY|KEYS)=(\S+)", path.read_text(encoding="utf-8"))
+        assert given
+        assert all(value.startswith(("/", "$PWD/")) for value in given), given
 
 
 def test_workers_never_see_the_coordinators_secret() -> None:
