@@ -3,7 +3,8 @@
 Only what both parts share helps: the voice, the microphone, the room, and some of what is said. It is SimCLR (arXiv 2002.05709, eq. 1)
 with two parts of a clip in the place of two augmentations, as COLA has it for audio (arXiv 2010.10915, section 2), on statistics of frames
 in the place of spectrograms. As there, the vector in front of the projection is what is used afterwards, and as there parts are drawn at
-random: a clip that is always cut in its middle is learnt by heart (docs/experiments.md).
+random: a clip that is always cut in its middle is learnt by heart (docs/experiments.md). Of a long recording every stretch in the batch
+counts as a clip of its own, so that a change of speaker within it can be learnt as well as one between recordings.
 """
 
 from __future__ import annotations

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
+from pydreaming.config import load_config
 from pydreaming.objectives import TensorBatch
 from pydreaming.training.views import centre_sequences
 
@@ -49,6 +51,30 @@ def test_a_share_is_of_the_last_sequences() -> None:
         changed = ((after.tokens != before.tokens).any(-1) & before.mask).any(1)
         assert changed.tolist() == [row >= B - count for row in range(B)]
         assert torch.equal(after.tokens[: B - count], before.tokens[: B - count])
+
+
+@pytest.mark.parametrize("size", range(1, 30))
+def test_what_trains_the_latents_is_as_it_was_recorded(size: int) -> None:
+    """At the shares of the defaults, for batches of any size."""
+    config = load_config(["defaults"])
+    tokens = torch.randn(size, T, FRAMES * BANDS) + 5
+    is_first = torch.zeros(size, T, dtype=torch.bool)
+    is_first[:, 0] = True
+    before = TensorBatch(tokens, is_first, torch.zeros(size, T, 1), torch.zeros(size, T).long(), torch.ones_like(is_first))
+    after = centre_sequences(before, BANDS, config.augment.centre)
+    rows = max(1, round(config.objective.latent_streams * size))  # as `Objective` takes them
+    assert torch.equal(after.tokens[:rows], before.tokens[:rows])
+
+
+def test_windows_ahead_in_centred_noise_are_foreseen_by_what_is_left_over() -> None:
+    """What the module says of its own view: the sum of a clip gives its last window away, whatever it holds."""
+    noise = batch().tokens[1:] - 5
+    is_first = batch().is_first[1:]
+    after = centre_sequences(
+        TensorBatch(noise, is_first, torch.zeros(B - 1, T, 1), torch.zeros(B - 1, T).long(), batch().mask[1:]), BANDS, 1.0
+    )
+    ends = frames(after.tokens[:, 4:]).mean(2)
+    torch.testing.assert_close(-ends[:, :-1].sum(1), ends[:, -1], atol=1e-5, rtol=0)
 
 
 def test_the_recorded_tokens_stay_beside_the_view() -> None:
