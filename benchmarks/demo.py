@@ -1,4 +1,4 @@
-"""The README's table of results: `make demo` on a folder, over several seeds.
+"""`make demo` on a folder, over several seeds: the demo rows of docs/experiments.md (README's table is by `benchmarks.quality`).
 
     python -m benchmarks.demo --audio ../shared/data/fsdd --out runs/benchmark --seeds 0 1 2
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
-from torch.distributions import kl_divergence
+from torch.distributions import Distribution, kl_divergence
 
 from pydreaming.errors import UsageError
 
@@ -95,12 +95,24 @@ def modules_of(folder: Path, stand_ins: Sequence[str] = ()) -> Iterator[None]:
         sys.modules.update({name: before[name] for name in stand_ins if name in before})
 
 
+@contextmanager
+def unchecked() -> Iterator[None]:
+    """Distributions that do not check their arguments meanwhile."""
+    before = Distribution._validate_args
+    Distribution.set_default_validate_args(False)
+    try:
+        yield
+    finally:
+        Distribution.set_default_validate_args(before)
+
+
 def _pydreamer(folder: Path, shapes: Shapes) -> Rollout:
     with modules_of(folder, ("pydreamer", "pydreamer.models")):
         module = importlib.import_module("pydreamer.models.rssm")
     latents = (shapes.groups, shapes.classes)
     core = module.RSSMCore(shapes.embed, shapes.action, shapes.deter, *latents, shapes.hidden, 1, "gru", True)
 
+    @unchecked()  # as its train.py does; the other peers' programs leave the checks on
     def run(embed: Tensor, action: Tensor, is_first: Tensor) -> tuple[Tensor, Tensor]:
         steps = (x.transpose(0, 1) for x in (embed, action, is_first))
         prior, post, _, features, _, _ = core(*steps, core.init_state(len(embed)))

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import hashlib
 import json
 import os
 import subprocess
@@ -26,11 +25,11 @@ from typing import Any
 
 from benchmarks.figures.jobs import CORPORA, ROWS, Job, Plan, make_plan
 from benchmarks.figures.lock import alone
-from benchmarks.figures.tables import Figures, report, summary
+from benchmarks.figures.tables import Figures, report, summary, trained_by
+from benchmarks.figures.version import ROOT, version
 from pydreaming.errors import PydreamingError
 from workers.layout import replace_json
 
-ROOT = Path(__file__).resolve().parent.parent
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
@@ -106,8 +105,9 @@ def _do(plan: Plan, name: str) -> int:
     plan.folder(job).mkdir(parents=True, exist_ok=True)
     figures = plan.folder(job) / "figures.json"
     figures.unlink(missing_ok=True)
+    code = version()  # before the work begins
     measured = measure(job, plan.config(job), plan.out)
-    content = {"digest": plan.digest(job), "job": dataclasses.asdict(job), "code": _code(), **dataclasses.asdict(measured)}
+    content = {"digest": plan.digest(job), "job": dataclasses.asdict(job), "code": code, **dataclasses.asdict(measured)}
     replace_json(figures, content | {"config": plan.config(job).to_dict()})
     return 0
 
@@ -125,19 +125,12 @@ def _write(plan: Plan, results: dict[Job, dict[str, Any]], problems: dict[Job, s
     """quality.md and quality.json; the text of the former."""
     figures = Figures(plan.jobs, results, problems)
     text = report(figures, results, plan.seconds)
-    jobs = {job.name: {key: results[job][key] for key in ("digest", "code", "training", "evaluation_s", "notes")} for job in results}
+    shown = ("digest", "code", "training", "evaluation_s", "notes")
+    jobs = {job.name: {key: found[key] for key in shown} | {"trained_by": trained_by(job, found)} for job, found in results.items()}
     content = {"seconds": plan.seconds, "pace": dict(plan.pace), "settings": plan.settings, "figures": summary(figures), "jobs": jobs}
     replace_json(plan.out / "quality.json", content | {"problems": {job.name: why for job, why in problems.items()}})
     (plan.out / "quality.md").write_text(text, encoding="utf-8")
     return text
-
-
-def _code() -> str:
-    """Of the program's own files: figures of different versions are told apart."""
-    digest = hashlib.sha256()
-    for path in sorted((ROOT / "pydreaming").rglob("*.py")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:8]
 
 
 def _pace(text: str) -> tuple[str, float]:
@@ -166,7 +159,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="rows (default: all)")
     parser.add_argument("--set", action="append", default=[], metavar="section.key=value", help="a setting for all jobs; may be repeated")
     parser.add_argument("--jobs", type=int, default=1, help="jobs at once, each on one core (default: 1)")
-    parser.add_argument("--again", action="store_true", help="evaluate finished jobs anew, from the checkpoints that they have")
+    parser.add_argument(
+        "--again",
+        action="store_true",
+        help="evaluate finished jobs anew, from the checkpoints that they have (tables say which version trained them)",
+    )
     parser.add_argument("--show", action="store_true", help="only write the tables of what is there")
     parser.add_argument("--job", default="", help="do this one job in this process (what --jobs starts)")
     return parser

@@ -14,6 +14,7 @@ import torch
 
 from benchmarks.figures.jobs import CEILING, NETWORKS, TRAINED, Job
 from benchmarks.figures.training import FOLDS_SEED, NORMAL, Given, open_stores, read_stats, train, training_figures
+from benchmarks.figures.version import signed
 from pydreaming.audio.decode import decode, resolve_inside
 from pydreaming.audio.features import FrontEnd
 from pydreaming.audio.sources import Catalogue, source_root
@@ -118,12 +119,14 @@ class Measured:
     Attributes:
       figures: by suite, line of the table and name. notes: by suite, sentences on what was left out and what to beware of.
       training: what the training was given (see `training_figures`). evaluation_s: CPU seconds by suite.
+      trained_by: the versions of the code that the checkpoints are from; empty in rows without.
     """
 
     figures: dict[str, Table] = field(default_factory=dict)
     notes: dict[str, list[str]] = field(default_factory=dict)
     training: Figures = field(default_factory=dict)
     evaluation_s: Figures = field(default_factory=dict)
+    trained_by: list[str] = field(default_factory=list)
 
 
 def measure(job: Job, config: Config, out: Path) -> Measured:
@@ -135,6 +138,7 @@ def measure(job: Job, config: Config, out: Path) -> Measured:
     if job.row in TRAINED:
         checkpoints = [train(part, out / job.name / "checkpoints" / part.name) for part in given]
         result.training = training_figures(checkpoints, [part.store for part in given])
+        result.trained_by = sorted({signed(path.parent) for path in checkpoints})
         networks = [load_networks(path, CPU)[:2] for path in checkpoints]
     elif job.row in NETWORKS:
         networks = [_untrained(part) for part in given]

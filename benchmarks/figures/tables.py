@@ -9,6 +9,7 @@ from typing import Any
 
 from benchmarks.figures.jobs import CEILING, CORPORA, TRAINED, Job
 from benchmarks.figures.row import Row
+from benchmarks.figures.version import UNKNOWN
 
 Results = Mapping[Job, Mapping[str, Any]]  # contents of figures.json, of the jobs that are done
 OURS, PEER, BASELINE = "world_model", "cpc", "log-mel"
@@ -111,12 +112,20 @@ def report(figures: Figures, results: Results, seconds: float) -> str:
     for name, corpus in CORPORA.items():
         for suite in figures.suites(name):
             parts += [f"## {corpus.title}: {suite}", _full(figures, name, suite), *figures.notes(name, suite)]
-    versions = sorted({str(result["code"]) for result in results.values()})
-    if len(versions) > 1:
+    evaluated = {str(result["code"]) for result in results.values()}
+    trained = {code for job, result in results.items() for code in trained_by(job, result)}
+    if len(evaluated | trained) > 1:
+        by = ", ".join(sorted(evaluated)), ", ".join(sorted(trained)) or "none"
         parts.append(
-            f"These figures were measured by {len(versions)} versions of the code ({', '.join(versions)}): --again evaluates anew."
+            f"This is not all by one version of the code. Evaluated by: {by[0]} (--again evaluates anew, from checkpoints that are there). "
+            f"Trained by: {by[1]} (a job without its `checkpoints` folder trains anew). quality.json says which job by which."
         )
     return "\n\n".join(parts) + "\n"
+
+
+def trained_by(job: Job, result: Mapping[str, Any]) -> list[str]:
+    """The versions of the code that trained what a job has evaluated; none for a row without checkpoints."""
+    return list(result.get("trained_by", [UNKNOWN])) if job.row in TRAINED else []
 
 
 def summary(figures: Figures) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import numpy as np
 
 from benchmarks.figures.jobs import Job
 from benchmarks.figures.lock import alone
+from benchmarks.figures.version import sign
 from pydreaming.audio.sources import iter_source, source_root
 from pydreaming.audio.stats import FeatureStats
 from pydreaming.config import Config, SourceConfig, TrainingConfig
@@ -113,7 +114,8 @@ def _open_store(job: Job, asked: Config, out: Path, config: Config, name: str, s
 def train(given: Given, folder: Path) -> Path:
     """Train for `training.seconds` of CPU time, which counts sampling and steps and nothing else, or for `training.steps`; the checkpoint.
 
-    A checkpoint of an earlier call with the same settings is taken as it is: only evaluation is done again.
+    A checkpoint of an earlier call with the same settings is taken as it is: only evaluation is done again. Which version of the code it is
+    from stands beside it (`version.signed`).
 
     Raises:
       PydreamingError: too many steps in a row were not finite.
@@ -122,6 +124,7 @@ def train(given: Given, folder: Path) -> Path:
     if there is not None and read_state(there).config == config:
         return there
     shutil.rmtree(folder, ignore_errors=True)
+    sign(folder)
     index = given.index()
     assert index.meta is not None  # `open_stores` has seen to it that there are episodes
     trainer, sampler = Trainer(config, index.meta.token_dim, index.meta.action_dim), make_sampler(index, config)

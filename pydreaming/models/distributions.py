@@ -68,12 +68,12 @@ def entropy(log_probs: Tensor) -> Tensor:
 
 
 def mixture(log_probs: Tensor) -> Tensor:
-    """Log of the mean distribution over the samples: (B, R, N, S, K) -> (B, N, S, K)."""
+    """Log of the mean distribution over the samples, group by group: (B, R, N, S, K) -> (B, N, S, K)."""
     return torch.logsumexp(log_probs, 1) - torch.log(torch.tensor(float(log_probs.shape[1]), device=log_probs.device))
 
 
 def marginal(log_post: Tensor, mask: Tensor) -> Tensor:
-    """Log of the posterior's mean over all valid steps: (B, T, S, K), (B, T) -> (S, K). The best guess of one who knows no context."""
+    """Log of the posterior's mean over all valid steps, group by group: (B, T, S, K), (B, T) -> (S, K)."""
     weight = mask.float() / mask.sum().clamp_min(1)
     return (log_post.exp() * weight[..., None, None]).sum((0, 1)).clamp_min(1e-8).log()
 

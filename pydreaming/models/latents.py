@@ -79,11 +79,15 @@ class Latents(ABC):
 
     @abstractmethod
     def mixture(self, logits: Tensor) -> Tensor:
-        """The mean distribution over the samples: (B, R, N, S, P) -> (B, N, S, P)."""
+        """The mean distribution over the samples, variable by variable: (B, R, N, S, P) -> (B, N, S, P)."""
 
     @abstractmethod
     def marginal(self, logits: Tensor, mask: Tensor) -> Tensor:
-        """The mean distribution over all valid steps: (B, T, S, P), (B, T) bool -> (S, P). The best guess of one who knows no context."""
+        """The mean distribution over all valid steps, variable by variable: (B, T, S, P), (B, T) bool -> (S, P).
+
+        Of all guesses that take the variables as independent it is the best of one who knows no context. KL(q || marginal) is I(z;x) and
+        the variables' total correlation, so an upper bound of the mutual information.
+        """
 
 
 class Categorical(Latents):
@@ -133,11 +137,11 @@ class Categorical(Latents):
         return -(stoch * logits).sum((-2, -1))
 
     def mixture(self, logits: Tensor) -> Tensor:
-        """Exact: a mean of categoricals is one."""
+        """Exact for each group: a mean of categoricals is one."""
         return mixture(logits)
 
     def marginal(self, logits: Tensor, mask: Tensor) -> Tensor:
-        """Exact."""
+        """Exact for each group; what groups have in common is not in it."""
         return marginal(logits, mask)
 
 
@@ -145,8 +149,8 @@ class Gaussian(Latents):
     """Independent normal variables with reparametrised samples.
 
     A mean of Gaussians is none. `mixture` and `marginal` give the Gaussian of the same mean and variance (an approximation: of all
-    Gaussians it is the nearest to the mixture in KL(mixture || .), and it is no narrower than the mixture). So KL(q || marginal), read as
-    information, is an upper bound of the mutual information with the mixture as marginal.
+    Gaussians it is the nearest to the mixture in KL(mixture || .), and it is no narrower than the mixture). So KL(q || marginal) is above
+    the mutual information for this reason, too.
 
     Source: arXiv 1811.04551 (PlaNet), eq. 4, with the deviation softplus(x) + 0.1 of its public code; samples as in arXiv 1312.6114,
     section 2.4.

@@ -24,9 +24,10 @@ def latent_diagnostics(observed: Observed, mask: Tensor, free_nats: float) -> di
     """Figures of the latents and the embedding over the valid steps of a batch.
 
     Returns:
-      kl (nats), free_share (of steps with a KL under the free nats), post_entropy, prior_entropy, information (I(z;x) = KL(q || batch
-      marginal), nats; an upper bound for Gaussian latents), perplexity (mean over groups, of K; categorical latents only), effective_rank
-      and least_std of the embedding, adjacent_cosine.
+      kl (nats), free_share (of steps with a KL under the free nats), post_entropy, prior_entropy, information (KL(q || batch marginal),
+      nats; an upper bound of I(z;x): as the marginal takes the variables as independent, it is I plus their total correlation, and what
+      several of them repeat counts once for each), perplexity (mean over groups, of K; categorical latents only), effective_rank and
+      least_std of the embedding, adjacent_cosine.
     """
     latents = observed.post.latents
     post, prior = observed.post.logits[mask], observed.prior_logits[mask]  # (N, S, P)
@@ -130,7 +131,7 @@ def verdict(metrics: Mapping[str, float], embed_width: int) -> str:
     ):  # no comparison below would hold, and that would read as health
         return f"UNSTABLE: the last step was refused ({metrics['health/non_finite_steps']:.0f} so far); lower training.learning_rate"
     if information is not None and information < MIN_INFORMATION:
-        return f"COLLAPSED: the code tells {information:.2f} nat about its token (alarm under {MIN_INFORMATION})"
+        return f"COLLAPSED: the code tells at most {information:.2f} nat about its token (alarm under {MIN_INFORMATION})"
     if metrics["health/effective_rank"] < MIN_RANK_SHARE * embed_width:
         return f"COLLAPSING: effective rank of the embedding {metrics['health/effective_rank']:.1f} of {embed_width}"
     gain = metrics.get("world_model/open_loop_gain_k1")

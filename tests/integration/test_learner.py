@@ -27,6 +27,7 @@ from workers.readout import console_line
 from workers.serial import collect
 
 OFFLINE = ("--workers.count", "0", "--training.checkpoint_s", "1000", "--evaluation.streams", "4", "--training.log_s", "0.2")
+STEPS_TO_KILL = 60  # so many that a learner is killed before its last also where the test looks late
 
 
 def learner(run: RunDir, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -70,7 +71,7 @@ def test_trains_from_a_finished_store_and_evaluates(offline_run: Callable[..., R
 
 def test_resumed_training_equals_uninterrupted_training_bit_for_bit(offline_run: Callable[..., RunDir]) -> None:
     # By priority, as then the order of all that the learner and the thread that draws for it tell each other is in the batches.
-    drawn = ("--replay.priority", "curious", "--training.steps", "20")
+    drawn = ("--replay.priority", "curious", "--training.steps", str(STEPS_TO_KILL))
     whole = offline_run(*drawn, name="whole")
     assert learner(whole).returncode == 0
     # The schedule must be the same in both, so the interrupted run is stopped by a signal and not by another number of steps.
@@ -81,7 +82,7 @@ def test_resumed_training_equals_uninterrupted_training_bit_for_bit(offline_run:
     process.kill()
     process.wait()
     reached = int(list_checkpoints(parts.path / "checkpoints")[-1].name[-8:])
-    assert 5 <= reached < 20
+    assert 5 <= reached < STEPS_TO_KILL
     again = learner(parts, "--resume")
     assert again.returncode == 0, again.stderr
     assert f"at step {reached}" in again.stdout

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from torch.distributions import Distribution
 
 from benchmarks.peers import main
 
@@ -27,6 +28,7 @@ class RSSMCore(nn.Module):
         return torch.zeros(batch, self.deter), torch.zeros(batch, self.sizes[0] * self.sizes[1])
 
     def zdistr(self, scores):
+        assert not torch.distributions.Distribution._validate_args, "pydreamer's train.py switches the checks off"
         return Independent(OneHotCategoricalStraightThrough(logits=scores.unflatten(-1, self.sizes)), 1)
 
     def forward(self, embed, action, reset, state):
@@ -63,6 +65,7 @@ def test_a_peer_is_measured_from_its_folder_and_those_not_given_are_named(tmp_pa
     assert [line for line in printed.splitlines() if line.startswith("| pydreamer |") and "| 1.00 |" in line]
     assert printed.count("left out") == 3
     assert sys.path == path
+    assert Distribution._validate_args
     assert not [name for name in set(sys.modules) - modules if name.startswith("pydreamer.")]
 
 

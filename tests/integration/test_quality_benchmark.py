@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from benchmarks.figures.tables import TARGETS
+from benchmarks.figures.version import UNKNOWN, signed, version
 from benchmarks.quality import main
 from pydreaming.training.checkpoint import list_checkpoints, load_networks
 
@@ -55,6 +56,7 @@ def test_a_job_leaves_a_checkpoint_and_its_figures(first: Path):
     assert found["training"]["seconds"] == state.counters["seconds"] >= 0.2
     assert found["training"]["step"] == state.counters["step"] > 0
     assert found["training"]["steps_per_s"] == pytest.approx(state.counters["step"] / state.counters["seconds"])
+    assert found["trained_by"] == [found["code"]] == [version()]
     assert set(found["figures"]["recognition"]) > {"world_model"}
     assert 0 <= found["figures"]["imagination"]["world_model"]["retrieval, k = 1"] <= 1
     assert json.loads((first / "fsdd-mfcc-0" / "figures.json").read_text())["training"] == {}
@@ -78,6 +80,21 @@ def test_a_second_call_trains_nothing(first: Path, call: Callable[..., int], cap
     assert "2 jobs, 2 of them done" in capsys.readouterr().out
     after = {path: path.stat().st_mtime_ns for path in first.rglob("*") if path.name not in ("quality.md", "quality.json")}
     assert {path for path in before if after.get(path) != before[path]} <= {first}
+
+
+def test_evaluated_again_a_checkpoint_keeps_the_version_that_trained_it(first: Path, call: Callable[..., int]):
+    (checkpoint,) = list_checkpoints(first / "fsdd-world_model-0" / "checkpoints")
+    trained, written = checkpoint.stat().st_mtime_ns, checkpoint.parent / "trained_by"
+    written.write_text("01dc0de1\n", encoding="utf-8")
+    assert call("--rows", "world_model", "--again") == 0
+    assert checkpoint.stat().st_mtime_ns == trained
+    (job,) = json.loads((first / "quality.json").read_text())["jobs"].values()
+    assert (job["trained_by"], job["code"]) == (["01dc0de1"], version())
+    text = (first / "quality.md").read_text()
+    assert f"Evaluated by: {version()} (" in text
+    assert "Trained by: 01dc0de1 (" in text
+    written.unlink()  # as in folders from before it was written
+    assert signed(checkpoint.parent) == UNKNOWN
 
 
 def test_a_job_that_fails_is_named_others_go_on_and_a_changed_setting_repeats(

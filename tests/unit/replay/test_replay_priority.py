@@ -184,14 +184,24 @@ def test_a_checkpoint_gives_the_same_next_batches(tmp_path, steps):
         assert same(batches[0], batches[2])
 
 
-def test_a_checkpoint_from_before_it_was_switched_on(tmp_path):
+def test_a_checkpoint_from_before_it_was_switched_on_or_after_is_taken_up_with_its_random_numbers(tmp_path):
     index = small_store(tmp_path)
-    uniform, curious = sampler_of(index, None), sampler_of(index)
+    uniform, curious, anew = sampler_of(index, None), sampler_of(index, seed=1), sampler_of(index, seed=2)
     uniform.sample()
-    curious.load_state_dict(uniform.state_dict())
-    teach(curious, 3, {})
-    uniform.load_state_dict(curious.state_dict())
-    uniform.sample()
+    before = uniform.state_dict()
+    for sampler in (curious, anew):
+        teach(sampler, 2, {})  # and forget it
+        sampler.load_state_dict(before)
+        assert sampler.state_dict() == before
+    drawn = [teach(sampler, 3, {}) for sampler in (curious, anew)]
+    assert np.array_equal(*drawn)
+    learnt = curious.state_dict()
+    assert learnt.keys() - before.keys() == {"priority"}
+    uniform.load_state_dict(learnt)
+    assert uniform.state_dict() == {key: learnt[key] for key in before}
+    plain = sampler_of(index, None)
+    plain.load_state_dict({key: learnt[key] for key in before})
+    assert same(uniform.sample(), plain.sample())
 
 
 def test_what_is_known_moves_with_its_file(tmp_path):

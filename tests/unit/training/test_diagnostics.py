@@ -31,10 +31,10 @@ NO_RESETS = torch.zeros(B, T, dtype=torch.bool)
 
 
 def log_one_hot(codes: Tensor, sharp: float = 1 - 3e-6) -> Tensor:
-    """Log-probabilities that put `sharp` on each code: (B, T) -> (B, T, S, K)."""
+    """Log-probabilities that put `sharp` on each code, the same in all groups or one for each: (B, T) or (B, T, S) -> (B, T, S, K)."""
     probabilities = nn.functional.one_hot(codes, K).float()
     probabilities = probabilities * sharp + (1 - probabilities) * (1 - sharp) / (K - 1)
-    return probabilities.log().unsqueeze(-2).expand(*codes.shape, S, K)
+    return probabilities.log() if codes.dim() == 3 else probabilities.log().unsqueeze(-2).expand(*codes.shape, S, K)
 
 
 def observed_of(post: Tensor, prior: Tensor, embed: Tensor | None = None, is_first: Tensor = NO_RESETS) -> Observed:
@@ -49,13 +49,21 @@ UNIFORM = torch.full((B, T, S, K), 1 / K).log()
 
 
 def test_a_code_that_tells_everything_has_full_information_and_perplexity() -> None:
-    figures = latent_diagnostics(observed_of(log_one_hot(EVERY_CODE), UNIFORM), MASK, free_nats=1.0)
-    assert figures["information"] == pytest.approx(S * math.log(K), abs=1e-3)
+    both = torch.stack([EVERY_CODE, torch.arange(B * T).reshape(B, T) // K % K], -1)  # each of the K * K codes of two groups twice
+    figures = latent_diagnostics(observed_of(log_one_hot(both), UNIFORM), MASK, free_nats=1.0)
+    assert figures["information"] == pytest.approx(math.log(K * K), abs=1e-3)
     assert figures["perplexity"] == pytest.approx(K, abs=1e-3)
     assert figures["post_entropy"] == pytest.approx(0, abs=1e-3)
     assert figures["prior_entropy"] == pytest.approx(S * math.log(K))
     assert figures["kl"] == pytest.approx(S * math.log(K), abs=1e-3)
     assert figures["free_share"] == 0.0
+
+
+def test_what_two_groups_repeat_counts_twice_so_information_is_an_upper_bound() -> None:
+    figures = latent_diagnostics(observed_of(log_one_hot(EVERY_CODE), UNIFORM), MASK, free_nats=1.0)
+    known = math.log(K)  # I(z;x) of K codes that come alike often, whatever the number of groups that say so
+    total_correlation = (S - 1) * math.log(K)
+    assert figures["information"] == pytest.approx(known + total_correlation, abs=1e-3)
 
 
 def test_a_constant_code_and_a_uniform_one_tell_nothing() -> None:
@@ -116,7 +124,7 @@ def healthy() -> dict[str, float]:
     ("change", "words"),
     [
         ({}, "healthy"),
-        ({"health/information": 0.4}, "COLLAPSED: the code tells 0.40 nat"),
+        ({"health/information": 0.4}, "COLLAPSED: the code tells at most 0.40 nat"),
         ({"health/effective_rank": 4.0}, "COLLAPSING: effective rank of the embedding 4.0 of 100"),
         ({"world_model/open_loop_gain_k1": -0.1}, "no world model yet"),
         ({"learning/loss": math.nan, "health/non_finite_steps": 1}, "BROKEN"),
