@@ -35,6 +35,7 @@ from workers.protocol import (
 
 LINGER_MS = 500  # long enough for a Bye or Stop to leave, short enough never to hang an exit
 HEARTBEAT_MS = 2000
+HANDSHAKE_MS = 3000  # who has not shown a key by then is cut off, and what it has sent forgotten; a worker waits no longer for a welcome
 PEER_QUEUE = 16  # messages that wait for each peer, either way, before ZeroMQ lets it wait: memory is bounded by this times their size
 _POLL_S = 0.1  # a waiting process looks at its stop flag this often
 
@@ -71,6 +72,7 @@ class Router:
         self._socket = self._context.socket(zmq.ROUTER)
         _common_options(self._socket, host, MAX_PEER_BYTES)
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        self._socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
         self._socket.setsockopt(zmq.RCVHWM, PEER_QUEUE)
         self._socket.setsockopt(zmq.SNDHWM, PEER_QUEUE)
         try:

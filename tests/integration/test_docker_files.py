@@ -103,6 +103,10 @@ def test_nobody_but_the_learner_reaches_mlflow() -> None:
     assert stack["networks"] == dict.fromkeys(set().union(*joined.values()))
 
 
+def test_the_coordinators_connections_are_bounded() -> None:
+    assert services("compose.yaml")["learner"]["ulimits"] == {"nofile": 4096}
+
+
 def test_recordings_are_mounted_read_only_and_never_created() -> None:
     stacks = {"compose.yaml": ("learner", "worker"), "compose.worker.yaml": ("worker",)}
     for name, users in stacks.items():

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import contextlib
+import socket
 import subprocess
 import sys
 import time
@@ -109,6 +111,31 @@ def test_an_authorised_key_is_let_in_and_encrypts(key_folder: Path) -> None:
         for folder in (peer, key_folder):  # another host's folder, and this host's own
             with Dealer(router.address, keys.load_client_keys(folder)) as dealer:
                 assert exchange(router, dealer) == WELCOME
+    finally:
+        router.close()
+
+
+def test_who_does_not_show_a_key_is_cut_off_in_time_and_who_has_shown_one_stays(key_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workers.transport.HANDSHAKE_MS", 500)
+    router = Router("tcp://127.0.0.1:0", keys.load_server_keys(key_folder))
+    greeting = b"\xff" + bytes(8) + b"\x7f\x03\x01" + b"CURVE".ljust(20, b"\0") + bytes(32)
+    endless = b"\x06" + (MAX_PEER_BYTES - 1).to_bytes(8, "big") + bytes(10_000)  # the begin of a large command
+    try:
+        with Dealer(router.address, keys.load_client_keys(key_folder)) as dealer:
+            peers = set()
+            for _ in range(2):
+                end = time.monotonic() + 10
+                while not dealer.send(HELLO):
+                    assert time.monotonic() < end
+                    time.sleep(0.02)
+                peers |= {received.peer for received in router.receive(10)}
+                for said in (b"", greeting, greeting + endless):
+                    with socket.create_connection(("127.0.0.1", router.port), timeout=10) as stranger:
+                        stranger.sendall(said)
+                        with contextlib.suppress(ConnectionResetError):
+                            while stranger.recv(65536):  # until it is closed; raises TimeoutError where it is not
+                                pass
+            assert len(peers) == 1
     finally:
         router.close()
 
