@@ -59,6 +59,8 @@ log = logging.getLogger(__name__)
 POLL_S = 0.1
 BATCH = 1000  # messages between two rounds of regular work, so that a flood cannot hold it up
 REGULAR_S = 2.0
+DISMISS_S = 3.0  # for workers to read that the run has ended
+OVER = Stop("the run has ended")
 
 
 class Coordinator:
@@ -92,9 +94,19 @@ class Coordinator:
         """Until `stopping`; then tell every peer that the run has ended, unless `comes_back`."""
         while not self.stopping:
             self.step(POLL_S)
-        for address in () if self.comes_back else self._roster.everyone():
-            self._router.send(address, Stop("the run has ended"))
+        if not self.comes_back:
+            self._dismiss()
         self._collection.save(time.monotonic())
+
+    def _dismiss(self) -> None:
+        """Tell every peer that the run has ended. Workers get the time to read it between two blocks of audio: of a connection that closes,
+        what was not read yet is lost, and they would wait for a coordinator that never comes back."""
+        for address in self._roster.everyone():
+            self._router.send(address, OVER)
+        until = time.monotonic() + DISMISS_S
+        while (now := time.monotonic()) < until and self._roster.at_work(now - DISMISS_S):
+            for received in self._router.receive(POLL_S):
+                self._handle(received, time.monotonic())
 
     def step(self, timeout_s: float) -> None:
         """One round: the messages that are there, and regular work."""
@@ -142,6 +154,8 @@ class Coordinator:
         self._router.send(address, Refused("this host's key was revoked"))
 
     def _answer(self, received: Received, message: FromPeer, now: float) -> list[FromCoordinator]:
+        if self.stopping and not isinstance(message, Bye):
+            return [OVER]
         if isinstance(message, Hello):
             return [self._greet(received, message, now)]
         peer = self._roster.find(received.peer, now)

@@ -100,6 +100,10 @@ class Roster:
         """ZeroMQ's names of all peers."""
         return list(self._peers)
 
+    def at_work(self, since: float) -> bool:
+        """Whether a worker that was heard of `since` then has not left."""
+        return any(p.hello.role == "worker" and p.last_seen >= since for p in self._peers.values())
+
     def workers(self, now: float) -> list[WorkerNow]:
         """All workers, by name, without those that were replaced."""
         workers = (p.now(now) for p in self._peers.values() if p.hello.role == "worker" and not p.replaced)

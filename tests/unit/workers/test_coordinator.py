@@ -3,6 +3,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from pydreaming.audio.sources import Catalogue
 from workers.audio_worker import AudioWorker, Options
 from workers.collection import Collection
-from workers.coordinator import Coordinator, bind
+from workers.coordinator import DISMISS_S, Coordinator, bind
 from workers.layout import RunDir
 from workers.produce import Producer
 from workers.protocol import (
@@ -212,6 +213,37 @@ def test_a_restarted_coordinator_takes_its_port_again(make_run: MakeRun, recordi
     assert again.address == first.address
     again.close()
     taken.close()
+
+
+def test_a_worker_at_work_still_reads_that_the_run_has_ended(site: Site) -> None:
+    """What it has not read when the other side hangs up is lost; it is busy with a block of audio now and then."""
+    worker = site.join("worker", "w", 1)
+    site.coordinator.stopping = True
+    heard: list[FromCoordinator | None] = []
+
+    def work() -> None:
+        time.sleep(0.5)
+        heard.append(worker.receive(1.0))
+        while not worker.send(Bye("")):
+            time.sleep(0.01)
+
+    busy = threading.Thread(target=work)
+    busy.start()
+    begin = time.monotonic()
+    site.coordinator.serve()
+    taken = time.monotonic() - begin
+    site.router.close()
+    busy.join()
+    assert heard == [Stop("the run has ended")]
+    assert taken < DISMISS_S - 0.5  # it does not wait once everybody has left
+
+
+def test_nobody_is_waited_for_where_only_the_learner_is_left(site: Site) -> None:
+    site.join("learner", "l", 1)
+    site.coordinator.stopping = True
+    begin = time.monotonic()
+    site.coordinator.serve()
+    assert time.monotonic() - begin < 0.5
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
