@@ -161,7 +161,7 @@ def check_round_trip(server, groups, size, batch, shares, seed):
             for episode in episodes:
                 writer.add(episode)
             writer.commit()
-        index = ReplayIndex(store.open(), META)
+        index = ReplayIndex(store.open())
         index.refresh()
         if server is not None:  # as long as the files are there
             for number in range(index.episodes):

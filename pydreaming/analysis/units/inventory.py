@@ -239,7 +239,12 @@ class Transcriber:
             self._keep_nearest(units, np.concatenate(parts["distance"]), len(self.transcripts))
         self.transcripts.append(Transcript(recording, Runs.of(units), Runs.of(baseline), codes))
 
-    def columns(self, transcript: Transcript) -> dict[str, npt.NDArray[Any]]:
+    def columns(self) -> dict[str, npt.NDArray[Any]]:
+        """The rows of all recordings, see `columns_of`."""
+        tables = [self.columns_of(transcript) for transcript in self.transcripts]
+        return {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
+
+    def columns_of(self, transcript: Transcript) -> dict[str, npt.NDArray[Any]]:
         """A recording's rows of a table, one a run: source, index (of the run in it), unit, windows, start_s, end_s, label, speaker."""
         runs, recording = transcript.runs, transcript.recording
         count = len(runs.units)
@@ -270,7 +275,7 @@ def write_units(path: Path, transcriber: Transcriber) -> None:
     """One row per run, see `Transcriber.columns`. Raises UsageError for another ending than .parquet, .csv or .npz."""
     with TableWriter(path, {"what": "pydreaming units, one row per run of a unit", **about(transcriber)}) as table:
         for transcript in transcriber.transcripts:
-            table.append(transcriber.columns(transcript))
+            table.append(transcriber.columns_of(transcript))
 
 
 def write_text(path: Path, transcripts: Sequence[Transcript]) -> None:

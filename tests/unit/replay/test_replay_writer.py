@@ -30,7 +30,7 @@ def test_committed_episodes_come_back_bit_for_bit(place):
     meta = store_meta()
     episodes = build_group("speaker:a", [(0, 40), (1, 3), (2, 5), (3, 1)], meta)
     reports = write_lease(place.open(), 7, episodes, meta, shard_episodes=2)
-    index = ReplayIndex(place.open(), meta)
+    index = ReplayIndex(place.open())
     assert index.refresh() == ([r.name for r in reports], [])
     assert index.episodes == len(episodes)
     assert index.tokens == 49 == sum(r.tokens for r in reports)
