@@ -73,9 +73,8 @@ class Team:
 
     def __init__(self, config: Config, ranks: Ranks = ALONE) -> None:
         self.ranks = ranks
-        if (
-            config.training.batch_size % ranks.size
-        ):  # torchrun has the last word on their number, so it is not among the configuration's checks
+        # torchrun has the last word on their number, so this is not among the configuration's checks.
+        if config.training.batch_size % ranks.size:
             raise ConfigError(
                 f"training.batch_size {config.training.batch_size} must be a multiple of the {ranks.size} processes that share it"
             )
