@@ -108,7 +108,7 @@ class Learner:
         self.batches = Batches(
             make_sampler(self.index, self.config),
             look=(lambda: None) if self.link is None else self.lookout.look,
-            prepare=self.trainer.page_locked if self.team.ranks.size == 1 else lambda batch: batch,
+            prepare=self.trainer.prepared if self.team.ranks.size == 1 else lambda batch: batch,
         )
         if checkpoint is not None:
             self._restore(checkpoint)

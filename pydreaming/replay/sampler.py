@@ -35,14 +35,14 @@ _REDRAWS = 10  # when files are evicted faster than they can be fetched, somethi
 class Batch:
     """B sequences of consecutive steps, each of one episode.
 
-    tokens (B, T, D) float16; is_first (B, T) bool, always True at step 0; action (B, T, A) float32; token_id (B, T) int64, where
-    a window begins: its item times MAX_START_SAMPLE, and ID_STEPS for each stride of tokens from the item's beginning (windows of one item
-    less than half of ID_STEPS apart are the same audio, though perhaps augmented otherwise), -1 on padding; group (B,) int32, equal where
-    the groups are, valid within this batch only; mask (B, T) bool, False on padding, where tokens and actions are 0 and is_first is False;
-    mixed (B,) bool, all True where the sequences are drawn from all groups together, all False where from one.
+    tokens (B, T, D) float16 (float32 once `Trainer.prepared`); is_first (B, T) bool, always True at step 0; action (B, T, A) float32;
+    token_id (B, T) int64, where a window begins: its item times MAX_START_SAMPLE, and ID_STEPS for each stride of tokens from the item's
+    beginning (windows of one item less than half of ID_STEPS apart are the same audio, though perhaps augmented otherwise), -1 on padding;
+    group (B,) int32, equal where the groups are, valid within this batch only; mask (B, T) bool, False on padding, where tokens and actions
+    are 0 and is_first is False; mixed (B,) bool, all True where the sequences are drawn from all groups together, all False where from one.
     """
 
-    tokens: NDArray[np.float16]
+    tokens: NDArray[np.float16 | np.float32]
     is_first: NDArray[np.bool_]
     action: NDArray[np.float32]
     token_id: NDArray[np.int64]

@@ -122,10 +122,11 @@ class Trainer:
         """How many numbers are learnt, for people."""
         return f"{sum(p.numel() for p in (*self.world, *self.probe)) / 1e6:.2f} M parameters"
 
-    def page_locked(self, batch: Batch) -> Batch:
-        """The batch in memory from which a GPU copies by itself, beside a step; as it is where there is none. It must outlive the copy."""
+    def prepared(self, batch: Batch) -> Batch:
+        """The batch as `to_device` takes it soonest, made beside a step: for a CPU tokens in float32, for a GPU memory from which it
+        copies by itself. It must outlive the copy."""
         if self.device.type != "cuda":
-            return batch
+            return dataclasses.replace(batch, tokens=batch.tokens.astype(np.float32))
         return Batch(*(torch.from_numpy(getattr(batch, field.name)).pin_memory().numpy() for field in dataclasses.fields(batch)))
 
     def to_device(self, batch: Batch) -> TensorBatch:

@@ -194,6 +194,9 @@ def test_a_replay_batch_becomes_tensors() -> None:
     assert np.array_equal(tensors.action.numpy(), action)
     assert tensors.token_id.dtype == torch.int64
     assert tensors.is_first.dtype == tensors.mask.dtype == torch.bool
+    ahead = trainer().prepared(batch)  # on another thread, where the conversion holds up no step
+    assert ahead.tokens.dtype == np.float32
+    assert torch.equal(trainer().to_device(ahead).tokens, tensors.tokens)
 
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:99", "cuda:999999999999999999999", "meta", "", "cpu cpu"])
