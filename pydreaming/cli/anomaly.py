@@ -127,13 +127,12 @@ def _score(options: argparse.Namespace) -> int:
     model = command.load(options)
     from pydreaming.analysis.anomaly.pictures import draw_scores
     from pydreaming.analysis.anomaly.scoring import Scoring, write_scores, write_times
+    from pydreaming.analysis.inputs import STDIN
 
     scoring = Scoring(model, fitted.check(model, options.detector))
     scoring.alarm_threshold(options.false_alarms)  # refuses a rate before anything is heard
     found = command.recordings(options.inputs, command.control_columns(model))
     pictures = command.picture_paths(options.picture, found)
-    from pydreaming.analysis.inputs import STDIN
-
     if pictures and any(recording.name == STDIN for recording in found):
         raise UsageError("standard input can be heard once only: there is no --picture of it")
 
