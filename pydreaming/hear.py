@@ -18,8 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pydreaming.analysis.rollout import token_times
 from pydreaming.analysis.vectors.embedder import Embedder
-from pydreaming.analysis.world_model import WorldModel, token_times
+from pydreaming.analysis.world_model import WorldModel
 from pydreaming.audio.decode import Samples
 from pydreaming.errors import UsageError
 

@@ -23,9 +23,9 @@ from pydreaming.audio.stats import FeatureStats
 from pydreaming.config import Config
 from pydreaming.errors import DecodeError
 from pydreaming.replay.index import ReplayIndex
-from workers.collection import Quarantine
 from workers.layout import RunDir, replace_json
 from workers.produce import Producer
+from workers.quarantine import Quarantine
 
 MAX_CLIP_S = 30.0  # of a recording; more would add little to a pooled vector and much time
 LEASE = 64

@@ -17,19 +17,18 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from pydreaming.analysis.inputs import Recording, Source, name_of, open_source
 from pydreaming.analysis.locate import REMOTE, checkpoint_folder, name_of_run
+from pydreaming.analysis.rollout import CHUNK_TOKENS, Listening, NoiseStream, Rechunk, join_observed, neutral_action, token_times
 from pydreaming.audio.decode import Samples
 from pydreaming.audio.features import FrontEnd
 from pydreaming.audio.stages import run
 from pydreaming.audio.tokens import Frames, token_start_samples
-from pydreaming.config import ActionConfig, FeatureConfig
+from pydreaming.config import FeatureConfig
 from pydreaming.errors import CheckpointError, DecodeError, UsageError
 from pydreaming.evaluation.listening import Heard, listen
-from pydreaming.models.latents import CATEGORICAL, Latents
-from pydreaming.models.state import Observed, State, join_states
+from pydreaming.models.state import Observed, State
 from pydreaming.models.world_model import WorldModelNet
 from pydreaming.objectives import Objective
 from pydreaming.training.checkpoint import CARD, CheckpointState, export_networks, load_networks
@@ -40,9 +39,6 @@ if TYPE_CHECKING:  # they import this module
     from pydreaming.analysis.surprise.calibration import Calibration
     from pydreaming.analysis.surprise.curves import Surprise
     from pydreaming.analysis.vectors.embed import WindowEmbeddings
-
-CHUNK_TOKENS = 512
-LEAST_STEPS = 4  # of a chunk, so that short chunks give the same bits as long ones (as LEAST_ROWS of `audio.buffer`; measured likewise)
 
 
 @dataclass(frozen=True)
@@ -199,7 +195,7 @@ class WorldModel:
         `action` is (T, A), or (A,) for all windows alike; None as for `observe`.
         The latents' noise is drawn step by step, so that a seed gives the same samples whatever the chunks.
         """
-        listening, done = Listening(self, seed), 0
+        listening, done = self.listening(seed), 0
         for values in run(Rechunk(chunk), parts):
             yield values, listening.hear(values, action if action is None or action.ndim == 1 else action[done : done + len(values)])
             done += len(values)
@@ -298,6 +294,10 @@ class WorldModel:
 
         return dream(self, source, seconds, samples, temperature, seed)
 
+    def listening(self, seed: int | None = None) -> Listening:
+        """A rollout over one recording, to be given its windows chunk by chunk. `seed`: as for `observe`."""
+        return Listening(self.net, self.listening_on, None if seed is None else self.noise(seed))
+
     def noise(self, seed: int) -> NoiseStream:
         """The latents' noise of a seed."""
         latents = self.net.dynamics.latents
@@ -308,113 +308,3 @@ class WorldModel:
         """Actions (1, steps, A): `action` (A,) at each, None: `listening_on`."""
         row = torch.from_numpy(self.listening_on if action is None else action)
         return row.to(self.device).expand(1, steps, -1)
-
-
-class Listening:
-    """A posterior rollout over one recording that goes on chunk by chunk, with carried state.
-
-    Args:
-      seed: of the latents' samples, drawn step by step, so that they are the same whatever the chunks; None takes modes.
-    """
-
-    def __init__(self, model: WorldModel, seed: int | None = None) -> None:
-        self._model = model
-        self._noise = None if seed is None else model.noise(seed)
-        self._carry: State | None = None
-
-    def hear(self, values: Frames, action: npt.NDArray[Any] | None = None) -> Observed:
-        """The next windows (t, token_dim), t >= 1, with their actions (t, A), or (A,) for all. Gives Observed with B = 1."""
-        t, net, device = len(values), self._model.net, self._model.device
-        # Steps behind the last change nothing before them. A core with a memory would keep them in it, and is left to round as it likes.
-        more = 0 if net.dynamics.initial(1, device).memory is not None else max(0, LEAST_STEPS - t)
-        tokens = pad(torch.from_numpy(values).to(device), (0, 0, 0, more))
-        one = action is None or action.ndim == 1
-        given = self._model.actions(t, action)[0] if one else torch.from_numpy(action).float().to(device)
-        actions = pad(given, (0, 0, 0, more))
-        is_first = torch.zeros(1, t + more, dtype=torch.bool, device=device)
-        is_first[0, 0] = self._carry is None
-        noise = None if self._noise is None else pad(self._noise.draw(1, t), (0, 0, 0, 0, 0, more)).to(device)
-        with torch.inference_mode():
-            observed = net.observe(tokens[None], actions[None], is_first, self._carry, noise)
-            observed = observed.steps(t) if more else observed
-        self._carry = observed.carry
-        return observed
-
-
-class NoiseStream:
-    """The latents' noise in an order that does not depend on how many steps are drawn at a time (with one sequence), nor on the device.
-
-    Args:
-      variables, values: S and K of `latents`.
-    """
-
-    def __init__(self, seed: int, variables: int, values: int, latents: Latents = CATEGORICAL) -> None:
-        self._random = np.random.Generator(np.random.PCG64(seed))
-        self._shape = (variables, values)
-        self._latents = latents
-
-    def draw(self, batch: int, steps: int) -> Tensor:
-        """(batch, steps, S, K) float32."""
-        return self._latents.numpy_noise((batch, steps, *self._shape), self._random)
-
-
-def neutral_action(action: ActionConfig) -> list[float]:
-    """The action of listening on: zeros (for controls: their mean), or the one-hot stride of one window.
-
-    Raises:
-      UsageError: the model was trained with strides that leave out 1.
-    """
-    if action.kind != "stride":
-        return [0.0] * action.dim
-    if 1 not in action.strides:
-        raise UsageError(f"the model was trained with action.strides {action.strides}; without 1 it cannot follow adjacent windows")
-    return [float(stride == 1) for stride in action.strides]
-
-
-def token_times(count: int, features: FeatureConfig, first: int = 0) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Start and centre of `count` tokens from the token `first` on in seconds, (count,) each."""
-    start = token_start_samples(count, features, first)
-    return start / features.sample_rate, (start + features.token_span_samples / 2) / features.sample_rate
-
-
-class Rechunk:
-    """The same rows in chunks of `size`, the last one shorter; a stage."""
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._pending: list[Frames] = []
-        self._held = 0
-
-    def push(self, part: Frames) -> Iterator[Frames]:
-        """See `Stage`."""
-        while self._held + len(part) >= self._size:
-            take = self._size - self._held
-            chunk = np.concatenate([*self._pending, part[:take]])
-            part, self._pending, self._held = part[take:], [], 0
-            yield chunk
-        if len(part):
-            self._pending.append(part)
-            self._held += len(part)
-
-    def finish(self) -> Iterator[Frames]:
-        """See `Stage`."""
-        if self._pending:
-            yield np.concatenate(self._pending)
-
-
-def join_observed(parts: list[Observed]) -> Observed:
-    """Rollouts of successive chunks as one."""
-
-    def joined(name: str) -> Tensor:
-        return torch.cat([getattr(part, name) for part in parts], 1)
-
-    return Observed(
-        embed=joined("embed"),
-        action=joined("action"),
-        is_first=joined("is_first"),
-        post=join_states([part.post for part in parts]),
-        prior_logits=joined("prior_logits"),
-        context=joined("context"),
-        previous=joined("previous"),
-        carry=parts[-1].carry,
-    )

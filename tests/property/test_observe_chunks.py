@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_model import RATE, make_checkpoint, sweep
 
-from pydreaming.analysis.world_model import WorldModel, join_observed
+from pydreaming.analysis.rollout import join_observed
+from pydreaming.analysis.world_model import WorldModel
 
 FORMS = {
     "gru": {},

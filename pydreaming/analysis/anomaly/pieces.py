@@ -19,7 +19,8 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from pydreaming.analysis.world_model import Rechunk, WorldModel
+from pydreaming.analysis.rollout import Rechunk
+from pydreaming.analysis.world_model import WorldModel
 from pydreaming.audio.stages import run
 from pydreaming.audio.tokens import Frames
 from pydreaming.errors import UsageError

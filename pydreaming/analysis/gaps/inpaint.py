@@ -38,7 +38,8 @@ from torch import Tensor
 
 from pydreaming.analysis.inputs import Source, name_of, open_source
 from pydreaming.analysis.requirements import require_latents
-from pydreaming.analysis.world_model import CHUNK_TOKENS, NoiseStream, Rechunk, WorldModel
+from pydreaming.analysis.rollout import CHUNK_TOKENS, NoiseStream, Rechunk
+from pydreaming.analysis.world_model import WorldModel
 from pydreaming.audio.decode import Samples, seconds_to_samples
 from pydreaming.audio.stages import run
 from pydreaming.audio.tokens import Frames

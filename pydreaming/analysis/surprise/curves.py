@@ -30,9 +30,10 @@ from pydreaming.analysis.inputs import Source
 from pydreaming.analysis.names import CURVES
 from pydreaming.analysis.reports.pictures import save, surprise_picture
 from pydreaming.analysis.requirements import require_latents, require_same_model
+from pydreaming.analysis.rollout import token_times
 from pydreaming.analysis.surprise.calibration import Calibration
 from pydreaming.analysis.surprise.events import Event, Hysteresis, find_events
-from pydreaming.analysis.world_model import WorldModel, token_times
+from pydreaming.analysis.world_model import WorldModel
 from pydreaming.config import FeatureConfig
 from pydreaming.models.state import Observed
 from pydreaming.replay.tables import TableWriter

@@ -25,7 +25,8 @@ from pydreaming.analysis.anomaly.pieces import thinned
 from pydreaming.analysis.inputs import Failed, Recording, attempt
 from pydreaming.analysis.names import STEPS_AHEAD
 from pydreaming.analysis.requirements import require_latents
-from pydreaming.analysis.world_model import Rechunk, WorldModel
+from pydreaming.analysis.rollout import Rechunk
+from pydreaming.analysis.world_model import WorldModel
 from pydreaming.audio.stages import run
 from pydreaming.audio.tokens import Frames
 from pydreaming.errors import UsageError

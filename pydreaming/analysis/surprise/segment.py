@@ -20,9 +20,10 @@ import numpy as np
 import numpy.typing as npt
 
 from pydreaming.analysis.inputs import Source
+from pydreaming.analysis.rollout import token_times
 from pydreaming.analysis.surprise.calibration import Calibration
 from pydreaming.analysis.surprise.curves import Values, check_calibration, surprise_stream
-from pydreaming.analysis.world_model import WorldModel, token_times
+from pydreaming.analysis.world_model import WorldModel
 from pydreaming.audio.stages import run
 from pydreaming.errors import UsageError
 from pydreaming.evaluation.boundaries import RESTART, Picker, restart

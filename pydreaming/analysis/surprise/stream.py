@@ -16,10 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 from pydreaming.analysis.names import CURVES
+from pydreaming.analysis.rollout import CHUNK_TOKENS, Rechunk
 from pydreaming.analysis.surprise.calibration import Calibration
 from pydreaming.analysis.surprise.curves import Surprise, Values, check_calibration, numbers_of, surprise_of
 from pydreaming.analysis.surprise.events import Event, EventFinder, Hysteresis
-from pydreaming.analysis.world_model import CHUNK_TOKENS, Listening, Rechunk, WorldModel
+from pydreaming.analysis.world_model import WorldModel
 from pydreaming.audio.decode import MAX_RATE, MIN_RATE
 from pydreaming.audio.stages import Chain
 from pydreaming.audio.tokens import Frames
@@ -81,7 +82,7 @@ class SurpriseStream:
         check_calibration(model, calibration, seed)
         self._model, self._calibration, self._curve = model, calibration, curve
         self._tokens: Chain[Values, Frames] = Chain(model.front_end.stages(sample_rate, chunk), Rechunk(chunk))
-        self._listening, self._action = Listening(model, seed), action
+        self._listening, self._action = model.listening(seed), action
         self._finder = EventFinder(model.features, rule or Hysteresis())
         self._delay_s = model.front_end.delay_s(sample_rate, chunk)
         self.windows = 0

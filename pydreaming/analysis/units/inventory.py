@@ -30,9 +30,10 @@ from pydreaming.analysis.files import replacing
 from pydreaming.analysis.inputs import STDIN, Failed, Recording, attempt
 from pydreaming.analysis.names import UNIT_PARTS
 from pydreaming.analysis.requirements import require_latents, require_same_model
+from pydreaming.analysis.rollout import token_times
 from pydreaming.analysis.tensor_file import Tensors, read_tensors, write_tensors
 from pydreaming.analysis.vectors.embedder import take_part
-from pydreaming.analysis.world_model import WorldModel, token_times
+from pydreaming.analysis.world_model import WorldModel
 from pydreaming.errors import UsageError
 from pydreaming.evaluation.clustering import Clusters, Ids, Reservoir, fit_clusters
 from pydreaming.evaluation.codes import CodeCounter

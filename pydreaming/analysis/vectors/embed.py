@@ -16,9 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from pydreaming.analysis.inputs import STDIN, Failed, Recording, Source, named_file
+from pydreaming.analysis.rollout import CHUNK_TOKENS, token_times
 from pydreaming.analysis.vectors.embedder import Embedder
 from pydreaming.analysis.vectors.pooling import Vectors
-from pydreaming.analysis.world_model import CHUNK_TOKENS, WorldModel, token_times
+from pydreaming.analysis.world_model import WorldModel
 from pydreaming.audio.decode import read_stdin
 from pydreaming.audio.tokens import Frames
 from pydreaming.errors import DecodeError, UsageError

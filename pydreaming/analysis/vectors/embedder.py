@@ -13,8 +13,9 @@ from torch import Tensor
 
 from pydreaming.analysis.inputs import Source
 from pydreaming.analysis.names import PARTS, PER, POOLINGS, SCENE
+from pydreaming.analysis.rollout import CHUNK_TOKENS
 from pydreaming.analysis.vectors.pooling import IN_THIRDS, Moments, Vectors, pool
-from pydreaming.analysis.world_model import CHUNK_TOKENS, WorldModel
+from pydreaming.analysis.world_model import WorldModel
 from pydreaming.audio.tokens import Frames
 from pydreaming.errors import UsageError
 from pydreaming.evaluation.features import centred_bands, centred_clip, hears_scenes, scene_vectors

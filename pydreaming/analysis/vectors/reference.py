@@ -10,10 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from pydreaming.analysis.inputs import Failed, Recording, Source, attempt
+from pydreaming.analysis.rollout import Rechunk
 from pydreaming.analysis.run_folder import RunFolder
 from pydreaming.analysis.vectors.embedder import Embedder
 from pydreaming.analysis.vectors.search import LEAST_ROWS
-from pydreaming.analysis.world_model import Rechunk, Tokens, WorldModel
+from pydreaming.analysis.world_model import Tokens, WorldModel
 from pydreaming.audio.stages import run
 from pydreaming.audio.tokens import Frames, token_start_samples
 from pydreaming.errors import CheckpointError, ReplayError, SourceError, UsageError

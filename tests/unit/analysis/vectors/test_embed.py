@@ -13,10 +13,11 @@ from tiny_model import RATE, make_checkpoint, sweep, write_sweep
 import pydreaming.analysis.vectors.embed as embed_module
 from pydreaming.analysis.inputs import Recording, find_recordings
 from pydreaming.analysis.names import PARTS, PER, POOLINGS, SCENE
+from pydreaming.analysis.rollout import CHUNK_TOKENS
 from pydreaming.analysis.vectors.embed import embed, embed_clip, embed_windows, write_embeddings
 from pydreaming.analysis.vectors.embedder import Embedder
 from pydreaming.analysis.vectors.pooling import pool
-from pydreaming.analysis.world_model import CHUNK_TOKENS, WorldModel
+from pydreaming.analysis.world_model import WorldModel
 from pydreaming.audio.sources.item import AudioItem
 from pydreaming.errors import DecodeError, UsageError
 from pydreaming.evaluation.features import centred_bands, clip_features, join_parts, scene_vectors
