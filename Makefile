@@ -53,14 +53,17 @@ audit: env  ## bandit on the code, and pip-audit on the locked packages (which a
 ui: env  ## open MLflow on the runs: prints the link
 	@$(PY) -m workers.ui --run-dir "$(RUNS)" --port $(PORT)
 
-bench: env  ## all rooms, training steps, coordinator and a whole run beside peers and limits; PEERS="pydreamer=PATH ..." for clones to run
-	@$(PY) -m benchmarks.frontend
-	@$(PY) -m benchmarks.replay
-	@$(PY) -m benchmarks.step
-	@$(PY) -m benchmarks.peers $(foreach peer,$(PEERS),--peer "$(peer)")
-	@$(PY) -m benchmarks.store
-	@$(PY) -m benchmarks.coordinator
-	@$(PY) -m benchmarks.whole $(if $(wildcard $(DATA)/fsdd),--audio "$(DATA)/fsdd")
+bench: env  ## the speed of every part beside peers, limits and targets, in RUNS/bench (20 minutes); PEERS="pydreamer=PATH ..." runs clones, too
+	@mkdir -p "$(RUNS)/bench"
+	@$(PY) -m benchmarks.frontend --json "$(RUNS)/bench/frontend.json"
+	@$(PY) -m benchmarks.replay --json "$(RUNS)/bench/replay.json"
+	@$(PY) -m benchmarks.step --json "$(RUNS)/bench/step.json"
+	@$(PY) -m benchmarks.peers $(foreach peer,$(PEERS),--peer "$(peer)") --json "$(RUNS)/bench/peers.json"
+	@$(PY) -m benchmarks.store --tokens 10000 100000 1000000 10000000 --json "$(RUNS)/bench/store.json"
+	@$(PY) -m benchmarks.coordinator --recordings 100000 --seconds 15 --json "$(RUNS)/bench/coordinator.json"
+	@$(PY) -m benchmarks.whole $(if $(wildcard $(DATA)/fsdd),--audio "$(DATA)/fsdd") --json "$(RUNS)/bench/whole.json"
+	@$(PY) -m benchmarks.targets "$(RUNS)/bench" > "$(RUNS)/bench/targets.md"
+	@cat "$(RUNS)/bench/targets.md"
 
 chaos: env  ## break real processes, disks and files, at random and one by one: docs/reliability.md (minutes); figures in RUNS/chaos.json
 	@mkdir -p "$(RUNS)"

@@ -2,8 +2,8 @@
 
     python -m benchmarks.frontend --json frontend.json
 
-Everything is measured in one run, one thread, interleaved, in CPU time, and reported as the median of several repeats; only the ratios
-travel between machines. Files are written to a temporary folder and read from the page cache.
+Everything is measured in one run, one thread, interleaved, in CPU time, and reported as the median and range of several repeats; only the
+ratios travel between machines. Files are written to a temporary folder and read from the page cache.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import argparse
 import dataclasses
 import json
 import os
-import statistics
 import sys
 import tempfile
 import time
@@ -20,6 +19,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 import numpy.typing as npt
@@ -53,6 +53,7 @@ ITEM = AudioItem(index=0, path="", group="recording:benchmark")
 CONVERTED_RATE = 44_100  # Hz
 
 Cases = dict[str, tuple[float, Callable[[], object]]]  # name -> seconds of audio, what to time
+Figures = dict[str, list[float]]  # name -> a value for each repeat
 
 
 def main() -> None:
@@ -74,7 +75,7 @@ def main() -> None:
     ratios = compare(speeds, f"{options.seconds:g} s", f"{options.long:g} s", f"{options.clip:g} s")
     print(report(speeds, ratios))
     if options.json:
-        options.json.write_text(json.dumps({"times_real_time": speeds, "ratios": ratios, "repeats": options.repeats}, indent=2) + "\n")
+        options.json.write_text(json.dumps({"times_real_time": speeds, "ratios": ratios}, indent=1) + "\n", encoding="utf-8")
 
 
 def array_cases(seconds: float) -> Cases:
@@ -149,27 +150,28 @@ def together(front_end: FrontEnd, paths: Sequence[Path]) -> int:
     return total
 
 
-def measure(cases: Cases, repeats: int) -> dict[str, float]:
-    """Median speed of each case, in seconds of audio per second; the cases take turns, so that a busy machine slows all of them."""
+def measure(cases: Cases, repeats: int) -> Figures:
+    """Speed of each case in each repeat, in seconds of audio per second; the cases take turns, so that a busy machine slows all of them."""
     for _, run in cases.values():
         run()
-    times: dict[str, list[float]] = {name: [] for name in cases}
+    speeds: Figures = {name: [] for name in cases}
     for _ in range(repeats):
         for name, (seconds, run) in cases.items():
             count = max(1, round(50 / seconds))
             begin = time.process_time()
             for _ in range(count):
                 run()
-            times[name].append((time.process_time() - begin) / count)
-    return {name: cases[name][0] / statistics.median(taken) for name, taken in times.items()}
+            speeds[name].append(seconds * count / (time.process_time() - begin))
+    return speeds
 
 
-def compare(speeds: dict[str, float], short: str, long: str, clip: str) -> dict[str, float]:
+def compare(speeds: Figures, short: str, long: str, clip: str) -> Figures:
+    """Ratios of two cases, repeat by repeat."""
     pairs = {
-        "log-mel / torchaudio (target 1.4)": ("log-mel, pydreaming", "log-mel, torchaudio MelSpectrogram"),
-        "log-mel / librosa (target 2)": ("log-mel, pydreaming", "log-mel, librosa"),
-        "log-mel / bare rfft (target 0.30)": ("log-mel, pydreaming", "bare rfft (limit)"),
-        "wav / float32 + torchaudio (target 1.6)": (
+        "log-mel / torchaudio": ("log-mel, pydreaming", "log-mel, torchaudio MelSpectrogram"),
+        "log-mel / librosa": ("log-mel, pydreaming", "log-mel, librosa"),
+        "log-mel / bare rfft": ("log-mel, pydreaming", "bare rfft (limit)"),
+        "wav / float32 + torchaudio": (
             "wav -> log-mel, pydreaming",
             "wav -> log-mel, soundfile float32 + torchaudio",
         ),
@@ -179,28 +181,33 @@ def compare(speeds: dict[str, float], short: str, long: str, clip: str) -> dict[
             key: value
             for suffix in ("wav", "flac")
             for key, value in {
-                f"{suffix}, clips of {clip} / recordings of {short} -> tokens (target 0.5)": (
+                f"{suffix}, clips of {clip} / recordings of {short} -> tokens": (
                     f"{suffix} of {clip} -> tokens, together",
                     f"{suffix} of {short} -> tokens, one by one",
                 ),
-                f"{suffix} of {short}, Parquet / tokens (target 0.7)": (
+                f"{suffix} of {short}, Parquet / tokens": (
                     f"{suffix} of {short} -> Parquet",
                     f"{suffix} of {short} -> tokens, one by one",
                 ),
-                f"{suffix} of {clip}, Parquet / tokens (target 0.7)": (
+                f"{suffix} of {clip}, Parquet / tokens": (
                     f"{suffix} of {clip} -> Parquet",
                     f"{suffix} of {clip} -> tokens, together",
                 ),
             }.items()
         },
-        f"{long} / {short} file (target 0.9)": (f"wav of {long} -> log-mel, pydreaming", "wav -> log-mel, pydreaming"),
+        f"{long} / {short} file": (f"wav of {long} -> log-mel, pydreaming", "wav -> log-mel, pydreaming"),
     }
-    return {name: speeds[ours] / speeds[other] for name, (ours, other) in pairs.items()}
+    return {name: [a / b for a, b in zip(speeds[ours], speeds[other], strict=True)] for name, (ours, other) in pairs.items()}
 
 
-def report(speeds: dict[str, float], ratios: dict[str, float]) -> str:
-    lines = ["| one core | x real time |", "|---|---:|", *(f"| {name} | {speed:,.0f} |" for name, speed in speeds.items())]
-    return "\n".join([*lines, "", "| ratio | |", "|---|---:|", *(f"| {name} | {ratio:.2f} |" for name, ratio in ratios.items())])
+def report(speeds: Figures, ratios: Figures) -> str:
+    """Markdown: medians and ranges over the repeats."""
+
+    def rows(figures: Figures, form: str) -> list[str]:
+        return [f"| {name} | {median(v):{form}} | {min(v):{form}} – {max(v):{form}} |" for name, v in figures.items()]
+
+    head = ["| one core | × real time | range |", "|---|---:|---|", *rows(speeds, ",.0f")]
+    return "\n".join([*head, "", "| ratio | | range |", "|---|---:|---|", *rows(ratios, ".2f")])
 
 
 def count_frames(front_end: FrontEnd, path: Path) -> int:
