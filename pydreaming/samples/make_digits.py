@@ -40,38 +40,44 @@ SEED = 20
 
 def make(folder: Path) -> int:
     """Write the digits to `folder`; returns how many. Raises SourceError when espeak-ng is missing or fails."""
-    program = shutil.which("espeak-ng")
-    if program is None:
-        raise SourceError("espeak-ng is not installed (Debian: apt-get install espeak-ng)")
+    program = espeak()
     folder.mkdir(parents=True, exist_ok=True)
     count = 0
     for voice in VOICES:
         for digit in range(len(WORDS)):
             for take in range(TAKES):
                 rng = random.Random(f"{SEED} {voice} {digit} {take}")  # noqa: S311 (no secret)
-                samples = _spoken(program, voice, digit, rng)
+                samples = spoken(program, VOICES[voice], WORDS[digit], rng)
                 soundfile.write(folder / f"{digit}_{voice}_{take}.flac", samples, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
                 count += 1
     return count
 
 
-def _spoken(program: str, voice: str, digit: int, rng: random.Random) -> npt.NDArray[np.float32]:
-    """(num_samples,) float32: one take of a word."""
+def espeak() -> str:
+    """The program's path. Raises SourceError where it is missing."""
+    program = shutil.which("espeak-ng")
+    if program is None:
+        raise SourceError("espeak-ng is not installed (Debian: apt-get install espeak-ng)")
+    return program
+
+
+def spoken(program: str, voice: str, word: str, rng: random.Random) -> npt.NDArray[np.float32]:
+    """(num_samples,) float32 at SAMPLE_RATE: one take of a word by a voice of espeak-ng. Raises SourceError where it fails."""
     with tempfile.TemporaryDirectory() as temporary:
         path = Path(temporary) / "word.wav"
         speed, pitch = rng.randint(130, 210), rng.randint(35, 65)
-        command = [program, "-v", VOICES[voice], "-s", str(speed), "-p", str(pitch), "-z", "-w", str(path), WORDS[digit]]
+        command = [program, "-v", voice, "-s", str(speed), "-p", str(pitch), "-z", "-w", str(path), word]
         try:
             subprocess.run(command, check=True, capture_output=True, timeout=60)
         except (OSError, subprocess.SubprocessError) as e:
-            raise SourceError(f"espeak-ng failed for voice {VOICES[voice]}: {e}") from e
+            raise SourceError(f"espeak-ng failed for voice {voice}: {e}") from e
         samples, rate = decode(path)
-    word = np.concatenate(list(Resampler(rate, SAMPLE_RATE).stream([samples])))
-    loud = np.flatnonzero(np.abs(word) > SILENCE)
-    word = np.pad(word[loud[0] : loud[-1] + 1], MARGIN)
+    whole = np.concatenate(list(Resampler(rate, SAMPLE_RATE).stream([samples])))
+    loud = np.flatnonzero(np.abs(whole) > SILENCE)
+    heard = np.pad(whole[loud[0] : loud[-1] + 1], MARGIN)
     peak, noise = rng.uniform(0.2, 0.9), rng.uniform(0.0005, 0.003)  # of full scale
-    hiss = np.random.default_rng(rng.getrandbits(32)).normal(0.0, noise, len(word))
-    take: npt.NDArray[np.float32] = np.clip(word * (peak / np.abs(word).max()) + hiss, -1.0, 1.0).astype(np.float32)
+    hiss = np.random.default_rng(rng.getrandbits(32)).normal(0.0, noise, len(heard))
+    take: npt.NDArray[np.float32] = np.clip(heard * (peak / np.abs(heard).max()) + hiss, -1.0, 1.0).astype(np.float32)
     return take
 
 
