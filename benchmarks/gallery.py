@@ -29,8 +29,10 @@ from pydreaming.training.checkpoint import list_checkpoints
 INTRODUCTION = """\
 # Gallery
 
-What the commands do, on real recordings. `make gallery` makes this page and its pictures: each command below was run as it stands, and
-every figure is what it printed or wrote. The model is {model}. Of the recordings it was trained on `voices` only.
+What the commands do, on real recordings. `make gallery MODEL=<run>` makes this page and its pictures: each command was
+run as it stands, and every figure is what it printed or wrote.
+
+The model is {model}. Of these recordings it was trained on `voices` only.
 
     digits/       clips of spoken digits (FSDD, index 0-4)
     sessions/     such digits one after another, a recording for each speaker

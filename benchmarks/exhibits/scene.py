@@ -6,6 +6,7 @@ import csv
 import io
 import shlex
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from pydreaming.errors import PydreamingError
 
 PROGRAM = "pydreaming"
 FIGURES = 3  # significant digits of a number in a table
+WIDTH = 120  # characters in a line of prose
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ def markdown(scene: Scene, printed: str, picture: str, found: str) -> Iterator[s
     yield "```\n"
     if picture:
         yield f"![{scene.title}]({picture})\n"
-    yield " ".join(filter(None, (scene.seen, found))) + "\n"
+    yield textwrap.fill(" ".join(filter(None, (scene.seen, found))), WIDTH, break_long_words=False, break_on_hyphens=False) + "\n"
     for excerpt in scene.excerpts:
         yield from _table(excerpt)
 

@@ -23,7 +23,7 @@ def scenes(recordings: Recordings) -> list[Scene]:
             "inspect",
             "What is in a folder, before training on it?",
             ("pydreaming inspect digits --picture inspect.png",),
-            "Ten recordings drawn at random, as the model hears them. The advice at the end is right: these are only the held-out clips.",
+            "Ten recordings drawn at random, as the model hears them. The warning is right: these are the held-out clips only.",
             "inspect.png",
         ),
         Scene(
@@ -35,10 +35,10 @@ def scenes(recordings: Recordings) -> list[Scene]:
                 f"pydreaming surprise {MODEL} garden.wav --calibration normal.json --by prior_entropy --out garden.csv --events events.csv"
                 " --labels garden.txt --picture surprise.png",
             ),
-            "Someone says ten digits, and a chainsaw starts in the middle. `sessions` tell how much is normal. Surprise itself (the first"
-            " curve, which the second command looks at) also peaks where each digit begins; how uncertain the model stays (the"
-            " second curve, third command) tells the saw from them. A bark, a cry, a sneeze, a rooster or a clock in its place"
-            " are not found so.",
+            "Someone says ten digits, and a chainsaw starts in the middle. `sessions` tell how much surprise is normal. Surprise itself"
+            " (the first curve, second command) also peaks where each digit begins; how uncertain the model stays (the second curve,"
+            " third command) tells the saw from the digits. A bark, a cry, a sneeze, a rooster and a clock in its place, tried with an"
+            " earlier model, were not found this way.",
             "surprise.png",
             excerpts=(Excerpt("events.csv", ("source", "start_s", "end_s", "peak_s", "peak_bits", "min_p")),),
             found=_saw,
@@ -47,7 +47,7 @@ def scenes(recordings: Recordings) -> list[Scene]:
             "segment",
             "Where does one sound end and the next begin?",
             (f"pydreaming segment {MODEL} row.wav --out segments.csv --labels segments.txt",),
-            "Ten digits of one speaker, one straight after another, without a pause. The second file opens in Audacity.",
+            "Ten digits of one speaker, one straight after another, without a pause. `segments.txt` opens in Audacity.",
             excerpts=(Excerpt("segments.csv", ("segment", "start_s", "end_s", "strength_bits"), 12),),
             found=_boundaries,
         ),
@@ -59,7 +59,8 @@ def scenes(recordings: Recordings) -> list[Scene]:
                 f"pydreaming anomaly score {MODEL} detector.safetensors garden.wav --out scores.csv --times times.csv --picture"
                 " anomaly.png",
             ),
-            "The detector has heard only digits. It judges whole recordings, and pieces of a second; alarms below are pieces.",
+            "The detector has heard only digits. It judges clips of a second, as it was fitted on, and pieces of about a second, half of"
+            " one apart. Below are the pieces that are alarms.",
             "anomaly.png",
             excerpts=(Excerpt("times.csv", ("start_s", "end_s", "score", "p_value", "alarm"), where=lambda row: row["alarm"] == "True"),),
             found=lambda recordings: f"The saw is at {_span(recordings.saw_s)}.",
@@ -69,7 +70,7 @@ def scenes(recordings: Recordings) -> list[Scene]:
             "How far ahead does it foresee?",
             (f"pydreaming horizon {MODEL} digits pumps --by corpus --steps 1 2 4 8 --out horizon.csv --picture horizon.png",),
             "Digits of the kind it was trained on, and pumps, of which it has heard none: a model says something about what it"
-            " was trained on, and little about anything else. Dotted: taking the last window for the one to come.",
+            " was trained on, and little about anything else. Dotted: the last window taken for the one to come.",
             "horizon.png",
             excerpts=(
                 Excerpt(
@@ -84,7 +85,7 @@ def scenes(recordings: Recordings) -> list[Scene]:
             "units",
             "What repeats?",
             (f"pydreaming units {MODEL} digits --units 50 --out units.csv --text units.txt --book units.html",),
-            "Recordings written down in fifty sounds found without labels. The page has, for each, real windows to hear.",
+            "Recordings written down in fifty sounds that were found without labels. The page has real windows of each to hear.",
             "units.html",
             height=1000,
             printed=44,
@@ -97,8 +98,9 @@ def scenes(recordings: Recordings) -> list[Scene]:
                 f"pydreaming dream {MODEL} {clip(4, 1, 0)} --at 0.16 --seconds 0.4 --samples 8 --out dream.wav --picture dream.png"
                 " --render both --bank voices.safetensors --provenance dream.csv",
             ),
-            "What was really said; one imagined continuation; the mean of eight; and how much the eight disagree. Each is written"
-            " twice: made of the imagined spectrogram, and made of real windows of `voices`, whose origin the table tells.",
+            "What was really said; one imagined continuation; the mean of eight; and how much the eight disagree. Each continuation is"
+            " written twice: rendered from the imagined spectrogram, and put together from real windows of `voices`, whose origin the"
+            " table tells.",
             "dream.png",
             printed=5,
             excerpts=(Excerpt("dream.csv", ("sample", "time_s", "source", "source_start_s", "distance"), 8),),
@@ -108,7 +110,7 @@ def scenes(recordings: Recordings) -> list[Scene]:
             "What could have been in a gap?",
             (f"pydreaming inpaint {MODEL} {clip(7, 3, 1)} --gap 0.2:0.32 --out filled.wav --picture inpaint.png",),
             "The gap is filled with what fits both what came before and what follows. The lines mark the windows that the gap"
-            " touches; outside the gap itself the sound stays as recorded.",
+            " touches. Outside the gap itself, and 10 ms on either side, the sound stays as recorded.",
             "inpaint.png",
         ),
         Scene(
@@ -116,7 +118,7 @@ def scenes(recordings: Recordings) -> list[Scene]:
             "How good are such fills?",
             (f"pydreaming inpaint {MODEL} digits --evaluate 60 --gap-s 0.12 --out gaps.csv",),
             "Gaps made on purpose, filled in seven ways and compared with what was there: particles that know what follows,"
-            " rollouts that do not (`prior`), a straight line through the log-mel, the last window again.",
+            " rollouts that do not (`prior`), a straight line through the log-mel, and the last window again and again.",
         ),
         Scene(
             "embed",
@@ -125,7 +127,7 @@ def scenes(recordings: Recordings) -> list[Scene]:
                 f"pydreaming embed {MODEL} digits --pooling evaluation --out as_it_is.parquet",
                 f"pydreaming embed {MODEL} digits --pooling evaluation --without-scene --out without_scene.parquet",
             ),
-            "Vectors of clips to build on; in the second table without what clips of a like voice and microphone have in common, which is"
+            "Vectors of clips to build on. The second table is without what clips of a like voice and microphone have in common, which is"
             " found without labels.",
             found=lambda recordings: f"{_neighbours('as_it_is.parquet')} {_neighbours('without_scene.parquet')}",
         ),
@@ -133,7 +135,7 @@ def scenes(recordings: Recordings) -> list[Scene]:
             "search",
             "What else sounds like this?",
             (f"pydreaming search {MODEL} {clip(3, 4, 2)} digits --top 10 --out hits.csv --page hits.html",),
-            "The nearest of the clips, with players on a page that works offline.",
+            "The nearest clips, with a player for each, on a page that works offline.",
             "hits.html",
             excerpts=(Excerpt("hits.csv", ("rank", "score", "source", "label", "speaker")),),
         ),
@@ -152,7 +154,8 @@ def _saw(recordings: Recordings) -> str:
     begin, end = recordings.saw_s
     events = read_rows("events.csv")
     inside = sum(float(row["start_s"]) < end and float(row["end_s"]) > begin for row in events)
-    return f"The saw is at {_span(recordings.saw_s)}; of {_count(len(events), 'event')} found, {inside} overlap it."
+    do = "overlaps" if inside == 1 else "overlap"
+    return f"The saw is at {_span(recordings.saw_s)}; of {_count(len(events), 'event')} found, {inside} {do} it."
 
 
 def _boundaries(recordings: Recordings) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
@@ -40,6 +40,15 @@ def test_every_key_of_the_defaults_says_what_it_is() -> None:
     for line in (CONFIG_DIR / "defaults.yaml").read_text(encoding="utf-8").splitlines():
         if re.match(r"  \w+:", line):
             assert re.search(r"  # \S.{5,}", line), f"no comment: {line}"
+
+
+@pytest.mark.parametrize(("section", "key"), [("source", "kind"), ("objective", "name"), ("model", "latents"), ("training", "capture")])
+def test_the_comment_of_a_choice_names_all_choices(section: str, key: str) -> None:
+    text = (CONFIG_DIR / "defaults.yaml").read_text(encoding="utf-8").partition(f"\n{section}:\n")[2]
+    comment = re.search(rf"^  {key}: \S+ +# (.+)$", text, re.MULTILINE)
+    assert comment is not None
+    missing = [choice for choice in get_args(field_types(section)[key]) if not re.search(rf"\b{choice}\b", comment.group(1))]
+    assert missing == []
 
 
 @pytest.mark.parametrize("name", PRESETS)
