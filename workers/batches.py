@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from pydreaming.errors import ReplayError
 from pydreaming.replay.sampler import Batch, ReplaySampler
 
+MEANWHILE_S = 1.0
+
 Losses = NDArray[np.float32] | None
 
 
@@ -35,13 +37,18 @@ class Batches:
     Args:
       look: called before each draw: the time to look for new files.
       prepare: called with each batch, on the drawing thread.
-    Every method raises what `look`, the sampler or `prepare` raise.
+      meanwhile: called every MEANWHILE_S while the drawing thread is waited for: a distant store may keep it for minutes.
+    Every method raises what `look`, the sampler, `prepare` or `meanwhile` raise.
     """
 
     def __init__(
-        self, sampler: ReplaySampler, look: Callable[[], None] = lambda: None, prepare: Callable[[Batch], Batch] = lambda batch: batch
+        self,
+        sampler: ReplaySampler,
+        look: Callable[[], None] = lambda: None,
+        prepare: Callable[[Batch], Batch] = lambda batch: batch,
+        meanwhile: Callable[[], None] = lambda: None,
     ) -> None:
-        self._sampler, self._look, self._prepare = sampler, look, prepare
+        self._sampler, self._look, self._prepare, self._meanwhile = sampler, look, prepare, meanwhile
         self._thread = ThreadPoolExecutor(1, "batches")
         self._told: list[Losses] = []
         self._ahead: Future[Batch] | None = None
@@ -52,6 +59,7 @@ class Batches:
         """The next batch; waits for it where it is not ready."""
         # The first is drawn before anything is told, also after a resume: the uninterrupted run had drawn it before the step ended.
         ahead, self._ahead = self._ahead or self._thread.submit(self._draw, []), None
+        self._wait_for(ahead)
         self._given = ahead.result()
         self._ahead = self._thread.submit(self._draw, self._told)
         self._told = []
@@ -63,12 +71,14 @@ class Batches:
 
     def look(self) -> None:
         """Look for new files now, while there is nothing to train on."""
-        self._thread.submit(self._look).result()
+        looking = self._thread.submit(self._look)
+        self._wait_for(looking)
+        looking.result()
 
     def state_dict(self) -> dict[str, Any]:
         """The sampler's state from which `take` goes on as it would have; ready for JSON."""
         if self._ahead is not None:
-            wait([self._ahead])
+            self._wait_for(self._ahead)
         told = [None if losses is None else [float(x) if np.isfinite(x) else None for x in losses] for losses in self._told]
         return self._sampler.state_dict(before_last=self._ahead is not None and self._sampled) | ({"told": told} if told else {})
 
@@ -84,6 +94,10 @@ class Batches:
     def close(self) -> None:
         """End the thread, after what it is doing."""
         self._thread.shutdown()
+
+    def _wait_for(self, future: Future[Any]) -> None:
+        while wait([future], MEANWHILE_S).not_done:
+            self._meanwhile()
 
     def _draw(self, told: list[Losses]) -> Batch:
         self._sampled = False

@@ -109,6 +109,7 @@ class Learner:
             make_sampler(self.index, self.config),
             look=(lambda: None) if self.link is None else self.lookout.look,
             prepare=self.trainer.prepared if self.team.ranks.size == 1 else lambda batch: batch,
+            meanwhile=self.team.idle,
         )
         if checkpoint is not None:
             self._restore(checkpoint)

@@ -125,7 +125,7 @@ def join_clips(clips: Sequence[Array], features: FeatureConfig, random: np.rando
     parts = [join_tokens(clip, features)[random.integers(features.token_frames) :] for clip in clips]
     tokens = np.concatenate(list(cut_tokens(parts, features)))
     starts = np.cumsum([len(part) for part in parts])[:-1]
-    begins = (starts - features.token_frames) // features.token_hop + 1  # the first token that holds a frame of the new clip
+    begins = ((starts - features.token_frames) // features.token_hop + 1).clip(0)  # the first token that holds a frame of the new clip
     return Stream(tokens, np.unique(begins[begins < len(tokens)]))
 
 

@@ -132,7 +132,8 @@ def probe_rows(
         r = run_probe(features[name], p, (c or {}).get((p.label, p.name), ()))
         return ProbeRow(p.label, p.name, name, r.linear, r.knn, r.interval, p.chance, p.test_clips, r.nearest_mean, r.c)
 
-    with ThreadPoolExecutor(jobs) as pool:
+    # Once around all rows too: the limit is the process's, and whichever row ended first would take it from those at work.
+    with threadpool_limits(1), ThreadPoolExecutor(jobs) as pool:
         return list(pool.map(row, pairs))
 
 

@@ -16,6 +16,7 @@ from torch.nn import functional
 from pydreaming.models.by_hand import by_hand
 from pydreaming.models.scene import SceneEncoder
 from pydreaming.objectives.base import Parts, TensorBatch, Term, masked_mean
+from pydreaming.objectives.contrast import SAME
 
 LEAST = 4  # tokens of a clip that is cut in two
 TEMPERATURE = 1.0  # with .1 the vector keeps much of what is said (docs/experiments.md)
@@ -34,29 +35,46 @@ def scene_terms(encoder: SceneEncoder, head: nn.Module, batch: TensorBatch, nois
     if not batch.mixed:
         return Parts()
     clip, second, length = cut_clips(batch.is_first, batch.mask, any_places(noise))
-    ids = batch.token_id.new_full(length.shape, -1).scatter_reduce(0, clip.flatten(), batch.token_id.flatten(), "amax")
-    valid = length >= LEAST
+    extent, valid = extents(clip, batch.token_id, batch.mask), length >= LEAST
     counts = batch.mask & valid[clip]
     if by_hand(noise) and batch.ranks.size == 1:  # other ranks have other clips, and exchange as many
-        clip, ids, valid = (valid.cumsum(0) - 1)[clip], ids[valid], valid[valid]
+        clip, extent, valid = (valid.cumsum(0) - 1)[clip], extent[valid], valid[valid]
     S = len(valid)
     if not S:
         return Parts()
     owner = torch.where(counts, clip + second * S, 2 * S).flatten()  # the rest has a place of its own
     vectors = encoder(batch.as_recorded.flatten(0, 1), owner, 2 * S + 1)[: 2 * S]
     first, later = functional.normalize(head(vectors).float(), dim=-1).split(S)
-    every = batch.ranks.gather(torch.where(valid, ids, -1))  # the clips of all ranks, the own ones first
-    own = torch.eye(S, len(every), dtype=torch.bool, device=ids.device)
-    barred = ~own & ((ids.unsqueeze(1) == every) | (every < 0))  # the same clip is no negative
-    answer = torch.arange(S, device=ids.device)
+    every = batch.ranks.gather(extent.where(valid.unsqueeze(1), -1))  # the clips of all ranks, the own ones first
+    own = torch.eye(S, len(every), dtype=torch.bool, device=every.device)
+    barred = ~own & (share_audio(extent, every) | (every[:, 1] < 0))  # the same clip is no negative
+    answer = torch.arange(S, device=every.device)
 
     def recognise(query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
         scores = (query @ batch.ranks.gather(key).t() / TEMPERATURE).masked_fill(barred, -torch.inf)
         return functional.cross_entropy(scores, answer, reduction="none"), (scores.argmax(1) == answer).float()
 
-    loss, correct = recognise(first, later)
-    back, _ = recognise(later, first)
+    with torch.autocast(first.device.type, enabled=False):  # in bfloat16 clips that are much alike would tie
+        loss, correct = recognise(first, later)
+        back, _ = recognise(later, first)
     return Parts({"scene": Term((loss + back) / 2, valid, weight)}, {"scene_accuracy": masked_mean(correct, valid)})
+
+
+def extents(clip: Tensor, token_id: Tensor, mask: Tensor) -> Tensor:
+    """Least and largest `token_id` of each clip: (B, T) three times, as of `cut_clips` and `TensorBatch` -> (B * T, 2); (anything, -1) of
+    clips that are not there."""
+    ids, clip, none = token_id.flatten(), clip.flatten(), torch.iinfo(token_id.dtype).max
+    begin = torch.full_like(ids, none).scatter_reduce(0, clip, ids.masked_fill(~mask.flatten(), none), "amin")
+    return torch.stack([begin, torch.full_like(ids, -1).scatter_reduce(0, clip, ids, "amax")], 1)
+
+
+def share_audio(extent: Tensor, others: Tensor) -> Tensor:
+    """Which clips have windows of the same audio as others: (S, 2) and (M, 2) of `extents` -> (S, M) bool.
+
+    Their ends need not be equal: one sequence breaks off where another goes on, and each pass over a recording cuts its windows elsewhere.
+    """
+    begin, end = extent.unsqueeze(1).unbind(-1)
+    return (begin <= others[:, 1] + SAME) & (end >= others[:, 0] - SAME)
 
 
 def any_places(noise: Tensor) -> Tensor:

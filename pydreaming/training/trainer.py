@@ -109,9 +109,8 @@ class Trainer:
         self.decoder_optimizer.zero_grad(set_to_none=True)
         (self.ranks.size * (total + decoder)).backward()  # DistributedDataParallel takes the mean over ranks, and this is a sum
         sums = self.ranks.total(torch.stack([total, decoder, batch.mask.sum()]).detach())
-        grad_norm = nn.utils.clip_grad_norm_(self.world, self.config.training.clip)
-        nn.utils.clip_grad_norm_(self.probe, self.config.training.clip)
-        refused = (~torch.isfinite(torch.stack([grad_norm, *sums[:2]])).all()).float()
+        grad_norm, of_probe = (nn.utils.clip_grad_norm_(p, self.config.training.clip) for p in (self.world, self.probe))
+        refused = (~torch.isfinite(torch.stack([grad_norm, of_probe, *sums[:2]])).all()).float()
         for optimizer in (self.optimizer, self.decoder_optimizer):
             optimizer.found_inf = refused  # type: ignore[attr-defined]  # a fused optimiser then changes nothing, of which the host need not know
             optimizer.step()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from tiny_model import tiny_config
 
 from pydreaming.audio.tokens import join_tokens
@@ -51,6 +53,19 @@ def test_a_boundary_is_the_first_window_with_a_frame_of_the_new_clip() -> None:
         assert stream.begins.tolist() == [frame // features.token_frames for frame in changes]
         seen |= {frame % features.token_frames for frame in changes}
     assert seen == set(range(features.token_frames))  # joins lie anywhere in a window
+
+
+@settings(deadline=None, derandomize=True)
+@given(
+    lengths=st.lists(st.integers(2, 6), min_size=4, max_size=8), frames=st.integers(1, 5), hop=st.integers(1, 6), seed=st.integers(0, 2**32)
+)
+@example(lengths=[2, 2, 2, 2], frames=4, hop=1, seed=0)  # the first window already holds frames of the second clip
+def test_so_it_is_however_windows_overlap_or_lie_apart(lengths: list[int], frames: int, hop: int, seed: int) -> None:
+    features = tiny_config(features__token_frames=frames, features__token_hop=hop, features__n_mels=2).features
+    clips = [np.full((n, features.token_dim), float(number), np.float32) for number, n in enumerate(lengths)]
+    stream = join_clips(clips, features, np.random.default_rng(seed))
+    newest = stream.tokens.max(1)  # number of the last clip that each window holds a frame of
+    assert stream.begins.tolist() == np.flatnonzero(np.diff(newest, prepend=0)).tolist()
 
 
 def test_peaks_are_apart_and_among_the_highest() -> None:

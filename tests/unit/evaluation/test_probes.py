@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
 
 import pydreaming.evaluation.probes as probes_module
 from pydreaming.evaluation.classifiers import GRID, Labels
 from pydreaming.evaluation.clips import Clips
-from pydreaming.evaluation.probes import accuracy_row, loso_strict, probe_rows, run_forest, run_probe
+from pydreaming.evaluation.pooling import Array
+from pydreaming.evaluation.probes import ProbeResult, accuracy_row, loso_strict, probe_rows, run_forest, run_probe
 from pydreaming.evaluation.protocols import DRAWS, MAX_SPEAKERS, SHOTS, Protocol, plan_protocols, speaker_centred, strict_protocol
 from pydreaming.evaluation.views import Views
 
@@ -364,6 +367,36 @@ def test_rows_that_are_known_are_not_computed_again() -> None:
         ("grouped folds", "a"), ("grouped folds", "b"), ("1-shot", "b"), ("5-shot", "b"),
     ]  # fmt: skip
     assert known[0].knn is None
+
+
+def blas_threads() -> set[int]:
+    return {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
+
+
+def test_a_row_that_ends_leaves_the_others_their_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    at_work, ended, seen = threading.Barrier(2), threading.Event(), []
+
+    def slow(x: Array, y: Labels, u: Array, c: float) -> Labels:
+        del c
+        at_work.wait(30)
+        if x.shape[1] == 3:
+            assert ended.wait(30)
+            seen.append(blas_threads())
+        return np.repeat(y[:1], len(u))
+
+    def probe(features: Array, protocol: Protocol, c: Sequence[float]) -> ProbeResult:
+        result = run_probe(features, protocol, c)
+        ended.set()
+        return result
+
+    monkeypatch.setattr(probes_module, "linear", slow)
+    monkeypatch.setattr(probes_module, "run_probe", probe)
+    protocol = Protocol("label", "halves", [(np.arange(12), np.arange(12, 24))], names(DIGITS), 1 / 3)
+    features = {"soon": np.eye(24, 2, dtype=np.float32), "late": np.eye(24, 3, dtype=np.float32)}
+    with threadpool_limits(2):
+        probe_rows([protocol], features, jobs=2, c={("label", "halves"): [1.0]})
+        assert blas_threads() == {2}
+    assert seen == [{1}]
 
 
 def test_a_forest_is_a_row_of_the_same_table(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from pydreaming.models.scene import SceneEncoder
 from pydreaming.models.world_model import WorldModelNet
 from pydreaming.objectives import TensorBatch, make_objective
 from pydreaming.objectives.scene import LEAST, TEMPERATURE, any_places, cut_clips, scene_terms
+from pydreaming.replay.schema import ID_STEPS
 
 BANDS = TOKEN_DIM // 4
 
@@ -125,6 +126,23 @@ def test_a_clip_that_is_there_twice_is_no_negative_of_itself() -> None:
     assert float(term.mean().detach()) == 0.0 < float(others.mean().detach())
 
 
+@pytest.mark.parametrize(("moved", "steps"), [(3, 12), (-5, 12), (0, 9), (0, 5), (7, 6)])
+def test_nor_is_it_in_another_pass_or_where_a_sequence_breaks_it_off(moved: int, steps: int) -> None:
+    batch = tiny_batch(2, 12, resets=0)
+    ids, mask = batch.token_id[:1].repeat(2, 1), batch.mask.clone()
+    ids[1] += moved  # in sixteenths of a token
+    mask[1, steps:], ids[1, steps:] = False, -1
+    term = scene_terms(*parts(), replace(batch, token_id=ids, mask=mask), noise_for(batch), 1.0).terms["scene"]
+    assert int(term.valid.sum()) == 2
+    assert float(term.mean().detach()) == 0.0
+
+
+def test_a_later_stretch_of_the_same_recording_is_a_negative() -> None:
+    batch = tiny_batch(2, 12, resets=0)
+    later = batch.token_id[:1] + torch.tensor([[0], [12 * ID_STEPS - 7]])  # of a pass whose windows begin 7/16 of a token earlier
+    assert float(scene_terms(*parts(), replace(batch, token_id=later), noise_for(batch), 1.0).terms["scene"].mean().detach()) > 0
+
+
 def test_loss_metric_and_gradients_are_those_of_all_places_for_clips(monkeypatch: pytest.MonkeyPatch) -> None:
     batch = scene_batch()
 
@@ -140,6 +158,22 @@ def test_loss_metric_and_gradients_are_those_of_all_places_for_clips(monkeypatch
     *plain, places = outcome()
     torch.testing.assert_close(packed, plain)
     assert (count, places) == (11, batch.mask.numel())
+
+
+def test_autocast_leaves_the_comparison_of_clips_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYDREAMING_PLAIN", "1")  # as autocast does: a vector for every place
+    alike = 1 + 1e-3 * torch.randn(2 * 72 + 1, 8, generator=torch.Generator().manual_seed(0))
+
+    class Fixed(nn.Module):
+        def forward(self, *_: object) -> Tensor:
+            return alike
+
+    def found(autocast: bool) -> tuple[Tensor, Tensor]:
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            parts = scene_terms(Fixed(), nn.Identity(), scene_batch(), noise_for(scene_batch()), 1.0)  # type: ignore[arg-type]
+        return parts.terms["scene"].mean(), parts.metrics["scene_accuracy"]
+
+    torch.testing.assert_close(found(True), found(False), rtol=1e-6, atol=0)
 
 
 def test_a_batch_without_a_clip_that_is_long_enough_has_no_term() -> None:

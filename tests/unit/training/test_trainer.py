@@ -94,6 +94,14 @@ def test_a_step_that_is_not_finite_changes_no_weight_and_is_counted(poison: floa
     assert t.train_step(tiny_batch(), progress=0.0).finite  # and training goes on
 
 
+def test_a_gradient_of_the_decoder_alone_that_is_not_finite_refuses_the_step() -> None:
+    t = trainer()
+    before = weights(t)
+    t.probe[0].register_hook(lambda gradient: gradient * float("inf"))
+    assert not t.train_step(tiny_batch(), progress=0.0).finite
+    assert all(torch.equal(value, before[name]) for name, value in weights(t).items())
+
+
 def test_an_exploding_gradient_is_clipped() -> None:
     t = trainer(training__clip=0.001)
     result = t.train_step(tiny_batch(), progress=0.0)

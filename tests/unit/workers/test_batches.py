@@ -102,6 +102,27 @@ def test_speed_of_the_threads_changes_nothing(tmp_path: Path) -> None:
     assert sequences[0] == sequences[1] == sequences[2]
 
 
+def test_whoever_waits_for_a_slow_store_does_something_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workers.batches.MEANWHILE_S", 0.01)
+    asked, answer, answered = threading.Event(), threading.Semaphore(0), []
+
+    def look() -> None:
+        asked.set()
+        assert answer.acquire(timeout=30)
+
+    def meanwhile() -> None:
+        if asked.is_set():
+            asked.clear()
+            answered.append(threading.current_thread())
+            answer.release()
+
+    batches = Batches(make_sampler(small_index(tmp_path)), look=look, meanwhile=meanwhile)
+    for number, wait in enumerate((batches.take, batches.state_dict, batches.look), start=1):
+        wait()  # a look that only `meanwhile` lets go on
+        assert answered == number * [threading.current_thread()]
+    batches.close()
+
+
 def test_the_next_batch_is_made_while_the_last_is_used(tmp_path: Path) -> None:
     made = threading.Semaphore(0)
     threads = []
