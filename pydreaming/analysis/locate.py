@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from pydreaming.analysis.run_folder import RunFolder
 from pydreaming.errors import CheckpointError
-from pydreaming.training.checkpoint import HUB_CONFIG, STATE, SUMS, WEIGHTS, latest_intact, state_name
+from pydreaming.training.checkpoint import HUB_CONFIG, STATE, SUMS, WEIGHTS, latest_intact, list_checkpoints, state_name
 
 REMOTE = ("runs:/", "models:/")  # what MLflow is asked for
 FORMS = "a checkpoint folder, an exported model, a run folder, runs:/<run id>, models:/<name>/<version> or models:/<name>@<alias>"
@@ -62,7 +63,12 @@ def _local(path: Path) -> Path:
         found = latest_intact(folder)
         if found is not None:
             return found
-    raise CheckpointError(f"no intact checkpoint in {path}: neither {STATE} nor {HUB_CONFIG} nor checkpoints/step-* is there")
+    damaged = [*list_checkpoints(path / "checkpoints"), *list_checkpoints(path)]
+    if damaged:
+        raise CheckpointError(f"none of the {len(damaged)} checkpoints in {path} is intact; the newest is {damaged[-1].name}")
+    if RunFolder(path).config.is_file():
+        raise CheckpointError(f"{path} has no checkpoint yet; how that run is doing says: pydreaming status {shlex.quote(str(path))}")
+    raise CheckpointError(f"no model in {path}: name {FORMS}")
 
 
 def _verify(folder: Path) -> None:

@@ -127,7 +127,7 @@ class AudioStream:
             read = len(self._file.read(min(size, left), dtype="float32"))
             left -= read
             if not read:
-                raise DecodeError(self._path, f"the segment begins at sample {self._begin}, after the end ({self._begin - left})")
+                raise DecodeError(self._path, _beyond("begins", self._begin, self._begin - left, self.sample_rate))
 
     def _mono(self, want: int) -> Samples:
         integers = self.info.subtype == "PCM_16"  # twice as fast as libsndfile's float conversion, and the same values
@@ -358,6 +358,11 @@ def _channel(info: AudioInfo, path: str, item: AudioItem, channels: str) -> int 
     return 0 if channels == "first" or info.channels == 1 else None
 
 
+def _beyond(does: str, sample: int, total: int, rate: int) -> str:
+    """What is wrong with a segment that leaves its recording of `total` samples, in the seconds that segments are given in."""
+    return f"the segment {does} at {sample / rate:.10g} s, after the end ({total / rate:.10g} s)"
+
+
 def _segment(info: AudioInfo, path: str, item: AudioItem) -> tuple[int, int | None]:
     """First sample and number of samples (None: to an unknown end) of the item's segment."""
     rate, total = info.sample_rate, info.num_samples
@@ -369,9 +374,9 @@ def _segment(info: AudioInfo, path: str, item: AudioItem) -> tuple[int, int | No
     if total is None:
         return begin, None if end is None else end - begin
     if begin >= total:
-        raise DecodeError(path, f"the segment begins at sample {begin}, after the end ({total})")
+        raise DecodeError(path, _beyond("begins", begin, total, rate))
     if end is not None and end > total + seconds_to_samples(SEGMENT_SLACK_S, rate):
-        raise DecodeError(path, f"the segment ends at sample {end}, after the end ({total})")
+        raise DecodeError(path, _beyond("ends", end, total, rate))
     return begin, (total if end is None else min(end, total)) - begin
 
 

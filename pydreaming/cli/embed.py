@@ -19,7 +19,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pooling", choices=tuple(POOLINGS), default="mean", help="windows to one vector a clip or moment (default: mean); see below"
     )
-    parser.add_argument("--moment", type=float, default=1.0, metavar="S", help="s of a moment, with --per moment (default: 1)")
+    parser.add_argument("--moment", type=float, metavar="S", help="s of a moment, with --per moment (default: 1)")
     parser.add_argument(
         "--without-scene",
         action="store_true",
@@ -33,13 +33,15 @@ def _run(options: argparse.Namespace) -> int:
     out = command.check_table(options.out)
     if options.without_scene and options.per != "clip":
         raise UsageError("--without-scene is of whole recordings: leave --per at clip")
+    if options.moment is not None and options.per != "moment":
+        raise UsageError(f"--moment is for --per moment, not {options.per}")
     model = command.load(options)
     recordings = command.recordings(options.inputs, command.control_columns(model))
     from pydreaming.analysis.vectors.embed import write_embeddings
     from pydreaming.analysis.vectors.embedder import Embedder
     from pydreaming.analysis.vectors.without_scenes import embed_without_scenes
 
-    embedder = Embedder(model, options.per, options.part, options.pooling, options.moment, options.seed)
+    embedder = Embedder(model, options.per, options.part, options.pooling, 1.0 if options.moment is None else options.moment, options.seed)
     failed, rows = command.Failures(), 0
 
     def write(path: Path) -> None:

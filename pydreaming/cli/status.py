@@ -6,13 +6,13 @@ import argparse
 import time
 from pathlib import Path
 
-from pydreaming.cli.command import Command
+from pydreaming.cli.command import Command, positive
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run_folder", metavar="RUN", help="folder of the run, such as runs/my-run")
     parser.add_argument("--json", action="store_true", help="for programs")
-    parser.add_argument("--watch", type=float, metavar="S", help="show it anew every S seconds, until Ctrl-C")
+    parser.add_argument("--watch", type=positive, metavar="S", help="show it anew every S seconds, until Ctrl-C")
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -21,7 +21,7 @@ def _run(options: argparse.Namespace) -> int:
     while True:
         run = read_run(Path(options.run_folder))
         print(as_json(run) if options.json else "\n".join(describe(run)), flush=True)
-        if not options.watch:
+        if options.watch is None:
             return 0 if run.alive(time.time()) else 1
         time.sleep(options.watch)
         print()

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from pydreaming.audio.decode import Samples
     from pydreaming.audio.raw import RawDecoder
 
+STDIN = "standard input"
+
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
     command.add_model(parser)
@@ -42,6 +44,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 def _run(options: argparse.Namespace) -> int:
     labels = None if options.labels is None else command.check_output(options.labels, (".txt",))
     _check(options)
+    name = STDIN if options.input == STDOUT else options.input
     model = command.load(options)
     from pydreaming.analysis.surprise.stream import SurpriseStream
 
@@ -53,9 +56,9 @@ def _run(options: argparse.Namespace) -> int:
         command.say(f"a row comes at most {1000 * stream.latency_s:.0f} ms after the last sample of its window, and computing")
         printer = _Printer(options.json, None if labels is None else stack.enter_context(_open_labels(labels)))
         interrupt = stack.enter_context(command.Interrupt())
-        _listen(stream, interrupt.until(chunks), printer, rate, options.input)
+        _listen(stream, interrupt.until(chunks), printer, rate, name)
     if left():
-        command.complain(f"{options.input} ends within a sample: its last {left()} bytes were left out")
+        command.complain(f"{name} ends within a sample: its last {left()} bytes were left out")
     return 130 if interrupt.asked else 1 if left() else 0
 
 
@@ -131,8 +134,8 @@ def _open(options: argparse.Namespace, model: WorldModel, stack: ExitStack) -> t
         read = cast(BufferedReader, sys.stdin.buffer).read1  # what has come, without waiting for more
         head = b""
         if layout is None:
-            layout, head = read_format(read, "standard input")
-        decoder = RawDecoder(layout, model.channels, "standard input")
+            layout, head = read_format(read, STDIN)
+        decoder = RawDecoder(layout, model.channels, STDIN)
         return layout.sample_rate, _decoded(decoder, command.pieces(head, lambda: read(PIECE))), lambda: decoder.left
     if options.follow:
         file = GrowingFile(Path(options.input), layout, options.idle)

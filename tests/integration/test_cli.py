@@ -77,6 +77,11 @@ class TestEmbed:
         assert [Path(row["source"]).name for row in rows if row["window"] == "0"] == ["0.wav", "1.wav", "2.wav"]
         assert len([key for key in rows[0] if key.startswith("embedding_")]) == 32
 
+    def test_a_moment_that_would_not_be_used_is_refused(self, pydreaming: Command, sounds: Path, tmp_path: Path) -> None:
+        assert_one_line(pydreaming("embed", sounds, "--out", "out.csv", "--moment", 0.2), 2, "--moment is for --per moment, not clip")
+        assert not (tmp_path / "out.csv").exists()
+        assert_one_line(pydreaming("embed", sounds, "--out", "out.csv", "--per", "moment", "--moment", 0.2), 0, "wrote out.csv")
+
     def test_same_clip_alone_among_others_and_through_a_pipe(self, pydreaming: Command, sounds: Path, tmp_path: Path) -> None:
         clip = sounds / "deep/1.wav"
         pydreaming("embed", sounds, "--out", "many.npz")

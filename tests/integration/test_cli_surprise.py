@@ -179,11 +179,11 @@ class TestStream:
     def test_untrusted_bytes_and_wrong_wishes(self, pydreaming: Command, tmp_path: Path) -> None:
         write_sweep(tmp_path / "a.wav", 0.5)
         half = pydreaming("stream", "-", "--rate", RATE, stdin=pcm(sweep(0.5)) + b"x")
-        assert_line(half, 1, "ends within a sample", "1 bytes")
+        assert_line(half, 1, "standard input ends within a sample", "1 bytes")
         assert len(rows_of(half.stdout)) == 12
         nan = pydreaming("stream", "-", "--rate", RATE, "--format", "f32le", stdin=np.array([0.1] * 9 + [np.nan], "<f4").tobytes())
         assert_line(nan, 1, "standard input: samples from 0 on are not finite")
-        assert_line(pydreaming("stream", "-", "--rate", RATE, stdin=b""), 1, "holds no samples")
+        assert_line(pydreaming("stream", "-", "--rate", RATE, stdin=b""), 1, "standard input: holds no samples")
         assert_line(pydreaming("stream", "-", stdin=b"text, not sound"), 1, "not a WAV", "--rate")
         assert_line(pydreaming("stream", "-", "--rate", 10**12, stdin=b""), 2, "1000000000000 Hz")
         assert_line(pydreaming("stream", "-", "--rate", RATE, "--format", "u8", stdin=b""), 2, "u8", "s16le")

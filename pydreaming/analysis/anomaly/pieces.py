@@ -44,8 +44,10 @@ class Cutting:
         """Lengths in seconds as whole windows. Raises UsageError: a piece of no window, or a clip shorter than a piece."""
         rate = model.features.sample_rate / model.features.token_stride_samples
         size, clip = round(piece_s * rate), round(clip_s * rate)
-        if size < 1 or (clip_s and clip < size):
-            raise UsageError(f"pieces of {piece_s:g} s in clips of {clip_s:g} s: a piece needs a window of {1 / rate:g} s, a clip a piece")
+        if size < 1:
+            raise UsageError(f"a piece of {piece_s:g} s is shorter than a window, {1 / rate:g} s")
+        if clip_s and clip < size:
+            raise UsageError(f"clips of {clip_s:g} s are shorter than a piece, {piece_s:g} s; ask for longer clips or shorter pieces")
         return Cutting(size, clip)
 
     @property

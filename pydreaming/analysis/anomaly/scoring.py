@@ -209,8 +209,9 @@ class Scoring:
             return None
         score = self.detector.score(np.concatenate(distances), condition, key)
         f = self.model.features
-        begin = (first_window + np.array(starts)) * f.token_stride_samples / f.sample_rate
-        end = begin + ((np.array(lengths) - 1) * f.token_stride_samples + f.token_span_samples) / f.sample_rate
+        first, last = first_window + np.array(starts), first_window + np.array(starts) + np.array(lengths) - 1
+        begin = first * f.token_stride_samples / f.sample_rate
+        end = (last * f.token_stride_samples + f.token_span_samples) / f.sample_rate
         return ScoredClip(recording.name, recording.labels, float(begin[0]), float(end[-1]), score, begin, end)
 
     def alarm_threshold(self, false_alarms: float) -> float:

@@ -145,7 +145,9 @@ def surprise_picture(
     for span in spans:
         axes[0].plot(span, (1.04, 1.04), transform=axes[0].get_xaxis_transform(), color=ORANGE, linewidth=5, clip_on=False)
     if spans:
-        axes[0].annotate("orange: events", (0.0, 1.07), xycoords="axes fraction", fontsize=SMALL - 1, color=INK)
+        axes[0].annotate(  # in points, above the bars: events may begin where the words stand
+            "orange: events", (0.0, 1.04), (0, 5), xycoords="axes fraction", textcoords="offset points", fontsize=SMALL - 1, color=INK
+        )
     axes[-1].set_xlabel("time (s)", fontsize=LABEL)
     axes[-1].set_xlim(0, end_s)
     return figure

@@ -44,9 +44,9 @@ class Hysteresis:
 
     def __post_init__(self) -> None:
         if not 0 < self.onset <= self.offset <= 1:
-            raise UsageError(f"thresholds must be 0 < onset <= offset <= 1, not {self.onset:g} and {self.offset:g}")
+            raise UsageError(f"onset and offset must be 0 < onset <= offset <= 1, not {self.onset:g} and {self.offset:g}")
         if not (0 <= self.minimum_s < math.inf and 0 <= self.gap_s < math.inf):
-            raise UsageError(f"durations must be seconds from 0 on, not {self.minimum_s:g} and {self.gap_s:g}")
+            raise UsageError(f"minimum and gap must be seconds from 0 on, not {self.minimum_s:g} and {self.gap_s:g}")
 
 
 RELATIVE = Hysteresis(onset=0.01, offset=0.1)  # where the own windows are the measure
@@ -71,8 +71,8 @@ class EventFinder:
     """Finds the events of one recording, window by window, in constant memory."""
 
     def __init__(self, features: FeatureConfig, rule: Hysteresis) -> None:
+        self._features = features
         self._stride_s = features.token_stride_samples / features.sample_rate
-        self._span_s = features.token_span_samples / features.sample_rate
         self._rule = rule
         self._gap = rule.gap_s / self._stride_s
         self._window = 0  # the next one
@@ -104,8 +104,10 @@ class EventFinder:
         return [event]
 
     def _take(self, bits: float, share: float) -> None:
-        start_s, area = self._window * self._stride_s, bits * self._stride_s
-        centre_s, end_s = start_s + self._span_s / 2, start_s + self._span_s
+        start = self._window * self._features.token_stride_samples  # whole samples: times then are what the windows' own rows say
+        span, rate = self._features.token_span_samples, self._features.sample_rate
+        start_s, centre_s, end_s = start / rate, (start + span / 2) / rate, (start + span) / rate
+        area = bits * self._stride_s
         self._last = self._window
         if self._event is None:
             self._event = Event(start_s, end_s, centre_s, bits, share, area)

@@ -25,6 +25,7 @@ from pydreaming.analysis.surprise.calibration import Calibration
 from pydreaming.analysis.surprise.curves import Values, check_calibration, surprise_stream
 from pydreaming.analysis.world_model import WorldModel
 from pydreaming.audio.stages import run
+from pydreaming.audio.tokens import token_start_samples
 from pydreaming.errors import UsageError
 from pydreaming.evaluation.boundaries import RESTART, Picker, restart
 from pydreaming.replay.tables import TableWriter
@@ -132,8 +133,9 @@ def write_segments(path: Path, results: Sequence[tuple[str, Segments]], about: d
 
 def _cut(model: WorldModel, scores: Scores, p_values: Scores | None, boundaries: npt.NDArray[np.intp]) -> Segments:
     begins = np.concatenate([[0], boundaries]).astype(np.intp)
-    start_s, _ = token_times(len(scores), model.features)
-    end_s = start_s[-1] + model.features.token_span_samples / model.features.sample_rate
+    features = model.features
+    start = token_start_samples(len(scores), features)
+    start_s, end_s = start / features.sample_rate, (start[-1] + features.token_span_samples) / features.sample_rate
     strength = np.concatenate([[np.nan], scores[boundaries]])
     p = None if p_values is None else np.concatenate([[np.nan], p_values[boundaries]])
     return Segments(start_s[begins], np.append(start_s[boundaries], end_s), strength, p)

@@ -199,8 +199,9 @@ class _Rows(NamedTuple):
         recordings = [piece.recording for piece in pieces]
         if self.embedder.per == "clip":
             return self._clips(recordings, counts, vectors)
-        begin = self._start_s(np.array([piece.first for piece in pieces]))
-        return self._known(recordings) | {"start_s": begin, "end_s": begin + self._covered_s(counts), "embedding": vectors}
+        first, f = np.array([piece.first for piece in pieces]), self.embedder.model.features
+        begin = first * f.token_stride_samples / f.sample_rate
+        return self._known(recordings) | {"start_s": begin, "end_s": self._end_s(first + counts - 1), "embedding": vectors}
 
     def of_long(self, long: _Long) -> Iterator[Columns]:
         """Rows per clip or per window of a recording that is run alone, chunk by chunk."""
@@ -214,27 +215,21 @@ class _Rows(NamedTuple):
             first += len(values)
 
     def _clips(self, recordings: list[Recording], counts: npt.NDArray[Any], vectors: Vectors) -> Columns:
-        return self._known(recordings) | {"windows": counts, "covered_s": self._covered_s(counts), "embedding": vectors}
+        return self._known(recordings) | {"windows": counts, "covered_s": self._end_s(counts - 1), "embedding": vectors}
 
     def _windows(self, recording: Recording, first: int, values: Vectors) -> Columns:
-        f = self.embedder.model.features
         window = np.arange(first, first + len(values))
-        start = self._start_s(window)
-        times = {"start_s": start, "centre_s": start + f.token_span_samples / 2 / f.sample_rate}
+        start, centre = token_times(len(values), self.embedder.model.features, first)
         known = {name: np.repeat(column, len(values)) for name, column in self._known([recording]).items()}
-        return known | {"window": window} | times | {"embedding": values}
+        return known | {"window": window, "start_s": start, "centre_s": centre, "embedding": values}
 
     def _known(self, recordings: list[Recording]) -> Columns:
         labels = {name: np.array([r.labels.get(key, "") for r in recordings]) for name, key in self.labels.items()}
         return {"source": np.array([r.name for r in recordings])} | labels
 
-    def _start_s(self, windows: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    def _end_s(self, windows: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
         f = self.embedder.model.features
-        return windows * f.token_stride_samples / f.sample_rate
-
-    def _covered_s(self, counts: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-        f = self.embedder.model.features
-        return ((counts - 1) * f.token_stride_samples + f.token_span_samples) / f.sample_rate
+        return (windows * f.token_stride_samples + f.token_span_samples) / f.sample_rate
 
 
 def _label_columns(recordings: Iterable[Recording]) -> dict[str, str]:

@@ -120,8 +120,8 @@ def test_segment_may_end_a_rounding_error_after_the_recording(wav):
 @pytest.mark.parametrize(
     ("fields", "cause"),
     [
-        ({"offset_s": 1.0}, "begins at sample 8000, after the end"),
-        ({"offset_s": 0.5, "duration_s": 0.6}, "ends at sample 8800, after the end"),
+        ({"offset_s": 1.0}, r"begins at 1 s, after the end \(1 s\)"),
+        ({"offset_s": 0.5, "duration_s": 0.6}, r"ends at 1.1 s, after the end \(1 s\)"),
         ({"offset_s": -0.1}, "makes no sense"),
         ({"offset_s": float("nan")}, "makes no sense"),
         ({"duration_s": 0.0}, "makes no sense"),

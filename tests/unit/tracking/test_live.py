@@ -131,6 +131,14 @@ def test_what_cannot_be_read_is_one_line(run: Path, tmp_path: Path, capsys: pyte
     assert "learner.json cannot be read" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("seconds", ["-1", "0", "nan", "inf", "soon"])
+def test_a_watch_is_seconds_above_0(run: Path, seconds: str, capsys: pytest.CaptureFixture[str]) -> None:
+    publish(run, LEARNER)
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["status", str(run), "--watch", seconds])
+    assert f"argument --watch: '{seconds}' is not a number above 0" in capsys.readouterr().err
+
+
 def test_a_disk_that_refuses_stops_nothing(run: Path, caplog: pytest.LogCaptureFixture) -> None:
     (run / "status").touch()
     publish(run, LEARNER)

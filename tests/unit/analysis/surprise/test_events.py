@@ -19,6 +19,7 @@ from pydreaming.analysis.surprise.events import (
     write_events,
     write_labels,
 )
+from pydreaming.analysis.world_model import token_times
 from pydreaming.errors import UsageError
 
 FEATURES = tiny_config().features  # windows 40 ms apart
@@ -63,6 +64,17 @@ def test_what_an_event_says() -> None:
     assert event == Event(STRIDE, pytest.approx(3 * STRIDE + SPAN), 2 * STRIDE + SPAN / 2, 9.0, HIGH, pytest.approx(18 * STRIDE))
     assert event_label(event, calibrated=True) == "9.0 bits p=0.0001"
     assert event_label(event, calibrated=False) == "9.0 bits"
+
+
+def test_the_times_of_an_event_are_those_of_its_windows() -> None:
+    """To the bit: a table of events is joined with that of the windows by them."""
+    p = np.full(200, NONE)
+    p[::4] = HIGH
+    start_s, centre_s = token_times(len(p), FEATURES)
+    events = find_events(np.ones(len(p)), p, FEATURES, Hysteresis(gap_s=0))
+    assert [event.start_s for event in events] == start_s[::4].tolist()
+    assert [event.peak_s for event in events] == centre_s[::4].tolist()
+    assert [event.end_s for event in events] == [round(start + SPAN, 4) for start in start_s[::4].tolist()]
 
 
 def test_a_stream_finds_the_same_and_marks_from_the_onset_on() -> None:
