@@ -20,7 +20,6 @@ import numpy as np
 import numpy.typing as npt
 
 from pydreaming.analysis.inputs import Source
-from pydreaming.analysis.rollout import token_times
 from pydreaming.analysis.surprise.calibration import Calibration
 from pydreaming.analysis.surprise.curves import Values, check_calibration, surprise_stream
 from pydreaming.analysis.world_model import WorldModel
