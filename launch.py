@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -104,7 +105,7 @@ def resumed(run_dir: Path, overrides: list[str]) -> Config:
 def prepare(run_dir: Path, config: Config, resume: bool) -> None:
     """Make the run's folder and keep the resolved configuration in it. Raises UsageError where a run is there already."""
     if not resume and (run_dir / "config.yaml").exists():
-        raise UsageError(f"{run_dir} holds a run already; go on with --resume {run_dir}, or choose another --run.name")
+        raise UsageError(f"{run_dir} holds a run already; go on with --resume {shlex.quote(str(run_dir))}, or choose another --run.name")
     try:
         temporary = run_dir / "config.yaml.tmp"
         temporary.write_text(config.to_yaml(), encoding="utf-8")

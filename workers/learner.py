@@ -14,6 +14,7 @@ import argparse
 import contextlib
 import logging
 import os
+import shlex
 import signal
 import sys
 import time
@@ -211,7 +212,7 @@ class Learner:
         for name in ("model.safetensors", "state.json", "SHA256SUMS"):  # what `runs:/<run id>` is loaded from
             self.spool.artifact(checkpoint / name, "checkpoint")
         if self.stopping:
-            log.info("stopped by %s; go on with: python launch.py --resume %s", self.stopping, self.run_dir.path)
+            log.info("stopped by %s; go on with: python launch.py --resume %s", self.stopping, shlex.quote(str(self.run_dir.path)))
             self.evaluations.cancel()
             self._show("stopped", 0.0)
             return "KILLED"

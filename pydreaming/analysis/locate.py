@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shlex
 import tempfile
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ from pathlib import Path
 
 from pydreaming.analysis.run_folder import RunFolder
 from pydreaming.errors import CheckpointError
-from pydreaming.training.checkpoint import HUB_CONFIG, STATE, SUMS, WEIGHTS, latest_intact, list_checkpoints, state_name
+from pydreaming.training.checkpoint import HUB_CONFIG, STATE, latest_intact, list_checkpoints, verify_model
 
 REMOTE = ("runs:/", "models:/")  # what MLflow is asked for
 FORMS = "a checkpoint folder, an exported model, a run folder, runs:/<run id>, models:/<name>/<version> or models:/<name>@<alias>"
@@ -32,11 +31,11 @@ def checkpoint_folder(source: str | Path, tracking_uri: str = "") -> Iterator[Pa
 
         with tempfile.TemporaryDirectory(prefix="pydreaming-model-") as scratch:
             folder = fetch_checkpoint(str(source), tracking_uri, Path(scratch))
-            _verify(folder)
+            verify_model(folder)
             yield folder
         return
     folder = _local(Path(source))
-    _verify(folder)
+    verify_model(folder)
     yield folder
 
 
@@ -69,16 +68,3 @@ def _local(path: Path) -> Path:
     if RunFolder(path).config.is_file():
         raise CheckpointError(f"{path} has no checkpoint yet; how that run is doing says: pydreaming status {shlex.quote(str(path))}")
     raise CheckpointError(f"no model in {path}: name {FORMS}")
-
-
-def _verify(folder: Path) -> None:
-    """Checksums of what is needed here; a copy without its optimiser is a good model."""
-    try:
-        lines = (folder / SUMS).read_text(encoding="ascii").splitlines()
-        sums = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
-        for name in (WEIGHTS, state_name(folder)):
-            with (folder / name).open("rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != sums.get(name):
-                    raise CheckpointError(f"{folder / name} is damaged: its checksum differs; use another checkpoint")
-    except (OSError, ValueError) as e:
-        raise CheckpointError(f"{folder} is no complete checkpoint: {e}") from e

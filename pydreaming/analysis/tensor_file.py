@@ -57,6 +57,8 @@ def read_tensors(path: str | Path, what: str, version: int, about: type[About], 
     Raises:
       PydreamingError: missing, damaged, of another kind or format.
     """
+    if Path(path).is_dir():  # safetensors would say that there is no such device
+        raise PydreamingError(f"cannot read the {what} {path}: it is a folder")
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             head = (file.metadata() or {}).get(_KEY, "{}")
@@ -66,7 +68,7 @@ def read_tensors(path: str | Path, what: str, version: int, about: type[About], 
     try:
         header = msgspec.json.decode(head, type=_Header)
         if (header.what, header.format) != (what, version):
-            raise PydreamingError(f"{path} is a {header.what} of format {header.format}; a {what} of format {version} is wanted")
+            raise PydreamingError(f"{path} holds: {header.what}, format {header.format}; wanted is: {what}, format {version}")
         return make(msgspec.json.decode(header.about, type=about), tensors)
     except KeyError as e:
         raise PydreamingError(f"{path} is no {what}, or damaged: {e.args[0]} is missing") from e

@@ -8,7 +8,7 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -257,19 +257,20 @@ def check_output(out: str, endings: tuple[str, ...]) -> Path:
         raise UsageError(f"{out} must end in {' or '.join(endings)}")
     if path.is_dir():
         raise UsageError(f"{out} is a folder")
-    _check_writable(path)
+    _check_writable(path, path.absolute().parents)
     return path
 
 
 def check_folder(out: str) -> Path:
     """A folder that files can be put into; it is made when the first is. Raises PydreamingError."""
     folder = Path(out)
-    _check_writable(folder / "x")
+    _check_writable(folder, (folder.absolute(), *folder.absolute().parents))
     return folder
 
 
-def _check_writable(path: Path) -> None:
-    folder = next(parent for parent in path.absolute().parents if parent.exists())
+def _check_writable(path: Path, places: Iterable[Path]) -> None:
+    """The first of the places that exists must be a folder that takes files."""
+    folder = next(place for place in places if place.exists())
     if not folder.is_dir():
         raise PydreamingError(f"cannot write {path}: {folder} is not a folder")
     if not os.access(folder, os.W_OK | os.X_OK):

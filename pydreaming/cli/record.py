@@ -6,7 +6,6 @@ import argparse
 import signal
 import sys
 from io import BufferedReader
-from pathlib import Path
 from typing import cast
 
 from pydreaming.cli import command
@@ -25,13 +24,14 @@ def _run(options: argparse.Namespace) -> int:
     from pydreaming.audio.raw import PIECE, RawFormat, read_format
     from pydreaming.audio.recorder import Recorder
 
+    folder = command.check_folder(options.folder)
     read = cast(BufferedReader, sys.stdin.buffer).read1  # what has come, without waiting for more
     if options.rate:
         layout, head = RawFormat(options.rate, options.format, options.channels), b""
     else:
         layout, head = read_format(read, "standard input")  # until it has come, there is nothing to save from a signal
     with command.Interrupt(signal.SIGINT, signal.SIGTERM) as interrupt:
-        recorder, count = Recorder(Path(options.folder), layout, options.segment, options.keep or 0.0), 0
+        recorder, count = Recorder(folder, layout, options.segment, options.keep or 0.0), 0
         for piece in interrupt.until(command.pieces(head, lambda: read(PIECE))):
             count += len(recorder.push(piece))
         last, left = recorder.finish()

@@ -20,6 +20,7 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -188,14 +189,23 @@ def latest_intact(folder: Path) -> Path | None:
 
 def verify(path: Path) -> None:
     """Raises CheckpointError unless every file has the checksum it was written with."""
+    _verify(path, _FILES, "use an earlier checkpoint beside it")
+
+
+def verify_model(path: Path) -> None:
+    """`verify` of what using the model needs: an exported model, or a copy without its optimiser, is a good one."""
+    _verify(path, (WEIGHTS, state_name(path)), "use another checkpoint")
+
+
+def _verify(path: Path, files: Sequence[str], remedy: str) -> None:
     try:
-        lines = (path / "SHA256SUMS").read_text(encoding="ascii").splitlines()
+        lines = (path / SUMS).read_text(encoding="ascii").splitlines()
         sums = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
-        bad = [name for name in _FILES if sums.get(name) != _sha256(path / name)]
+        bad = [name for name in files if sums.get(name) != _sha256(path / name)]
     except (OSError, ValueError) as e:
         raise CheckpointError(f"{path} is no complete checkpoint: {e}") from e
     if bad:
-        raise CheckpointError(f"{path / bad[0]} is damaged: its checksum differs; use an earlier checkpoint beside it")
+        raise CheckpointError(f"{path / bad[0]} is damaged: its checksum differs; {remedy}")
 
 
 def read_state(path: Path) -> CheckpointState:

@@ -173,6 +173,8 @@ class TestUsage:
         assert_one_line(pydreaming("embed", sounds, "--out", "out.xlsx"), 2, "out.xlsx", ".parquet")
         assert_one_line(pydreaming("embed", sounds, "--out", "file/out.csv"), 1, "cannot write file/out.csv")
         assert_one_line(pydreaming("embed", sounds, "--out", "sounds"), 2, "sounds")
+        result = pydreaming("export", "file")
+        assert_one_line(result, 1, f"cannot write file: {tmp_path / 'file'} is not a folder")
 
     def test_no_model(self, pydreaming: Command, sounds: Path) -> None:
         assert_one_line(pydreaming("embed", sounds, "--out", "o.csv", model="nowhere"), 1, "no model at nowhere")

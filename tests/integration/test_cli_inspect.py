@@ -43,6 +43,14 @@ def test_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = make_checkpoint(tmp_path / "run", steps=1)
     assert cli.main(["inspect", str(folder)]) == 0
     assert "intact      yes" in capsys.readouterr().out
+    model = tmp_path / "model"
+    assert cli.main(["export", str(folder), str(model)]) == 0
+    assert cli.main(["inspect", str(model)]) == 0
+    assert "intact      yes" in capsys.readouterr().out  # what only training needs is not missed
+    weights = (model / "model.safetensors").read_bytes()
+    (model / "model.safetensors").write_bytes(weights[:-1] + bytes([weights[-1] ^ 1]))
+    assert cli.main(["inspect", str(model)]) == 1
+    assert "model.safetensors is damaged" in capsys.readouterr().out
     (folder / "optimizer.safetensors").write_bytes(b"")
     assert cli.main(["inspect", str(tmp_path / "run")]) == 1
     assert "optimizer.safetensors is damaged" in capsys.readouterr().out

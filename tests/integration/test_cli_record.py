@@ -66,4 +66,4 @@ def test_mistakes_are_one_line(tmp_path):
         got, said = record(tmp_path / "new", *words, stdin=stdin)
         assert (got, text in said) == (code, True), said
     code, said = record(tmp_path / "file" / "x", "--rate", "8000", stdin=b"xx")
-    assert (code, "cannot record to" in said) == (1, True)
+    assert (code, "is not a folder" in said) == (1, True)

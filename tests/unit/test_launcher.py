@@ -36,6 +36,13 @@ def test_a_layout_that_does_not_fit_is_said_once_on_the_console(
     assert said.count("<speaker>-<chapter>-<utterance>.flac") == said.count("pydreaming inspect") == warns
 
 
+def test_a_name_that_is_taken_comes_with_a_command_to_copy(nothing_runs: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--configs", "defaults", "--source.path", str(bundled_digits()), "--run.dir", str(tmp_path / "my runs"), "--run.name", "a"]
+    assert launch.main(words) == 3
+    assert launch.main(words) == 2
+    assert f"go on with --resume '{tmp_path / 'my runs' / 'a'}'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

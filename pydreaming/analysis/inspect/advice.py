@@ -45,6 +45,11 @@ def _rate_settings(report: AudioReport) -> dict[str, str]:
 def audio_warnings(report: AudioReport) -> list[str]:
     """Sentences on what may go wrong; empty where nothing was noticed."""
     found = [*_sound(report), *_format(report)]
+    if report.layout == "folder" and report.folders > 1 and not report.labels:
+        found.append(
+            f"There are no labels: the names of the {report.folders} folders would be taken for them if every file lay exactly one folder"
+            " below. --source.labels folders takes them as they are."
+        )
     for key, counts in report.labels.items():
         found += _classes(key, counts)
     return found

@@ -57,7 +57,8 @@ class AudioReport:
       bytes: of the files. seconds: of audio in readable recordings; `estimated`: in how many the header gives a guess (mp3) or nothing.
       least_s, median_s, most_s: lengths of recordings. short: recordings shorter than one window of `window_s`.
       rates, channels, formats: how many recordings there are of each (Hz; channels; libsndfile's format and subtype).
-      labels: count by value, by "label" and "speaker". unreadable: path and cause. duplicates: groups of files of the same bytes.
+      folders: how many hold recordings. labels: count by value, by "label" and "speaker". unreadable: path and cause.
+      duplicates: groups of files of the same bytes.
       levels: None when nothing was readable. warnings: sentences. command: what trains on it. Both are empty when nothing was readable.
     """
 
@@ -76,6 +77,7 @@ class AudioReport:
     rates: dict[int, int] = field(default_factory=dict)
     channels: dict[int, int] = field(default_factory=dict)
     formats: dict[str, int] = field(default_factory=dict)
+    folders: int = 0
     labels: dict[str, dict[str, int]] = field(default_factory=dict)
     unreadable: list[tuple[str, str]] = field(default_factory=list)
     duplicates: list[list[str]] = field(default_factory=list)
@@ -145,12 +147,14 @@ class _Survey:
         self._rates: Counter[int] = Counter()
         self._channels: Counter[int] = Counter()
         self._formats: Counter[str] = Counter()
+        self._folders: set[str] = set()
         self._labels: dict[str, Counter[str]] = {key: Counter() for key in LABELS}
         self._unreadable: list[tuple[str, str]] = []
 
     def add(self, recording: Recording) -> bool:
         """Read a header; returns whether it could be."""
         self.recordings += 1
+        self._folders.add(recording.item.path.rpartition("/")[0])
         for key, counts in self._labels.items():
             if value := recording.labels.get(key):
                 counts[value] += 1
@@ -189,6 +193,7 @@ class _Survey:
             rates=_ordered(self._rates),
             channels=_ordered(self._channels),
             formats=_ordered(self._formats),
+            folders=len(self._folders),
             labels={key: _ordered(counts) for key, counts in self._labels.items() if counts},
             unreadable=self._unreadable,
         )

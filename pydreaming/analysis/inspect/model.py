@@ -14,7 +14,7 @@ from pydreaming.analysis.inspect.store import Progress, StoreReport, inspect_sto
 from pydreaming.analysis.run_folder import RunFolder
 from pydreaming.errors import CheckpointError, ConfigError, ReplayError
 from pydreaming.replay.address import Location
-from pydreaming.training.checkpoint import list_checkpoints, read_state, verify
+from pydreaming.training.checkpoint import HUB_CONFIG, list_checkpoints, read_state, state_name, verify, verify_model
 
 
 @dataclass
@@ -72,7 +72,7 @@ def inspect_checkpoint(folder: str | Path) -> CheckpointReport:
         files = [path for path in folder.iterdir() if path.is_file()]
         report.bytes = sum(path.stat().st_size for path in files)
         report.written = max((path.stat().st_mtime for path in files), default=0.0)
-        verify(folder)
+        (verify_model if state_name(folder) == HUB_CONFIG else verify)(folder)  # an exported model has no optimiser to miss
     except (CheckpointError, OSError) as e:
         report.intact, report.problem = False, str(e)
     try:

@@ -197,7 +197,7 @@ def _moments(curves: Surprise) -> Table:
 def _prediction(page: _Page, model: WorldModel, tokens: Tokens, action: Frames) -> None:
     T = len(tokens)
     if T < LEAST_WINDOWS:
-        page.notes.append(f"{T} windows are too few to judge predictions by.")
+        page.notes.append(f"Too few windows to judge predictions by: {T} (at least {LEAST_WINDOWS}).")
         return
     values = tokens.values
     ours = _error(one_step(model, values, action=action)[1:], values[1:])
@@ -229,7 +229,7 @@ def _codes(page: _Page, model: WorldModel, tokens: Tokens, action: Frames) -> No
     codes = observed.post.stoch[0].argmax(-1).cpu().numpy()  # (T, S)
     changes = float((codes[1:] != codes[:-1]).mean()) if len(codes) > 1 else 0.0
     caption = f"A row a group of the code, a colour a class; from one window to the next {changes:.0%} of the groups change."
-    picture = code_sequence(codes, tokens.start_s, model.config.model.classes)
+    picture = code_sequence(codes, model.features.token_stride_samples / model.features.sample_rate, model.config.model.classes)
     save(picture, page.show("Its code", "codes.png", caption))
 
 

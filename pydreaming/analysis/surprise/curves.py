@@ -173,6 +173,7 @@ def surprise_figure(result: Surprise, features: FeatureConfig, name: str, events
     }
     shown_s = len(result.log_mel) * features.hop_length / features.sample_rate
     whole_s = float(result.start_s[-1]) + features.token_span_samples / features.sample_rate
-    title = Path(name).name if whole_s < 1.1 * shown_s else f"{Path(name).name} (first {shown_s:.0f} s of {whole_s:.0f} s)"
+    whole = float(result.start_s[-1]) < shown_s  # the last window reaches beyond its last frame's hop
+    title = Path(name).name if whole else f"{Path(name).name} (first {shown_s:.0f} s of {whole_s:.0f} s)"
     spans = [(event.start_s, event.end_s) for event in events if event.start_s < shown_s]
     return surprise_picture(result.log_mel, result.centre_s, curves, features, title, spans)

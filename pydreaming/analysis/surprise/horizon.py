@@ -163,12 +163,13 @@ class Measuring:
             self._pending = self._pending[BATCH:]
 
     def finish(self) -> Horizon:
-        """Figures of all that was added. Raises UsageError: nothing is longer than a window."""
+        """Figures of all that was added. Raises UsageError: nothing is longer than the fewest steps ahead."""
         if self._pending:
             self._measure(self._pending)
             self._pending = []
         if not self._tallies.by_step("retrieval"):
-            raise UsageError("no recording is longer than one window: there is nothing to foresee")
+            least = "one window" if self.steps[0] == 1 else f"{self.steps[0]} windows (--steps)"
+            raise UsageError(f"no recording is longer than {least}: there is nothing to foresee")
         owner, names = np.array(self._owner), np.array(self._groups, dtype=np.str_)
         groups = {ALL: np.ones(len(names), np.bool_)}
         if self.by:

@@ -189,6 +189,8 @@ class TestFile:
         path = tmp_path / "d.safetensors"
         with pytest.raises(PydreamingError, match=r"cannot read the detector .* No such file"):
             load_detector(path)
+        with pytest.raises(PydreamingError, match="it is a folder"):
+            load_detector(tmp_path)
         path.write_bytes(b"\x80\x04 a pickle, say")
         with pytest.raises(PydreamingError, match="cannot read the detector"):
             load_detector(path)

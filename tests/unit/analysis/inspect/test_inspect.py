@@ -91,6 +91,14 @@ def test_all_is_well(tmp_path: Path) -> None:
     assert {r.name for r in inspect_audio(tmp_path / "fine", measure=3)[1]} == {r.name for r in found.recordings}
 
 
+def test_folders_that_are_not_taken_for_classes_are_said(corpus: Path) -> None:
+    write_sweep(corpus / "loose.wav", 1.0, seed=20)
+    report, _ = inspect_audio(corpus)
+    assert report.labels == {}
+    assert said(report, "no labels", "3 folders", "--source.labels folders")
+    assert not said(inspect_audio(corpus / "a")[0], "no labels")  # one folder is no class
+
+
 def test_where_nothing_can_be_read_nothing_is_trained_on(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("not audio")
     (tmp_path / "a").mkdir()

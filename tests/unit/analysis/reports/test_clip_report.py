@@ -13,6 +13,7 @@ from tiny_model import RATE, sweep, trained, write_sweep
 from pydreaming.analysis.inputs import find_recordings
 from pydreaming.analysis.reports import clip as pages
 from pydreaming.analysis.reports.clip import clip_report
+from pydreaming.analysis.reports.clip_pictures import code_sequence
 from pydreaming.analysis.vectors.reference import MAX_CLIPS, Reference, drawn, nearest, recordings_reference, standing
 from pydreaming.analysis.world_model import WorldModel
 from pydreaming.errors import DecodeError, UsageError
@@ -60,9 +61,15 @@ def test_beside_normal_recordings(model: WorldModel, reference: Reference, tmp_p
 @pytest.mark.parametrize("seconds", [0.01, 0.15])
 def test_short_recordings(model: WorldModel, reference: Reference, tmp_path: Path, seconds: float) -> None:
     text = page_of(model, tmp_path, reference, (sweep(seconds), RATE))
-    assert "too few to judge predictions by" in text
+    assert "Too few windows to judge predictions by: " in text
     assert "more typical" not in text  # it is shorter than all of them
     assert "Dream 1" in text
+
+
+@pytest.mark.parametrize("windows", [1, 3])
+def test_the_code_lasts_as_long_as_its_windows(windows: int) -> None:
+    (ax,) = code_sequence(np.zeros((windows, 4), dtype=np.int64), 0.04, 4).axes
+    assert ax.images[0].get_extent() == pytest.approx([0.0, windows * 0.04, -0.5, 3.5])
 
 
 def test_of_a_long_recording_the_beginning_is_shown(model: WorldModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

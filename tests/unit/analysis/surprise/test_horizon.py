@@ -77,6 +77,8 @@ def test_what_cannot_be_asked(model: WorldModel, tmp_path: Path) -> None:
         Measuring(model, steps=[0])
     with pytest.raises(UsageError, match="no recording is longer than one window"):
         horizon(model, [named_file(write_sweep(tmp_path / "tiny.wav", 0.02))])
+    with pytest.raises(UsageError, match=r"no recording is longer than 100 windows \(--steps\)"):
+        horizon(model, [named_file(write_sweep(tmp_path / "short.wav", 0.6))], steps=(100, 200))
     (tmp_path / "text.wav").write_text("no sound")
     good, bad = named_file(write_sweep(tmp_path / "good.wav", 0.6)), named_file(tmp_path / "text.wav")
     with pytest.raises(DecodeError):

@@ -12,7 +12,7 @@ from tiny_model import RATE, sweep
 
 from pydreaming.analysis import world_model
 from pydreaming.analysis.reports.pictures import surprise_picture
-from pydreaming.analysis.surprise.curves import CURVES, curves_of, draw_surprise, surprise, surprise_of, write_surprise
+from pydreaming.analysis.surprise.curves import CURVES, curves_of, draw_surprise, surprise, surprise_figure, surprise_of, write_surprise
 from pydreaming.analysis.world_model import WorldModel
 from pydreaming.replay.tables import read_blocks
 
@@ -90,3 +90,10 @@ def test_gaussian_latents_have_curves_that_may_lie_below_zero(gaussian: WorldMod
     sharp = replace(result, prior_entropy=result.prior_entropy - 100)
     figure = surprise_picture(sharp.log_mel, sharp.centre_s, {"uncertainty": sharp.prior_entropy}, gaussian.features)
     assert figure.axes[1].get_ylim()[0] <= sharp.prior_entropy.min()
+
+
+@pytest.mark.parametrize(("seconds", "title"), [(0.01, "a.wav"), (0.5, "a.wav"), (1.02, "a.wav"), (3.0, "a.wav (first 1 s of 3 s)")])
+def test_a_picture_of_the_beginning_says_so(model: WorldModel, seconds: float, title: str) -> None:
+    result = surprise(model, (sweep(seconds), RATE), picture_s=1.0)
+    figure = surprise_figure(result, model.features, "folder/a.wav")
+    assert figure.get_suptitle() == title
