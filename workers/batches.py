@@ -52,7 +52,7 @@ class Batches:
         self._thread = ThreadPoolExecutor(1, "batches")
         self._told: list[Losses] = []
         self._ahead: Future[Batch] | None = None
-        self._sampled = False  # the draw that is ahead has reached the sampler
+        self._sampled = False  # a draw has reached the sampler whose batch is not taken: it is ahead, or has failed
         self._given: Batch | None = None  # kept while it is trained on: a GPU may still be reading its memory
 
     def take(self) -> Batch:
@@ -80,7 +80,7 @@ class Batches:
         if self._ahead is not None:
             self._wait_for(self._ahead)
         told = [None if losses is None else [float(x) if np.isfinite(x) else None for x in losses] for losses in self._told]
-        return self._sampler.state_dict(before_last=self._ahead is not None and self._sampled) | ({"told": told} if told else {})
+        return self._sampler.state_dict(before_last=self._sampled) | ({"told": told} if told else {})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state_dict`, before the first `take`. Raises ReplayError: it is not one."""

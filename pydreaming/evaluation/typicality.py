@@ -70,7 +70,7 @@ def surprise_statistics(
     """Statistics of clips (T_i, D), each with at least one window, heard alone.
 
     Args:
-      unigram: (S, K) log-probabilities of `code_marginal` over normal clips.
+      unigram: (S, P) of `code_marginal` over normal clips.
     """
     found: dict[int, Scores] = {}
     mean_kl = np.zeros(len(tokens))
@@ -127,7 +127,9 @@ def _design(lengths: npt.NDArray[np.int64]) -> Scores:
 
 
 def _curves(objective: Objective, observed: Observed, unigram: Tensor) -> dict[str, Tensor]:
-    """Curves by name, (B, T) each and at least 0, nan where a window has too little past.
+    """Curves by name, (B, T) each, nan where a window has too little past.
+
+    They are at least 0: what lies below by rounding counts as 0, and so do entropies of a density that is narrow enough (see `latents`).
 
     In nats: kl(posterior || prior), entropies of prior and posterior, cross entropy of the posterior under the prior and under the
     marginal. As 1 - cosine: the embedding against the one before, and, where the objective has heads, each token against what was

@@ -21,6 +21,7 @@ from pydreaming.evaluation.boundaries import (
     join_clips,
     utterance_boundaries,
 )
+from pydreaming.evaluation.listening import listen
 from pydreaming.models.distributions import kl_divergence
 from pydreaming.models.world_model import WorldModelNet
 from pydreaming.objectives import Objective, make_objective
@@ -110,6 +111,22 @@ def test_restart_is_what_beginning_afresh_saves() -> None:
     expected = [whole[t : t + RESTART].sum() - surprise(tokens[t : t + RESTART]).sum() for t in range(12)]
     np.testing.assert_allclose(scores["restart"], expected, atol=1e-3)
     assert scores["restart"][0] == pytest.approx(0, abs=1e-3)
+
+
+def test_expectation_is_the_mismatch_of_what_was_expected_a_window_ago() -> None:
+    model, objective = networks()
+    (tokens,) = clips_of([12])
+    found = boundary_scores(model, objective, CONFIG.features, tokens, ACTION, np.random.default_rng(0))["expectation"]
+    (heard,) = listen(model, [tokens])
+    with torch.no_grad():
+        ahead = objective.ahead_of(heard.observed)
+    assert ahead is not None
+    assert len(ahead.expected) > 1
+    expected = [0.0]  # nobody has expected the first window
+    for t in range(1, 12):
+        pairs = [(made[0, t - 1], ahead.target[0, t - 1 + k]) for k, made in ahead.expected.items() if t - 1 + k < 12]
+        expected.append(float(np.mean([1 - float((made * came).sum()) for made, came in pairs])))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -135,6 +135,25 @@ def test_predictions_stop_at_the_end_of_a_clip() -> None:
     assert result.count == {1: 4 + 1 + 4, 2: 4 + 0 + 4, 4: 3 + 0 + 2, 8: 2 + 0 + 1}
 
 
+class TwoGuesses:
+    """N-grams of which bigrams guess evenly and trigrams do not."""
+
+    def predict(self, k: int, last: torch.Tensor, before: torch.Tensor | None = None) -> torch.Tensor:
+        return torch.arange(K).mul(0.0 if before is None else 0.1).log_softmax(-1).expand(*last.shape, -1)
+
+
+@pytest.mark.parametrize("reset", [None, 4])
+def test_a_trigram_takes_no_code_of_the_clip_before(reset: int | None) -> None:
+    batch = batch_of(3, 8)  # one start, at step 4
+    if reset is not None:
+        batch.is_first[:, reset] = True
+    objective = StubObjective(torch.eye(batch.mask.numel()))
+    found = open_loop(Stub(batch, oracle), objective, [batch], 2, 4, torch.Generator(), TwoGuesses())  # type: ignore[arg-type]
+    assert found is not None
+    assert found.gain_bigram.keys() == found.gain_trigram.keys() == {1, 2}
+    assert (found.gain_trigram == found.gain_bigram) == (reset == 4)
+
+
 @pytest.mark.parametrize("lengths", [[1, 1], [2, 1]])
 def test_sequences_of_a_token_or_two(lengths: list[int]) -> None:
     result = figures(batch_of(2, 2, lengths), oracle)

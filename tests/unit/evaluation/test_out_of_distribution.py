@@ -7,6 +7,7 @@ import pytest
 import torch
 from tiny_model import RATE, sweep, tiny_config
 
+import pydreaming.evaluation.out_of_distribution as out_of_distribution_module
 from pydreaming.audio.features import FrontEnd
 from pydreaming.audio.stats import FeatureStats
 from pydreaming.evaluation.out_of_distribution import OutOfDistribution, out_of_distribution
@@ -39,6 +40,13 @@ def test_noise_is_no_sweep_even_to_an_untrained_model() -> None:
     assert found.typicality["white"] > 0.95
     assert (found.clips, found.fitted_on) == (8, 30)
     assert found == figures(30, 8)
+
+
+def test_sounds_that_are_not_changed_are_told_from_themselves_by_chance(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(out_of_distribution_module, "transform", lambda kind, sound, random: sound)
+    found = figures(25, 6)
+    assert isinstance(found, OutOfDistribution)
+    assert {*found.kl.values(), *found.typicality.values()} == {0.5}
 
 
 def test_an_inverted_score_is_said_to_be() -> None:

@@ -358,6 +358,21 @@ def test_a_speaker_never_heard() -> None:
     )
 
 
+def test_features_are_scaled_by_the_training_clips_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    fitted: list[Array] = []
+
+    def fit(x: Array, y: Labels, u: Array, c: float) -> Labels:
+        del c
+        fitted.append(x)
+        return np.repeat(y[:1], len(u))
+
+    monkeypatch.setattr(probes_module, "linear", fit)
+    features = np.random.default_rng(0).normal(size=(24, 3)).astype(np.float32)
+    features[12:] = 100 * features[12:] + 7
+    run_probe(features, Protocol("label", "halves", [(np.arange(12), np.arange(12, 24))], names(DIGITS), 1 / 3), [1.0])
+    np.testing.assert_allclose([fitted[0].mean(0), fitted[0].std(0)], [np.zeros(3), np.ones(3)], atol=1e-5)
+
+
 def test_rows_that_are_known_are_not_computed_again() -> None:
     protocols, _ = plan_protocols(clips_of(DIGITS))
     features = {"a": np.zeros((24, 2), np.float32), "b": np.ones((24, 2), np.float32)}

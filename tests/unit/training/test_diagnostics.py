@@ -217,6 +217,14 @@ def test_rollouts_have_shapes_seeds_and_stop_counting_at_a_reset() -> None:
         rollouts(model, observed, batch.mask, 3, 7, 1)
 
 
+def test_rollouts_are_under_the_actions_that_followed_their_start() -> None:
+    model, batch = tiny_model(), tiny_batch(4, 10, resets=0)
+    observed = model.observe(batch.tokens, batch.action, batch.is_first)
+    futures = rollouts(model, observed, batch.mask, 3, 4, 1, torch.Generator().manual_seed(0))
+    start, noise = observed.post.at(slice(None), 3), model.noise(4, 4, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(futures.states.logits[:, 0], model.imagine(start, batch.action[:, 4:8], noise).logits)
+
+
 def test_steps_ahead_that_never_lie_in_a_clip_are_left_out() -> None:
     model, batch = tiny_model(), tiny_batch(4, 10, resets=0)
     batch.is_first[:, 5] = True

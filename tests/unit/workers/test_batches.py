@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +23,7 @@ from pydreaming.replay.sampler import Batch, ReplaySampler
 from pydreaming.replay.schema import StoreMeta
 from pydreaming.replay.writer import ShardWriter
 from workers.batches import Batches
+from workers.lookout import Stopping
 
 RULE = Curiosity(share=0.5, visits=100.0, decay=0.5, power=1.0, cap=1e5)
 
@@ -86,6 +89,34 @@ def test_a_resumed_one_goes_on_with_the_same_batches(tmp_path: Path, curiosity: 
             assert np.array_equal(step(again, refused=number == 4), drawn[number]), (begin, number)
         assert json.dumps(again.state_dict()) == states[12]
         again.close()
+
+
+@pytest.mark.parametrize("curiosity", [None, RULE])
+@pytest.mark.parametrize("steps", [0, 1, 3])
+def test_a_batch_that_was_waited_for_when_the_run_was_stopped_is_the_next_after_a_resume(
+    tmp_path: Path, curiosity: Curiosity | None, steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = small_index(tmp_path)
+    whole, stopped, again = (Batches(make_sampler(index, curiosity)) for _ in range(3))
+    expected = [step(whole) for _ in range(steps + 3)][steps:]
+    whole.close()
+    read_into, calls = index.read_into, itertools.count()
+
+    def until_stopped(*arguments: Any) -> None:
+        if next(calls) == steps:
+            raise Stopping
+        read_into(*arguments)
+
+    monkeypatch.setattr(index, "read_into", until_stopped)
+    for _ in range(steps):
+        step(stopped)
+    with pytest.raises(Stopping):
+        stopped.take()
+    again.load_state_dict(json.loads(json.dumps(stopped.state_dict())))
+    for batch in expected:
+        assert np.array_equal(step(again), batch)
+    stopped.close()
+    again.close()
 
 
 def test_speed_of_the_threads_changes_nothing(tmp_path: Path) -> None:
