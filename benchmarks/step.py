@@ -37,7 +37,7 @@ from pydreaming.replay.schema import Clip, Episode, StoreMeta
 from pydreaming.replay.writer import ShardWriter
 from pydreaming.training.trainer import Trainer, decoder_loss
 from pydreaming.training.views import centre_sequences
-from workers.learner import make_sampler
+from workers.batches import make_sampler
 
 SQUARE = 1024  # side of the matrices whose product is the peak
 HAND, PLAIN = "by hand", "plain"

@@ -250,6 +250,7 @@ class TrainingConfig:
     log_s: PositiveFloat
     checkpoint_s: PositiveFloat
     keep_checkpoints: Positive
+    hung_s: NonNegative = 1800.0
 
 
 @dataclass(frozen=True)

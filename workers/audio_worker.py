@@ -32,6 +32,7 @@ from pydreaming.replay.store import Patience, Store, open_store
 from workers import logs
 from workers.children import NICE
 from workers.layout import RunDir
+from workers.life import SignOfLife
 from workers.produce import Producer
 from workers.protocol import (
     Beat,
@@ -58,7 +59,6 @@ from workers.watchdog import Watchdog
 log = logging.getLogger(__name__)
 
 REPLY_S = 3.0  # s without an answer to Pull after which the connection is made anew
-LIFE_S = 0.5  # s between two signs of life for the supervisor
 SLICE_S = 0.1  # s; a signal is noticed within it
 HUNG_TTLS = 3.0  # times of a lease without progress after which the process ends itself; the supervisor's limit comes before
 
@@ -107,8 +107,7 @@ class AudioWorker:
         self._unanswered: Done | None = None  # said again when the coordinator did not know this worker
         self._answered = time.monotonic()
         self._explanation = ""
-        self._shown = -LIFE_S
-        self._mute = False  # no sign of life can be given
+        self._life = SignOfLife(options.alive)  # where none can be given, the process's own watchdog is left
         self._watchdog: Watchdog | None = None
         self.interrupted = False
 
@@ -206,18 +205,9 @@ class AudioWorker:
         return message
 
     def _show_life(self) -> None:
-        now = time.monotonic()
         if self._watchdog is not None:
             self._watchdog.progress()
-        if self._options.alive is not None and now - self._shown >= LIFE_S:
-            self._shown = now
-            try:
-                self._options.alive.touch()
-                self._mute = False
-            except OSError as e:  # a worker that never gave a sign of life is not missed; its own watchdog is left
-                if not self._mute:
-                    log.warning("no sign of life can be given in %s: %s", self._options.alive, e.strerror)
-                self._mute = True
+        self._life.show()
 
     def _pause(self, seconds: float) -> None:
         """Wait, but notice signals and Stop."""

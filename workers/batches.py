@@ -17,7 +17,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from pydreaming.config import Config
 from pydreaming.errors import ReplayError
+from pydreaming.replay.index import ReplayIndex
+from pydreaming.replay.priority import Curiosity
 from pydreaming.replay.sampler import Batch, ReplaySampler
 
 MEANWHILE_S = 1.0
@@ -29,6 +32,12 @@ class Told(msgspec.Struct, forbid_unknown_fields=True):
     """What is kept beside the sampler's state: losses of steps that it has not been told of; None in the place of what is not finite."""
 
     told: list[list[float | None] | None] = []
+
+
+def make_sampler(index: ReplayIndex, config: Config) -> ReplaySampler:
+    """Draws the batches that a run of this configuration trains on."""
+    t, r = config.training, config.replay
+    return ReplaySampler(index, t.batch_size, t.batch_length, r.group_share, r.cut_share, config.run.seed, Curiosity.of(r))
 
 
 class Batches:

@@ -16,6 +16,7 @@ from pydreaming.analysis.run_folder import RunFolder
 from pydreaming.config import Config
 from pydreaming.errors import UsageError
 from pydreaming.replay.store import Patience, Store, open_store
+from pydreaming.tracking.live import FOLDER
 
 LAUNCH = "launch.py"
 PREDECESSOR_S = 30.0  # s in which a process of an earlier session ends
@@ -38,6 +39,7 @@ class RunDir(RunFolder):
         super().__init__(path)
         self.coordinator = path / "coordinator.json"
         self.coordinator_state = path / "coordinator_state.json"
+        self.learner_alive = path / FOLDER / "learner.alive"
 
     def open_replay(self, config: Config, meanwhile: Callable[[], None] = lambda: None) -> Store:
         """The replay store for who reads it: with copies on this host, where it is distant. `meanwhile`: see Patience."""

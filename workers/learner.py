@@ -29,9 +29,6 @@ from pydreaming.config import Config
 from pydreaming.errors import CheckpointError, PydreamingError, ReplayError, TrackingError
 from pydreaming.keys import load_client_keys
 from pydreaming.objectives import TensorBatch
-from pydreaming.replay.index import ReplayIndex
-from pydreaming.replay.priority import Curiosity
-from pydreaming.replay.sampler import ReplaySampler
 from pydreaming.replay.schema import StoreMeta, difference
 from pydreaming.tracking.live import LearnerNow, Phase, publish
 from pydreaming.tracking.spool import SPOOL, Spool, Status
@@ -39,10 +36,11 @@ from pydreaming.training.checkpoint import restore
 from pydreaming.training.diagnostics import Averages, step_metrics, world_model_metrics
 from pydreaming.training.trainer import StepResult, Trainer, sequence_losses
 from workers import logs
-from workers.batches import Batches
+from workers.batches import Batches, make_sampler
 from workers.due import Due
 from workers.evaluations import Evaluations, left_s
 from workers.layout import PREDECESSOR_S, RunDir, hold
+from workers.life import SignOfLife
 from workers.link import CoordinatorLink
 from workers.lookout import Lookout, Stopping
 from workers.protocol import Progress
@@ -84,6 +82,7 @@ class Learner:
         self.index = self.lookout.index
         self.link = self._connect(self.config)
         self.evaluations = Evaluations(run, self.config)
+        self.life = SignOfLife(run.learner_alive)
         self.stopping = ""
         self.train_seconds = 0.0
         self._meter, self._averages, self._first = Meter(), Averages(), True
@@ -110,7 +109,7 @@ class Learner:
             make_sampler(self.index, self.config),
             look=(lambda: None) if self.link is None else self.lookout.look,
             prepare=self.trainer.prepared if self.team.ranks.size == 1 else lambda batch: batch,
-            meanwhile=self.team.idle,
+            meanwhile=self._idle,
         )
         if checkpoint is not None:
             self._restore(checkpoint)
@@ -133,6 +132,7 @@ class Learner:
         self._log_due = Due(t.log_s, first_s=min(2.0, t.log_s))
         self._checkpoint_due, self._evaluation_due = Due(t.checkpoint_s), Due(self.config.evaluation.every_s)
         while not self.stopping and (progress := self._progress()) < 1:
+            self.life.show()
             begin = time.monotonic()
             try:
                 batch = self._next_batch(progress)
@@ -217,9 +217,14 @@ class Learner:
             self._show("stopped", 0.0)
             return "KILLED"
         self._show("evaluating", EVALUATION_DUE_S)
-        self.evaluations.finish(checkpoint, lambda: bool(self.stopping))
+        self.evaluations.finish(checkpoint, self._interrupted)
         self._show("finished", 0.0)
         return "FINISHED"
+
+    def _interrupted(self) -> bool:
+        """Asked again and again during the final evaluation."""
+        self.life.show()
+        return bool(self.stopping)
 
     def _await_data(self) -> None:
         """Wait, visibly, until there is enough to begin with."""
@@ -239,7 +244,7 @@ class Learner:
             if time.monotonic() - said > WAIT_LINE_S / 2:
                 said = time.monotonic()
                 log.info("waiting for audio: %s", collection_line(status, self.config.replay.prefill_tokens))
-            self.team.idle()
+            self._idle()
             time.sleep(0.1)
 
     def _may_train(self) -> bool:
@@ -261,9 +266,14 @@ class Learner:
             self._meter.said_waiting = now
             self._show("waiting", WAIT_LINE_S)
             log.info("waiting for workers: %d tokens trained on, %d collected", self.trainer.trained_tokens, status.written_tokens)
-        self.team.idle()
+        self._idle()
         time.sleep(0.05)
         return False
+
+    def _idle(self) -> None:
+        """While there is nothing to do but wait: a sign to the supervisor, and to the other processes of the team."""
+        self.life.show()
+        self.team.idle()
 
     def _progress(self) -> float:
         t = self.config.training
@@ -347,12 +357,6 @@ class Learner:
             raise PydreamingError(
                 f"not one of the recordings in {self.config.source.path} could be read; the causes are in {self.run_dir.quarantine}"
             )
-
-
-def make_sampler(index: ReplayIndex, config: Config) -> ReplaySampler:
-    """Draws the batches that a run of this configuration trains on."""
-    t, r = config.training, config.replay
-    return ReplaySampler(index, t.batch_size, t.batch_length, r.group_share, r.cut_share, config.run.seed, Curiosity.of(r))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

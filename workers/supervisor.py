@@ -2,14 +2,15 @@
 
     coordinator ---> workers, learner, tracker ---> (the learner ends, or a signal comes) ---> learner, workers, coordinator, tracker
 
-A role that dies is started again; the learner goes on from its last checkpoint where a signal killed it (the system's, when memory is
-short, say), and ends the run where it ends by itself.
+A role that dies or hangs is started again; the learner goes on from its last checkpoint where a signal killed it (the system's, when memory
+is short, say), and ends the run where it ends by itself.
 Children end with the supervisor even when it is killed (see children). A second signal kills at once.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import signal
 import socket
 import time
@@ -77,6 +78,8 @@ class Supervisor:
         self._workers = [self._worker(i) for i in range(count)]
         learner = "learners" if config.training.processes > 1 else "learner"
         self._learner = self._child(learner, run, log=False, name="learner") if "learner" in roles else None
+        if self._learner is not None:
+            self._learner.alive = self._run.learner_alive
         self._learner_deaths, self._reached = 0, ""  # since the newest checkpoint, and its name
         if resume:
             self._resume_learner()
@@ -134,11 +137,9 @@ class Supervisor:
     def _watch(self) -> int:
         while not self._signals:
             time.sleep(POLL_S)
-            if self._coordinator is not None:
-                self._replace_hung(self._coordinator)
+            self._replace_hung()
             self._check_coordinator()
             for worker in self._workers:
-                self._replace_hung(worker)
                 self._check(worker)
             for child in (self._tracker, self._exporter):
                 if child is not None:
@@ -153,12 +154,19 @@ class Supervisor:
         self._say("ending ...")
         return self._end_learner()
 
-    def _replace_hung(self, child: Child) -> None:
-        """Kill a process that hangs, in a decoder or on a disk that does not answer; its check then starts it again."""
-        limit = HUNG_TTLS * self._config.workers.lease_ttl_s
-        if (silent := child.silent_s()) > (max(limit, HUNG_COORDINATOR_S) if child is self._coordinator else limit):
-            self._say(f"{child.name} has shown no sign of life for {silent:.0f} s and is killed")
-            child.kill_hung()
+    def _replace_hung(self) -> None:
+        """Kill processes that hang, in a decoder, in a driver, or on a disk that does not answer; their checks then start them again."""
+        for child in filter(None, (self._coordinator, *self._workers, self._learner)):
+            if (silent := child.silent_s()) > self._patience_s(child):
+                self._say(f"{child.name} has shown no sign of life for {silent:.0f} s and is killed")
+                child.kill_hung()
+
+    def _patience_s(self, child: Child) -> float:
+        """How long it may be silent."""
+        if child is self._learner:
+            return self._config.training.hung_s or math.inf
+        leases = HUNG_TTLS * self._config.workers.lease_ttl_s
+        return max(leases, HUNG_COORDINATOR_S) if child is self._coordinator else leases
 
     def _check(self, child: Child) -> None:
         """Take note of an exit; start the process again when that is due."""

@@ -25,10 +25,11 @@ from pydreaming.evaluation.anomaly import FOLDS, normal_folds
 from pydreaming.replay.index import ReplayIndex
 from pydreaming.training.checkpoint import latest_intact, read_state, save_checkpoint
 from pydreaming.training.trainer import Trainer
+from workers.batches import make_sampler
 from workers.collection import SavedState, SavedStats
 from workers.eval_set import EvalSet, prepare_eval_set
 from workers.layout import RunDir
-from workers.learner import MAX_NON_FINITE, make_sampler
+from workers.learner import MAX_NON_FINITE
 from workers.serial import collect
 
 TOKENS_PER_S = 10_000  # trained on in a second of one core, at most: twice what the preset reaches

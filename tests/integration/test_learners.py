@@ -19,8 +19,8 @@ from pydreaming.replay.index import ReplayIndex
 from pydreaming.training.checkpoint import list_checkpoints
 from pydreaming.training.trainer import Trainer
 from workers import learners
+from workers.batches import make_sampler
 from workers.layout import RunDir
-from workers.learner import make_sampler
 from workers.serial import collect
 from workers.supervisor import Supervisor
 

@@ -10,8 +10,9 @@ import pytest
 from s3_server import Cable, S3Server
 
 from pydreaming.errors import ReplayError
-from workers.audio_worker import LIFE_S, AudioWorker, Interrupted, Options, Stopped
+from workers.audio_worker import AudioWorker, Interrupted, Options, Stopped
 from workers.layout import RunDir
+from workers.life import LIFE_S
 from workers.protocol import Beat, Bye, FromPeer, Welcome
 
 
