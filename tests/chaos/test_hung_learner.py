@@ -25,9 +25,9 @@ STEPS = 400
 SETTINGS = ("--training.hung_s", str(HUNG_S), "--training.steps", str(STEPS), "--training.checkpoint_s", "1", "--training.log_s", "0.2")
 
 
-def learner_of(supervisor: int) -> psutil.Process | None:
-    found = [p for p in psutil.Process(supervisor).children() if "workers.learner" in " ".join(p.cmdline())]
-    return found[0] if found else None
+def leader(run: RunDir) -> psutil.Process:
+    """The learner's process, of several the first."""
+    return psutil.Process(int((run.path / ".learner.lock").read_text()))
 
 
 def wait_for(what: Callable[[], object], seconds: float = 120) -> None:
@@ -37,18 +37,21 @@ def wait_for(what: Callable[[], object], seconds: float = 120) -> None:
         time.sleep(0.02)
 
 
-def test_a_learner_that_something_stopped_goes_on_from_its_newest_checkpoint(make_run: MakeRun, recordings: Recordings) -> None:
-    run = make_run(recordings(12), *SETTINGS, "--workers.count", "0", "--evaluation.streams", "4")
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_learner_that_something_stopped_goes_on_from_its_newest_checkpoint(
+    processes: int, make_run: MakeRun, recordings: Recordings
+) -> None:
+    run = make_run(recordings(12), *SETTINGS, "--workers.count", "0", "--evaluation.streams", "4", "--training.processes", str(processes))
     collect(run, run.read_config())
     supervisor = subprocess.Popen(**supervised(run, "tracker"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     try:
         wait_for(lambda: latest_intact(run.checkpoints))
-        learner = learner_of(supervisor.pid)
-        assert learner is not None, "it has ended before it was stopped: raise STEPS"
-        learner.send_signal(signal.SIGSTOP)
+        stopped = leader(run)
+        others = psutil.Process(supervisor.pid).children(recursive=True)
+        stopped.send_signal(signal.SIGSTOP)
         newest = latest_intact(run.checkpoints)
         assert newest is not None
-        assert newest.name != f"step-{STEPS:08d}"
+        assert newest.name != f"step-{STEPS:08d}", "it has ended before it was stopped: raise STEPS"
         _, said = supervisor.communicate(timeout=400)
     finally:
         supervisor.kill()
@@ -58,6 +61,7 @@ def test_a_learner_that_something_stopped_goes_on_from_its_newest_checkpoint(mak
     last = latest_intact(run.checkpoints)
     assert last is not None
     assert last.name == f"step-{STEPS:08d}"
+    assert psutil.wait_procs([stopped, *others], timeout=10)[1] == []  # none of the old ones is left
 
 
 def test_a_learner_that_waits_for_recordings_is_not_taken_for_one_that_hangs(make_run: MakeRun, recordings: Recordings) -> None:
@@ -65,9 +69,9 @@ def test_a_learner_that_waits_for_recordings_is_not_taken_for_one_that_hangs(mak
     supervisor = subprocess.Popen(**supervised(run, "worker", "tracker"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     try:
         wait_for(run.learner_alive.exists)
-        learner = learner_of(supervisor.pid)
+        learner = leader(run)
         time.sleep(2.5 * HUNG_S)
-        assert learner == learner_of(supervisor.pid)
+        assert learner == leader(run)
         supervisor.send_signal(signal.SIGTERM)
         _, said = supervisor.communicate(timeout=120)
     finally:
