@@ -96,6 +96,8 @@ COMMAND = Command(
     "  source, start_s, end_s, peak_s    path, and s from the start; the peak is the centre of the highest window\n"
     "  peak_bits, min_p                  highest value of the curve, lowest p (with --calibration)\n"
     "  area_bit_s                        the curve integrated over the event, in bit seconds\n"
+    "An event ends with its last window. A recording shorter than a window is heard as one, followed by silence, and its event then\n"
+    "ends after it.\n"
     "Audacity reads --labels with File > Import > Labels.\n\n"
     "example:\n  pydreaming surprise runs/my-run engine.wav --out engine.csv --picture engine.png\n"
     "  pydreaming surprise runs/my-run engine.wav --calibration normal.json --out engine.csv --labels engine.txt",
