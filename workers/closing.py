@@ -12,25 +12,33 @@ from pydreaming.config import Config
 from pydreaming.errors import redact
 from pydreaming.tracking.views import run_link, runs_link
 from pydreaming.tracking.writer import unsent
-from pydreaming.training.checkpoint import latest_intact
+from pydreaming.training.checkpoint import latest_intact, read_state
 
 UI = "http://127.0.0.1:5000"
 
 
 def lines(run_dir: Path, config: Config) -> list[str]:
     """What a run has left, as lines for the console; things that are not there are not named."""
-    shown = short(run_dir)
-    result = [""]
-    checkpoint = latest_intact(run_dir / "checkpoints")
+    run, checkpoint = RunFolder(run_dir), latest_intact(run_dir / "checkpoints")
     if checkpoint is None:
-        return [f"No checkpoint was written; the logs are in {shown}/logs."]
-    result.append(f"checkpoint   {short(checkpoint)}")
-    if (run_dir / "report.html").is_file():
-        result.append(f"report       {short(run_dir / 'report.html')}   (open it in a browser)")
-    result += _mlflow_lines(run_dir, config)
-    if (run_dir / "quarantine.jsonl").is_file():
-        result.append(f"unreadable   {short(run_dir / 'quarantine.jsonl')}   (files that were left out, and why)")
-    return [*result, "", "next:", *(f"  {command}" for _, command in RunFolder(run_dir).next_commands(config))]
+        result = [f"No checkpoint was written; the logs are in {short(run_dir)}/logs."]
+    else:
+        result = ["", f"checkpoint   {short(checkpoint)}"]
+        if (run_dir / "report.html").is_file():
+            result.append(f"report       {short(run_dir / 'report.html')}   (open it in a browser)")
+        result += _mlflow_lines(run_dir, config)
+    for quarantine, of in ((run.quarantine, "files"), (run.quarantine_of_evaluation, "files of the evaluation")):
+        if quarantine.is_file():
+            result.append(f"unreadable   {short(quarantine)}   ({of} that were left out, and why)")
+    trained = checkpoint is not None and read_state(checkpoint).counters["step"] > 0
+    commands = [command for _, command in run.next_commands(config)] if trained else _to_go_on(run_dir)
+    return [*result, "", "next:", *(f"  {command}" for command in commands)]
+
+
+def _to_go_on(run_dir: Path) -> list[str]:
+    """What there is to do with a run that has learnt nothing yet."""
+    shown = shlex.quote(short(run_dir))
+    return [f"{program('python')} launch.py --resume {shown}", f"{program('pydreaming')} status {shown}"]
 
 
 def _mlflow_lines(run_dir: Path, config: Config) -> list[str]:

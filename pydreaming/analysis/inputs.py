@@ -132,8 +132,11 @@ def open_source(source: Source, channels: str) -> Iterator[tuple[Iterable[Sample
         samples, rate = read_stdin(channels=channels)
         yield [samples], rate
     else:
-        with open_audio(source.path, source.item, channels) as stream:
-            yield stream.blocks(), stream.sample_rate
+        try:
+            with open_audio(source.path, source.item, channels) as stream:
+                yield stream.blocks(), stream.sample_rate
+        except DecodeError as e:
+            raise DecodeError(source.name, e.cause) from e  # as the user wrote it, and as tables name it
 
 
 def checked_samples(samples: npt.NDArray[Any], sample_rate: int) -> Samples:

@@ -37,6 +37,7 @@ class RunFolder:
         self.catalogue = path / "catalogue"
         self.stats = path / "stats.json"
         self.quarantine = path / QUARANTINE
+        self.quarantine_of_evaluation = path / "eval_set" / QUARANTINE
         self.logs = path / "logs"
         self.checkpoints = path / "checkpoints"
 
@@ -75,7 +76,7 @@ class RunFolder:
     def unreadable(self) -> list[tuple[str, str]]:
         """Path and cause of each recording that workers or the evaluation could not read."""
         found: dict[str, str] = {}
-        for path in (self.quarantine, self.path / "eval_set" / QUARANTINE):
+        for path in (self.quarantine, self.quarantine_of_evaluation):
             for line in path.read_bytes().splitlines() if path.is_file() else ():
                 try:
                     entry = msgspec.json.decode(line, type=_Unreadable)

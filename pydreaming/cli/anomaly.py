@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pydreaming.analysis.inputs import Recording
 
 PICTURE_S = 120.0  # seconds of a recording whose log-mel is shown in its picture
+LABEL = "label"
 
 FIT = (
     "Hear normal recordings and write what is normal into one file. At least 10 clips; a rate of false alarms of 0.05 needs 20, one of\n"
@@ -85,11 +86,14 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_labels(parser: argparse.ArgumentParser, meaning: str) -> None:
-    parser.add_argument("--label", default="label", metavar="COLUMN", help="column of the metadata (default: label)")
+    parser.add_argument("--label", metavar="COLUMN", help=f"column of the metadata that --normal is a value of (default: {LABEL})")
     parser.add_argument("--normal", metavar="VALUE", help=meaning)
 
 
 def _run(options: argparse.Namespace) -> int:
+    if options.label is not None and options.normal is None:
+        raise UsageError("--label names the column of --normal, which is missing")
+    options.label = command.given(options.label, LABEL)
     code: int = options.step(options)
     return code
 

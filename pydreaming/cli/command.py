@@ -19,6 +19,7 @@ from pydreaming.errors import DecodeError, PydreamingError, UsageError
 if TYPE_CHECKING:
     from pydreaming.analysis.inputs import Recording
     from pydreaming.analysis.world_model import WorldModel
+    from pydreaming.audio.raw import RawFormat
     from pydreaming.errors import DecodeError
 
 T = TypeVar("T")
@@ -85,11 +86,33 @@ def add_running(parser: argparse.ArgumentParser) -> None:
 
 
 def add_raw(parser: argparse.ArgumentParser, title: str) -> None:
-    """--rate, --format and --channels of raw PCM."""
+    """--rate, --format and --channels of raw PCM, for `raw_format`."""
     raw = parser.add_argument_group(title)
     raw.add_argument("--rate", type=natural, metavar="HZ", help="sample rate in Hz")
-    raw.add_argument("--format", default="s16le", help="s16le, s24le, s32le or f32le (default: s16le)")
-    raw.add_argument("--channels", type=natural, default=1, help="channels side by side (default: 1)")
+    raw.add_argument("--format", help="s16le, s24le, s32le or f32le (default: s16le)")
+    raw.add_argument("--channels", type=natural, help="channels side by side (default: 1)")
+
+
+def raw_format(options: argparse.Namespace) -> RawFormat | None:
+    """What `add_raw` was told; None without --rate. Raises UsageError: no such format, or one that would not be used."""
+    from pydreaming.audio.raw import RawFormat
+
+    if options.rate is None:
+        if option := first_given(options, "format", "channels"):
+            raise UsageError(f"{option} is of raw PCM, which needs --rate")
+        return None
+    return RawFormat(options.rate, given(options.format, "s16le"), given(options.channels, 1))
+
+
+def given(value: T | None, default: T) -> T:
+    """What was asked for, else the default: of options that are None when left out, so that one without effect can be refused."""
+    return default if value is None else value
+
+
+def first_given(options: argparse.Namespace, *names: str) -> str:
+    """The first of these options that was given, as it is written (--gap-s); empty where none was."""
+    found = (name for name in names if getattr(options, name) is not None and getattr(options, name) is not False)
+    return next((f"--{name.replace('_', '-')}" for name in found), "")
 
 
 def pieces(head: bytes, read: Callable[[], bytes]) -> Iterator[bytes]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from pydreaming.analysis.names import PARTS, PER, POOLINGS
+from pydreaming.analysis.names import PARTS, PER, POOLINGS, SCENE
 from pydreaming.cli import command
 from pydreaming.cli.command import Command
 from pydreaming.errors import UsageError
@@ -16,10 +16,8 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, help="table to write: .parquet, .npz or .csv; - prints CSV")
     parser.add_argument("--per", choices=tuple(PER), default="clip", help="what gets a row (default: clip); see below")
     parser.add_argument("--part", choices=tuple(PARTS), default="feat", help="part of the model's state (default: feat); see below")
-    parser.add_argument(
-        "--pooling", choices=tuple(POOLINGS), default="mean", help="windows to one vector a clip or moment (default: mean); see below"
-    )
-    parser.add_argument("--moment", type=float, metavar="S", help="s of a moment, with --per moment (default: 1)")
+    parser.add_argument("--pooling", choices=tuple(POOLINGS), help="windows to one vector a clip or moment (default: mean); see below")
+    parser.add_argument("--moment", type=float, metavar="S", help="with --per moment: s of a moment (default: 1)")
     parser.add_argument(
         "--without-scene",
         action="store_true",
@@ -35,19 +33,22 @@ def _run(options: argparse.Namespace) -> int:
         raise UsageError("--without-scene is of whole recordings: leave --per at clip")
     if options.moment is not None and options.per != "moment":
         raise UsageError(f"--moment is for --per moment, not {options.per}")
+    if options.pooling is not None and (options.per == "window" or options.part == SCENE):
+        raise UsageError("--pooling does nothing with --per window or --part scene; leave it out")
     model = command.load(options)
     recordings = command.recordings(options.inputs, command.control_columns(model))
     from pydreaming.analysis.vectors.embed import write_embeddings
     from pydreaming.analysis.vectors.embedder import Embedder
     from pydreaming.analysis.vectors.without_scenes import embed_without_scenes
 
-    embedder = Embedder(model, options.per, options.part, options.pooling, 1.0 if options.moment is None else options.moment, options.seed)
+    pooling, moment_s = command.given(options.pooling, "mean"), command.given(options.moment, 1.0)
+    embedder = Embedder(model, options.per, options.part, pooling, moment_s, options.seed)
     failed, rows = command.Failures(), 0
 
     def write(path: Path) -> None:
         nonlocal rows
         if options.without_scene:
-            table = embed_without_scenes(model, recordings, options.part, options.pooling, options.seed, failed, command.progress)
+            table = embed_without_scenes(model, recordings, options.part, pooling, options.seed, failed, command.progress)
             table.write(path)
             rows = table.rows
         else:

@@ -29,13 +29,12 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--fill",
         choices=(MEAN, BEST, SAMPLES),
-        default=MEAN,
         help="what is written: the particles' mean (default), the likeliest, or several",
     )
-    parser.add_argument("--samples", type=int, default=4, help="fills of --fill samples and of the picture's last panel (default: 4)")
+    parser.add_argument("--samples", type=int, help="fills of --fill samples and of the picture's last panel (default: 4)")
     sounds.add_render(parser)
     parser.add_argument("--evaluate", type=command.natural, metavar="N", help="test on gaps made in N of the recordings instead; see below")
-    parser.add_argument("--gap-s", type=float, default=0.2, metavar="S", help="s of each gap of --evaluate (default: 0.2)")
+    parser.add_argument("--gap-s", type=float, metavar="S", help="s of each gap of --evaluate (default: 0.2)")
     command.add_seed(parser, "seed of the particles, and of the places of --evaluate (default: 0)", 0)
     command.add_running(parser)
 
@@ -60,6 +59,11 @@ def _fill(options: argparse.Namespace) -> int:
         raise UsageError("name a gap, such as --gap 1.2:1.6 (or test on many recordings with --evaluate)")
     if len(options.inputs) > 1 or Path(options.inputs[0]).is_dir():
         raise UsageError("gaps are filled in one recording at a time; several are for --evaluate")
+    if options.gap_s is not None:
+        raise UsageError("--gap-s is for --evaluate; --gap says how long a gap is")
+    if options.samples is not None and options.fill != SAMPLES and options.picture is None:
+        raise UsageError("--samples is for --fill samples and --picture")
+    options.samples = command.given(options.samples, 4)
     out = command.check_output(options.out, (".wav",))
     picture = None if options.picture is None else command.check_output(options.picture, (".png",))
     table = sounds.check_render(options)
@@ -89,7 +93,7 @@ def _write(
     from pydreaming.analysis.dreams.concatenate import write_provenance
     from pydreaming.analysis.gaps.sound import real_sound, spectrogram_sound, write_fills
 
-    chosen = list(range(options.samples)) if options.fill == SAMPLES else [None if options.fill == MEAN else 0]
+    chosen = list(range(options.samples)) if options.fill == SAMPLES else [0 if options.fill == BEST else None]
     written = []
     if options.render != sounds.REAL:
         made = [spectrogram_sound(model, result, sample) for sample in chosen]
@@ -105,14 +109,16 @@ def _write(
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    if options.gap or options.picture or options.bank or options.provenance or options.evaluate < 1:
-        raise UsageError("--evaluate N makes its own gaps in N >= 1 recordings and writes a table; it takes no --gap, --picture or --bank")
+    if options.evaluate < 1:
+        raise UsageError("--evaluate N makes gaps in N >= 1 recordings")
+    if option := command.first_given(options, "gap", "picture", "fill", "samples", "render", "bank", "provenance", "own"):
+        raise UsageError(f"--evaluate makes its own gaps and writes a table; it takes no {option}")
     out = command.check_table(options.out)
     model = command.load(options)
     found = command.recordings(options.inputs, command.control_columns(model))
     from pydreaming.analysis.gaps.evaluation import InpaintingTest, shuffled
 
-    test = InpaintingTest(model, options.gap_s, options.particles, options.look, options.seed)
+    test = InpaintingTest(model, command.given(options.gap_s, 0.2), options.particles, options.look, options.seed)
     tried = shuffled(found, options.seed)
     failures = files = 0
     while len(test) < options.evaluate and files < len(tried):

@@ -18,10 +18,11 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--picture", metavar="FILE", help="draw the log-mels of ten random recordings, at most 5 s of each (.png)")
     parser.add_argument("--json", action="store_true", help="print everything as one JSON object")
-    parser.add_argument(
+    measured = parser.add_mutually_exclusive_group()
+    measured.add_argument(
         "--measure", type=command.natural, default=MEASURED, metavar="N", help=f"recordings whose level is measured (default: {MEASURED})"
     )
-    parser.add_argument("--all", action="store_true", help="measure every recording: this decodes them all, and so finds all damage")
+    measured.add_argument("--all", action="store_true", help="measure every recording: this decodes them all, and so finds all damage")
     command.add_seed(parser, "seed of what is measured and drawn (default: 0)", 0)
 
 

@@ -21,14 +21,13 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from pydreaming.audio.raw import PIECE, RawFormat, read_format
+    from pydreaming.audio.raw import PIECE, read_format
     from pydreaming.audio.recorder import Recorder
 
     folder = command.check_folder(options.folder)
     read = cast(BufferedReader, sys.stdin.buffer).read1  # what has come, without waiting for more
-    if options.rate:
-        layout, head = RawFormat(options.rate, options.format, options.channels), b""
-    else:
+    layout, head = command.raw_format(options), b""
+    if layout is None:
         layout, head = read_format(read, "standard input")  # until it has come, there is nothing to save from a signal
     with command.Interrupt(signal.SIGINT, signal.SIGTERM) as interrupt:
         recorder, count = Recorder(folder, layout, options.segment, options.keep or 0.0), 0

@@ -16,17 +16,18 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--normal",
         nargs="+",
-        default=[],
         metavar="INPUT",
-        help="recordings to compare with: files, folders, manifests (default: those that the run was evaluated on)",
+        help="with INPUT: recordings to compare with: files, folders, manifests (default: those that the run was evaluated on)",
     )
     parser.add_argument("--log", action="store_true", help="also put the page among the artifacts of the run in MLflow")
-    command.add_seed(parser, "seed of the dreams (default: 0)", 0)
+    command.add_seed(parser, "with INPUT: seed of the dreams (default: 0)")
     command.add_running(parser)
 
 
 def _run(options: argparse.Namespace) -> int:
     out = command.check_output(options.out, (".html",))
+    if options.input is None and (option := command.first_given(options, "normal", "seed")):
+        raise UsageError(f"{option} is for a page about a recording: name it as INPUT")
     found = command.recordings([options.input]) if options.input else []
     if len(found) > 1:
         raise UsageError(f"a page is about one recording, {options.input} has {len(found)}")
@@ -49,7 +50,7 @@ def _run(options: argparse.Namespace) -> int:
                 f" ({len(normal)} of {len(listed)}, drawn at random)" if len(normal) < len(listed) else ""
             )
             reference = recordings_reference(model, command.progress(normal), where, failed)
-        clip_report(model, found[0], out, reference, options.seed)
+        clip_report(model, found[0], out, reference, command.given(options.seed, 0))
     command.say(f"wrote {out}")
     if options.log:
         command.say(f"logged to MLflow run {log_page(model, out, options.tracking)}, reports/{out.name}")

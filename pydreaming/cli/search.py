@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydreaming.analysis.names import PARTS, POOLINGS
+from pydreaming.analysis.names import PARTS, POOLINGS, SCENE
 from pydreaming.cli import command
 from pydreaming.cli.command import Command
 from pydreaming.errors import UsageError
@@ -27,7 +27,9 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         "--index", metavar="FILE", help="the embedded library (.parquet): used where it is there, else made of LIBRARY and kept"
     )
     parser.add_argument("--per", choices=("clip", "moment"), help="find recordings or moments of them (default: clip)")
-    parser.add_argument("--moment", type=float, metavar="S", help="s of a moment, best near the query's length (default: 1)")
+    parser.add_argument(
+        "--moment", type=float, metavar="S", help="with --per moment: s of a moment, best near the query's length (default: 1)"
+    )
     parser.add_argument("--part", choices=tuple(PARTS), help="part of the state to compare (default: deter); see embed --help")
     parser.add_argument(
         "--pooling", choices=tuple(POOLINGS), help="windows to one vector (default: evaluation for clips, mean for moments)"
@@ -62,6 +64,10 @@ def _in_new_index(options: argparse.Namespace, kept: Path | None, out: Path, pag
         command.check_output(str(kept), (".parquet",))
         if not options.library:
             raise UsageError(f"there is no index at {kept}; name a LIBRARY to make it of")
+    if options.moment is not None and options.per != "moment":
+        raise UsageError("--moment is for --per moment, not clip")
+    if options.pooling is not None and options.part == SCENE:
+        raise UsageError("--pooling does nothing with --part scene; leave it out")
     model = command.load(options)
     recordings = command.recordings(options.library, command.control_columns(model))
     from pydreaming.analysis.vectors import search
@@ -69,7 +75,7 @@ def _in_new_index(options: argparse.Namespace, kept: Path | None, out: Path, pag
     failed = command.Failures()
     with tempfile.TemporaryDirectory(prefix="pydreaming-") as scratch:
         path = kept or Path(scratch) / "index.parquet"
-        how = (options.per or "clip", 1.0 if options.moment is None else options.moment, options.part or search.PART)
+        how = (options.per or "clip", command.given(options.moment, 1.0), options.part or search.PART)
         index = search.write_index(model, recordings, path, *how, options.pooling or "", failed, command.progress)
         if index is not None:
             if kept is not None:
@@ -119,6 +125,8 @@ def _check_same(options: argparse.Namespace, index: Index) -> None:
     ):
         if asked is not None and asked != has:
             raise UsageError(f"{index.path} was made with {option} {has}, not {asked}; leave the option out, or name another --index")
+    if options.moment is not None and index.embedder.per != "moment":
+        raise UsageError(f"--moment is for --per moment; {index.path} has a row per {index.embedder.per}")
 
 
 COMMAND = Command(

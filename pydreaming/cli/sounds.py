@@ -28,7 +28,7 @@ RENDER_TEXT = (
 
 def add_render(parser: argparse.ArgumentParser) -> None:
     """--render, --bank, --provenance and --own."""
-    parser.add_argument("--render", choices=(SPECTROGRAM, REAL, BOTH), default=SPECTROGRAM, help=f"default: {SPECTROGRAM}; see below")
+    parser.add_argument("--render", choices=(SPECTROGRAM, REAL, BOTH), help=f"default: {SPECTROGRAM}; see below")
     parser.add_argument(
         "--bank", metavar="BANK", nargs="+", help=f"real windows for {REAL}: a {BANK_SUFFIX} of pydreaming bank, or recordings as INPUT"
     )
@@ -40,6 +40,8 @@ def check_render(options: argparse.Namespace) -> Path | None:
     """Refuse what does not go together before any work; the place for the provenance. Raises UsageError, PydreamingError."""
     if uses_real(options) != bool(options.bank):
         raise UsageError(f"--render {REAL} or {BOTH} and --bank go together")
+    if options.own and not uses_real(options):
+        raise UsageError("--own is for --bank")
     if options.provenance is None:
         return None
     if not uses_real(options):
@@ -49,7 +51,7 @@ def check_render(options: argparse.Namespace) -> Path | None:
 
 def uses_real(options: argparse.Namespace) -> bool:
     """Whether concatenative sound is wanted."""
-    return bool(options.render != SPECTROGRAM)
+    return options.render in (REAL, BOTH)
 
 
 def suffix(options: argparse.Namespace, kind: str) -> str:

@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     from pydreaming.analysis.surprise.stream import StreamRows, SurpriseStream
     from pydreaming.analysis.world_model import WorldModel
     from pydreaming.audio.decode import Samples
-    from pydreaming.audio.raw import RawDecoder
+    from pydreaming.audio.raw import RawDecoder, RawFormat
 
 STDIN = "standard input"
+EVENTS_NEED = "--calibration"
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,7 +37,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object a line instead of CSV")
     parser.add_argument("--labels", metavar="FILE", help="with --calibration: also write events as Audacity labels (.txt), as they end")
     thresholds.add_calibration(parser, "adds p-values and events")
-    thresholds.add_thresholds(parser, relative=False)
+    thresholds.add_thresholds(parser, EVENTS_NEED, relative=False)
     command.add_seed(parser)
     command.add_running(parser)
 
@@ -44,6 +45,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 def _run(options: argparse.Namespace) -> int:
     labels = None if options.labels is None else command.check_output(options.labels, (".txt",))
     _check(options)
+    layout = command.raw_format(options)
     name = STDIN if options.input == STDOUT else options.input
     model = command.load(options)
     from pydreaming.analysis.surprise.stream import SurpriseStream
@@ -51,8 +53,8 @@ def _run(options: argparse.Namespace) -> int:
     calibration = thresholds.read_calibration(options, model, options.seed)
     with ExitStack() as stack:
         rule = thresholds.rule_of(options, calibration)
-        rate, chunks, left = _open(options, model, stack)
-        stream = SurpriseStream(model, rate, calibration, rule, options.by, options.chunk, options.seed)
+        rate, chunks, left = _open(options, layout, model, stack)
+        stream = SurpriseStream(model, rate, calibration, rule, thresholds.curve_of(options), options.chunk, options.seed)
         command.say(f"a row comes at most {1000 * stream.latency_s:.0f} ms after the last sample of its window, and computing")
         printer = _Printer(options.json, None if labels is None else stack.enter_context(_open_labels(labels)))
         interrupt = stack.enter_context(command.Interrupt())
@@ -120,16 +122,19 @@ def _check(options: argparse.Namespace) -> None:
         raise UsageError("--idle goes with --follow and is above 0 s")
     if options.labels is not None and options.calibration is None:
         raise UsageError("--labels needs a --calibration: without one it is not known what an event is")
+    if options.calibration is None:
+        thresholds.check_thresholds(options, EVENTS_NEED)
     if options.rate is not None and not options.follow and options.input != STDOUT:
         raise UsageError("--rate is for raw PCM on standard input or with --follow; an audio file says its own")
 
 
-def _open(options: argparse.Namespace, model: WorldModel, stack: ExitStack) -> tuple[int, Iterator[Samples], Callable[[], int]]:
+def _open(
+    options: argparse.Namespace, layout: RawFormat | None, model: WorldModel, stack: ExitStack
+) -> tuple[int, Iterator[Samples], Callable[[], int]]:
     """Sample rate, mono chunks as they come, and a function that counts the bytes left over."""
     from pydreaming.analysis.inputs import open_source
-    from pydreaming.audio.raw import PIECE, GrowingFile, RawDecoder, RawFormat, read_format
+    from pydreaming.audio.raw import PIECE, GrowingFile, RawDecoder, read_format
 
-    layout = None if options.rate is None else RawFormat(options.rate, options.format, options.channels)
     if options.input == STDOUT:
         read = cast(BufferedReader, sys.stdin.buffer).read1  # what has come, without waiting for more
         head = b""

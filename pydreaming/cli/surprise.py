@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pydreaming.analysis.surprise.events import Event
 
 PICTURE_S = 120.0  # seconds of a recording shown in its picture
+EVENTS_NEED = "--events, --labels or --picture"
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +30,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         help=f"also draw log-mel, curves and events: a .png for one recording, a folder for several; at most the first {PICTURE_S:.0f} s",
     )
     thresholds.add_calibration(parser, "adds p-values")
-    thresholds.add_thresholds(parser, relative=True)
+    thresholds.add_thresholds(parser, EVENTS_NEED, relative=True)
     command.add_seed(parser)
     command.add_running(parser)
 
@@ -37,6 +38,9 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 def _run(options: argparse.Namespace) -> int:
     out = command.check_table(options.out)
     events_out = None if options.events is None else command.check_output(options.events, command.TABLES)
+    wanted = command.first_given(options, "events", "labels", "picture") != ""
+    if not wanted:
+        thresholds.check_thresholds(options, EVENTS_NEED)
     model = command.load(options)
     recordings = command.recordings(options.inputs, command.control_columns(model))
     pictures = command.picture_paths(options.picture, recordings)
@@ -45,7 +49,7 @@ def _run(options: argparse.Namespace) -> int:
     from pydreaming.analysis.surprise.events import event_label, write_events, write_labels
 
     calibration = thresholds.read_calibration(options, model, options.seed)
-    calibrated, wanted = calibration is not None, bool(events_out or labels or pictures)
+    calibrated, curve = calibration is not None, thresholds.curve_of(options)
     rule = thresholds.rule_of(options, calibration if wanted else None)
     results: list[tuple[str, Surprise]] = []
     events: list[tuple[str, list[Event]]] = []
@@ -53,7 +57,7 @@ def _run(options: argparse.Namespace) -> int:
     def one(recording: Recording) -> None:
         name = recording.name
         result = surprise(model, recording, options.seed, PICTURE_S if pictures else 0.0, calibration)
-        found = events_of(result, model.features, rule, options.by) if wanted else []
+        found = events_of(result, model.features, rule, curve) if wanted else []
         if pictures:
             draw_surprise(pictures[name], result, model.features, name, found)
         if labels:
@@ -69,7 +73,7 @@ def _run(options: argparse.Namespace) -> int:
             measure = "by p-values" if calibrated else "by each recording's own quantiles, as there is no --calibration"
             command.say(f"{sum(len(found) for _, found in events)} events {measure}")
         if events_out:
-            write_events(events_out, events, calibrated, about | {"by": options.by, "onset": rule.onset, "offset": rule.offset})
+            write_events(events_out, events, calibrated, about | {"by": curve, "onset": rule.onset, "offset": rule.offset})
     return command.finish(failures, len(recordings), f"{sum(len(result) for _, result in results)} rows", out)
 
 
@@ -92,6 +96,8 @@ COMMAND = Command(
     "  source, start_s, end_s, peak_s    path, and s from the start; the peak is the centre of the highest window\n"
     "  peak_bits, min_p                  highest value of the curve, lowest p (with --calibration)\n"
     "  area_bit_s                        the curve integrated over the event, in bit seconds\n"
+    "An event ends with its last window. A recording shorter than a window is heard as one, followed by silence, and its event then\n"
+    "ends after it.\n"
     "Audacity reads --labels with File > Import > Labels.\n\n"
     "example:\n  pydreaming surprise runs/my-run engine.wav --out engine.csv --picture engine.png\n"
     "  pydreaming surprise runs/my-run engine.wav --calibration normal.json --out engine.csv --labels engine.txt",

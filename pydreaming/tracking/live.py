@@ -104,12 +104,16 @@ View = TypeVar("View", CollectionNow, LearnerNow)
 
 @dataclass(frozen=True)
 class RunNow:
-    """What is known of a run: None where a process has not said anything yet. `quarantined` counts lines of its quarantine list."""
+    """What is known of a run: None where a process has not said anything yet.
+
+    `quarantined` counts lines of its quarantine list, `quarantined_of_evaluation` those of the list of the recordings it is evaluated on.
+    """
 
     path: Path
     collection: CollectionNow | None
     learner: LearnerNow | None
     quarantined: int
+    quarantined_of_evaluation: int = 0
 
     @property
     def last_heard(self) -> float:
@@ -154,9 +158,9 @@ def read_run(run: Path) -> RunNow:
     """What a run's processes last said. Raises PydreamingError: no run there."""
     if not (run / "config.yaml").is_file():
         raise PydreamingError(f"no run at {run}: name a folder that launch.py has made, such as runs/my-run")
-    quarantine = run / "quarantine.jsonl"
-    lines = quarantine.read_bytes().count(b"\n") if quarantine.is_file() else 0
-    return RunNow(run, _read(run, COLLECTION, CollectionNow), _read(run, LEARNER, LearnerNow), lines)
+    lists = (run / "quarantine.jsonl", run / "eval_set/quarantine.jsonl")
+    lines = (path.read_bytes().count(b"\n") if path.is_file() else 0 for path in lists)
+    return RunNow(run, _read(run, COLLECTION, CollectionNow), _read(run, LEARNER, LearnerNow), *lines)
 
 
 def describe(run: RunNow, now: float | None = None) -> list[str]:
@@ -178,17 +182,20 @@ def describe(run: RunNow, now: float | None = None) -> list[str]:
         ratio = f" · each trained on {learner.replay_ratio:.1f} times" if learner is not None and learner.replay_ratio else ""
         fill = f" · {c.stored_tokens / c.capacity_tokens:.0%} of replay.capacity_tokens" if c.capacity_tokens else ""
         lines.append(f"replay      {_count(c.stored_tokens)} tokens in {_count(c.files)} files{fill}{ratio}")
-        lines.append(f"refused     {c.unreadable} recordings unreadable (quarantine.jsonl) · {c.dropped_messages} messages dropped")
+        count = run.quarantined_of_evaluation
+        also = f", {count} of the evaluation (eval_set/quarantine.jsonl)" if count else ""
+        lines.append(f"refused     {c.unreadable} recordings unreadable (quarantine.jsonl){also} · {c.dropped_messages} messages dropped")
         # Rates and leases of a run that goes on no more are nobody's.
         lines += _workers(c.workers) if run.alive(now) else [f"workers     {len(c.workers)} when last heard of"]
     return lines
 
 
 def as_json(run: RunNow, now: float | None = None) -> str:
-    """The same for programs: run, alive, silent_s, collection, learner, quarantined."""
+    """The same for programs: run, alive, silent_s, collection, learner, quarantined, quarantined_of_evaluation."""
     now = time.time() if now is None else now
     silent = now - run.last_heard if run.last_heard else None
     content = {"run": str(run.path), "alive": run.alive(now), "silent_s": silent, "quarantined": run.quarantined}
+    content["quarantined_of_evaluation"] = run.quarantined_of_evaluation
     return msgspec.json.format(msgspec.json.encode(content | {"collection": run.collection, "learner": run.learner}), indent=2).decode()
 
 

@@ -195,6 +195,12 @@ class TestUsage:
         usage = text if command == "anomaly" else text.split("\n\n")[0]  # its two steps have a usage of their own
         assert "MODEL" in usage or command in ("status", "inspect", "keys", "record")  # they look at runs, data and hosts, without a model
 
+    @pytest.mark.parametrize("command", ["surprise", "segment"])
+    def test_times_are_those_of_windows_also_where_a_recording_is_shorter(self, command: str, capsys: pytest.CaptureFixture[str]) -> None:
+        with pytest.raises(SystemExit):
+            cli.main([command, "--help"])
+        assert "A recording shorter than a window is heard as one, followed by silence" in capsys.readouterr().out
+
     def test_version_and_wrong_words(self, capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(SystemExit) as end:
             cli.main(["--version"])

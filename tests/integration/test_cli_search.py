@@ -92,6 +92,7 @@ def test_wrong_wishes(run: str, sounds: Path, tmp_path_factory: pytest.TempPathF
     for words, message in (
         (["--index", "i.parquet", "--per", "moment"], "i.parquet was made with --per clip, not moment"),
         (["--index", "i.parquet", "--part", "feat"], "made with --part deter, not feat"),
+        (["--index", "i.parquet", "--moment", "1"], "--moment is for --per moment; i.parquet has a row per clip"),
         (["--index", "none.parquet"], "there is no index at none.parquet"),
         ([], "name a LIBRARY"),
         (["sounds", "--top", "0"], "--top 0"),

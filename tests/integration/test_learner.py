@@ -102,6 +102,22 @@ def test_a_run_that_is_over_is_only_evaluated_again_and_says_so(offline_run: Cal
     assert all(np.array_equal(value, before[name]) for name, value in weights(run).items())
 
 
+def test_a_learner_that_is_stopped_says_how_to_go_on_in_words_to_copy(
+    offline_run: Callable[..., RunDir], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = offline_run("--training.steps", "5", name="my run")
+    stopped = Learner(run, resume=False)
+
+    def may_train() -> bool:
+        stopped.stopping = "SIGTERM"
+        return False
+
+    monkeypatch.setattr(stopped, "_may_train", may_train)
+    with caplog.at_level("INFO"):
+        assert stopped.run() == "KILLED"
+    assert f"stopped by SIGTERM; go on with: python launch.py --resume '{run.path}'" in caplog.text
+
+
 def test_a_resumed_learner_never_tells_the_coordinator_that_it_begins_anew(offline_run: Callable[..., RunDir]) -> None:
     run = offline_run("--training.steps", "5")
     checkpoint = train(run, steps=3)

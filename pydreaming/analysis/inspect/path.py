@@ -12,9 +12,10 @@ from pydreaming.analysis.inspect.audio import AudioReport, inspect_audio
 from pydreaming.analysis.inspect.model import CheckpointReport, RunReport, inspect_checkpoint, inspect_run
 from pydreaming.analysis.inspect.store import StoreReport, inspect_store
 from pydreaming.analysis.names import MEASURED
-from pydreaming.errors import UsageError
+from pydreaming.errors import ReplayError, UsageError
 from pydreaming.replay.address import is_distant
 from pydreaming.replay.names import SUFFIX
+from pydreaming.replay.tables import read_about
 
 AUDIO, STORE, CHECKPOINT, RUN = "audio", "store", "checkpoint", "run"
 Report = AudioReport | StoreReport | CheckpointReport | RunReport
@@ -65,8 +66,14 @@ def inspect_path(path: str | Path, measure: int | None = MEASURED, seed: int = 0
         return Inspection(kind, inspect_run(path, progress), [])
     if kind == STORE:
         return Inspection(kind, inspect_store(path, progress), [])
-    report, recordings = inspect_audio(path, measure, seed, progress)
-    return Inspection(kind, report, recordings)
+    if what := _table(path):
+        raise UsageError(f"{path} is a table, no recording: {what}")
+    try:
+        return Inspection(kind, *inspect_audio(path, measure, seed, progress))
+    except UsageError as e:
+        if table := next(filter(None, map(_table, sorted(path.glob(f"*{SUFFIX}")))), ""):
+            raise UsageError(f"{e}; it has the table {table}") from e
+        raise
 
 
 def kind_of(path: Path) -> str:
@@ -75,4 +82,13 @@ def kind_of(path: Path) -> str:
         return CHECKPOINT
     if any((path / name).is_dir() for name in ("checkpoints", "replay")) or any(path.glob("step-*/state.json")):
         return RUN
-    return STORE if path.is_dir() and any(path.glob(f"*{SUFFIX}")) else AUDIO
+    return STORE if path.is_dir() and not all(map(_table, path.glob(f"*{SUFFIX}"))) else AUDIO
+
+
+def _table(path: Path) -> str:
+    """Name of a Parquet table that a command of this program has written, with what it is; empty for any other path."""
+    try:
+        what = read_about(path).get("what", "") if path.suffix == SUFFIX and path.is_file() else ""
+    except (ReplayError, ValueError):  # damaged, or what another program says of its table is no JSON
+        return ""
+    return f"{path.name} ({what})" if str(what).startswith("pydreaming ") else ""

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 from tiny_model import RATE, write_sweep
 
 from pydreaming.analysis.inputs import Recording, find_recordings, name_of, open_source
@@ -26,6 +27,21 @@ def test_folders_have_labels_and_files_stand_for_themselves(tmp_path: Path) -> N
     assert found[0].name == str(tmp_path / "sounds/a/0.wav")
     assert np.array_equal(read(found[0]), read(found[0].name))
     assert found[4].stem == "stdin"
+
+
+def test_what_cannot_be_read_is_named_as_the_user_wrote_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("sounds/a").mkdir(parents=True)
+    Path("sounds/a/text.wav").write_text("not audio")
+    soundfile.write("sounds/a/nan.wav", np.full(800, np.nan), RATE, subtype="FLOAT")
+    for recording in find_recordings(["sounds"]):
+        with pytest.raises(DecodeError) as error:
+            read(recording)
+        assert error.value.path == recording.name
+        assert str(error.value).startswith(f"sounds/a/{Path(recording.name).name}: ")
+    Path("sounds/metadata.csv").write_text("file_name,label\na/gone.wav,x\n")
+    with pytest.raises(DecodeError, match=r"^sounds/a/gone\.wav: not found"):
+        read(next(find_recordings(["sounds"])))
 
 
 def test_segments_of_a_manifest(tmp_path: Path) -> None:

@@ -51,6 +51,17 @@ def test_a_training_run_in_lines_and_as_json(run: Path) -> None:
     assert found["silent_s"] == 1.0
 
 
+def test_held_out_recordings_that_cannot_be_read_are_told_of_too(run: Path) -> None:
+    publish(run, COLLECTION)
+    assert "of the evaluation" not in "\n".join(describe(read_run(run), NOW))
+    (run / "eval_set").mkdir()
+    (run / "eval_set/quarantine.jsonl").write_text("{}\n{}\n{}\n")
+    (refused,) = (line for line in describe(read_run(run), NOW) if line.startswith("refused"))
+    assert "2 recordings unreadable (quarantine.jsonl), 3 of the evaluation (eval_set/quarantine.jsonl) · 0 messages" in refused
+    found = json.loads(as_json(read_run(run), NOW))
+    assert (found["quarantined"], found["quarantined_of_evaluation"]) == (0, 3)
+
+
 @pytest.mark.parametrize(
     ("learner", "collection", "after_s", "said", "alive"),
     [

@@ -197,6 +197,10 @@ class TestFile:
         safetensors.numpy.save_file({"x": np.zeros(3)}, path)
         with pytest.raises(PydreamingError, match="is no detector, or damaged"):
             load_detector(path)
+        head = {"pydreaming": json.dumps({"what": "bank", "format": 2, "about": {}})}
+        safetensors.numpy.save_file({"x": np.zeros(3)}, path, head)
+        with pytest.raises(PydreamingError, match=r"d\.safetensors holds: bank, format 2; wanted is: detector, format \d"):
+            load_detector(path)
         for change in ({"fold": np.zeros(12, np.int64)}, {"yardstick": np.zeros((3, 2, 2))}, {"fitted.vectors": np.zeros(3, np.float16)}):
             fitted.save(path)
             arrays = safetensors.numpy.load_file(path)

@@ -25,6 +25,7 @@ from pydreaming.replay.builder import ClipInfo, EpisodeBuilder
 from pydreaming.replay.census import take_census
 from pydreaming.replay.names import shard_prefix
 from pydreaming.replay.schema import StoreMeta
+from pydreaming.replay.tables import write_table
 from pydreaming.replay.writer import ShardWriter
 
 
@@ -168,6 +169,23 @@ def test_a_store(tmp_path: Path) -> None:
     assert "e00000-000009-000.parquet" in "\n".join(inspection_lines(found))
     draw_inspection(tmp_path / "s.png", found)
     assert (tmp_path / "s.png").stat().st_size > 10_000
+
+
+def test_tables_are_no_damaged_store(tmp_path: Path) -> None:
+    table = tmp_path / "made/birds.parquet"
+    write_table(table, {"source": ["a.wav"]}, {"what": "pydreaming embeddings, one row per clip"})
+    what = r"birds\.parquet \(pydreaming embeddings, one row per clip\)"
+    for path, said in (
+        (tmp_path / "made", f"no audio files in .*made; it has the table {what}"),
+        (table, f"parquet is a table, no recording: {what}"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            inspect_path(path)
+    write_sweep(tmp_path / "made/a.wav", 1.0)
+    found = inspect_path(tmp_path / "made")
+    assert (found.kind, found.broken) == ("audio", 0)
+    (table.parent / "e00000-000009-000.parquet").write_bytes(b"torn")
+    assert kind_of(tmp_path / "made") == "store"  # what is torn may have been of one
 
 
 def test_a_checkpoint(run_folder: Path) -> None:
