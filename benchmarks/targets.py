@@ -175,7 +175,7 @@ def load(folder: Path) -> dict[str, Any]:
 
 
 def _number(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.4g}"  # with three digits 1.396 would miss "1.4" as "1.4"
 
 
 def main(words: Sequence[str] | None = None) -> int:
