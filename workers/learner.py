@@ -82,6 +82,8 @@ class Learner:
         self.index = self.lookout.index
         self.link = self._connect(self.config)
         self.evaluations = Evaluations(run, self.config)
+        with contextlib.suppress(OSError):  # where it cannot be made, SignOfLife says so
+            run.learner_alive.parent.mkdir(exist_ok=True)
         self.life = SignOfLife(run.learner_alive)
         self.stopping = ""
         self.train_seconds = 0.0

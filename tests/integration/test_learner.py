@@ -206,6 +206,20 @@ def test_a_learner_that_waits_for_workers_shows_that_it_does(offline_run: Callab
     assert "run: waiting for workers" in [describe(now)[0] for now in shown]
 
 
+def test_a_learner_gives_signs_of_life_through_its_last_evaluation(offline_run: Callable[..., RunDir]) -> None:
+    """Which takes minutes: the supervisor would take silence for a learner that hangs."""
+    run = offline_run("--training.steps", "4")
+    process = subprocess.Popen([sys.executable, "-m", "workers.learner", "--run", str(run.path)], stdout=subprocess.DEVNULL)
+    signs = set()
+    while process.poll() is None:
+        now = read_run(run.path).learner
+        if now is not None and now.phase == "evaluating":
+            signs.add(run.learner_alive.stat().st_mtime_ns)
+        time.sleep(0.05)
+    assert process.returncode == 0
+    assert len(signs) > 3
+
+
 @pytest.mark.parametrize("contrast", [{}, {"learning/nce_accuracy_k1": 0.5, "learning/chance": 0.01}])
 def test_the_console_line_shows_the_contrast_of_objectives_that_have_one(contrast: dict[str, float]) -> None:
     health = {"health/information": 3.0, "health/effective_rank": 9.0, "health/non_finite_steps": 0.0}
